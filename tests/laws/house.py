@@ -97,7 +97,7 @@ class Module:
         return ".".join([*package, *([node.module] if node.module else [])])
 
     def calls(self) -> list[tuple[int, str, ast.Call]]:
-        """Line, dotted name as written (`torch.randn`, `.normal_` when the object is an expression) and node of each call."""
+        """Line, dotted name as written (`torch.randn`; `.normal_` on an expression) and node of each call."""
         return [(node.lineno, dotted(node.func), node) for node in ast.walk(self.tree) if isinstance(node, ast.Call)]
 
 

@@ -6,12 +6,25 @@ import os
 import subprocess
 import sys
 
-import perdure
 import pytest
 from laws.house import ROOT
 
-HEAVY = ["torch", "polars", "pydantic", "numpy", "typer", "rich", "lightning_fabric", "safetensors", "jinja2", "altair",
-         "vl_convert", "tensorboard"]  # fmt: skip
+import perdure
+
+HEAVY = [
+    "torch",
+    "polars",
+    "pydantic",
+    "numpy",
+    "typer",
+    "rich",
+    "lightning_fabric",
+    "safetensors",
+    "jinja2",
+    "altair",
+    "vl_convert",
+    "tensorboard",
+]
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

@@ -54,7 +54,19 @@ def test_the_face_is_lazy():
 
 
 OPTIONAL = {"jinja2": "report", "altair": "report", "vl_convert": "report", "tensorboard": "training"}
-BANNED = {"pandas", "pyarrow", "sklearn", "scipy", "matplotlib", "requests", "pickle", "dill", "joblib", "marshal", "shelve"}
+BANNED = {
+    "pandas",
+    "pyarrow",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "requests",
+    "pickle",
+    "dill",
+    "joblib",
+    "marshal",
+    "shelve",
+}
 
 
 def test_optional_packages_stay_in_their_room():

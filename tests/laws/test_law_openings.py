@@ -7,7 +7,11 @@ import re
 import pytest
 from laws.house import modules
 
-PAPERS = [m for m in modules() if m.room in {"encoders", "tuning", "objectives"} and m.path.stem not in {"base", "parts", "__init__"}]
+PAPERS = [
+    m
+    for m in modules()
+    if m.room in {"encoders", "tuning", "objectives"} and m.path.stem not in {"base", "parts", "__init__"}
+]
 
 
 @pytest.mark.parametrize("module", PAPERS, ids=lambda module: module.place)
