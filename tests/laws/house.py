@@ -20,11 +20,11 @@ FLOORS = [
     ["inference", "tuning"],
     ["model", "objectives"],
     ["encoders"],
-    ["events", "settings"],
+    ["events", "settings", "train_settings"],
     ["functional", "errors"],
 ]
 # Which room may ask a neighbour on its own floor. Everything else on a floor does not know each other.
-NEIGHBOURS = {("api", "registry"), ("events", "settings"), ("functional", "errors")}
+NEIGHBOURS = {("api", "registry"), ("events", "settings"), ("settings", "train_settings"), ("functional", "errors")}
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def test_every_flipped_byte_is_found(tmp_path):
 def test_missing_file_and_folder(tmp_path):
     save(tmp_path / "m", 1)
     (tmp_path / "m" / "tasks" / "a.safetensors").unlink()
-    with pytest.raises(ModelError, match="a.safetensors"):
+    with pytest.raises(ModelError, match=r"a\.safetensors"):
         files.read_folder(tmp_path / "m")
     with pytest.raises(ModelError, match="no such folder"):
         files.read_folder(tmp_path / "nothing")
