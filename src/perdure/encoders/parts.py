@@ -1,0 +1,179 @@
+"""Layers that several encoders are made of. Each is one site; its `role` tells a method what it may do there.
+
+    input   histories become vectors: prompts enter here
+    mix     an attention, feed-forward, convolution or recurrent layer: adapters and masks go here
+    norm    a normalisation (with its activation, where the paper joins them): cheap to re-tune per task
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Attention", "CausalConv", "EventEmbedding", "FeedForward", "Norm", "Recurrent", "reset_layer"]
+
+
+class EventEmbedding(nn.Module):
+    """Item rows -> vectors, with learned positions counted from the first event read.
+
+    Args:
+        n_items: N; the table has N + 2 rows.
+        width: d.
+        positions: longest history, or 0 for no position vectors.
+        scale: multiply item vectors by sqrt(d) as SASRec does.
+        sparse: give the item table sparse gradients (only rows seen are updated).
+    """
+
+    role: ClassVar[str] = "input"
+
+    def __init__(
+        self, n_items: int, width: int, positions: int = 0, dropout: float = 0.0, scale: bool = False, sparse: bool = False
+    ) -> None:
+        super().__init__()
+        self.items = nn.Parameter(torch.empty(n_items + 2, width))
+        self.items.sparse = sparse  # type: ignore[attr-defined]  # read by the training loop
+        self.positions = nn.Parameter(torch.empty(positions, width)) if positions else None
+        self.dropout, self.scale, self.sparse = dropout, math.sqrt(width) if scale else 1.0, sparse
+
+    def forward(self, items: Tensor) -> Tensor:
+        """(B, T) -> (B, T, d)"""
+        x = F.embedding(items, self.items, sparse=self.sparse)  # (B, T, d)
+        if self.scale != 1.0:
+            x = x * self.scale
+        if self.positions is not None:
+            x = x + self.positions[: items.shape[1]]  # (B, T, d)
+        return F.dropout(x, self.dropout, self.training)
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Normal(0, 0.02), or 1/sqrt(d) smaller where vectors are scaled; the padding row is zero."""
+        nn.init.normal_(self.items, std=0.02, generator=generator)
+        with torch.no_grad():
+            self.items[0] = 0.0
+        if self.positions is not None:
+            nn.init.normal_(self.positions, std=0.02, generator=generator)
+
+
+class Norm(nn.Module):
+    """LayerNorm over the width, with ReLU behind it where asked."""
+
+    role: ClassVar[str] = "norm"
+
+    def __init__(self, width: int, relu: bool = False, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.relu, self.eps = relu, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., d)"""
+        y = F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+        return F.relu(y) if self.relu else y
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Ones and zeros."""
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+class Attention(nn.Module):
+    """Causal multi-head attention. Padding is on the right, so no valid position ever looks at it.
+
+    Args:
+        width: d; heads: divides d.
+        dropout: on the output; attention_dropout: on the attention weights (slower: no fused kernel on CPU).
+    """
+
+    role: ClassVar[str] = "mix"
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, attention_dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads, self.dropout, self.attention_dropout = heads, dropout, attention_dropout
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
+        """Queries from x (B, T, d), keys and values from memory (B, T, d; x when None) -> (B, T, d)"""
+        b, t, d = x.shape
+        memory = x if memory is None else memory
+        q = self.query(x).view(b, t, self.heads, -1).transpose(1, 2)  # (B, heads, T, d/heads)
+        kv = self.key_value(memory).view(b, t, 2, self.heads, -1)  # (B, T, 2, heads, d/heads)
+        k, v = kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2)  # (B, heads, T, d/heads)
+        p = self.attention_dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)  # (B, heads, T, d/heads)
+        y = self.out(y.transpose(1, 2).reshape(b, t, d))  # (B, T, d)
+        return F.dropout(y, self.dropout, self.training)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation between, position by position."""
+
+    role: ClassVar[str] = "mix"
+
+    def __init__(self, width: int, inner: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, d) -> (B, T, d)"""
+        y = F.dropout(F.relu(self.up(x)), self.dropout, self.training)  # (B, T, inner)
+        return F.dropout(self.down(y), self.dropout, self.training)  # (B, T, d)
+
+
+class CausalConv(nn.Module):
+    """Dilated 1-D convolution that looks only back: y_t = b + sum_j W_j x_{t - (k-1-j) r}, zeros before the start.
+
+    Written as one matrix product over the k shifted inputs: weight is (d, k d), oldest tap first.
+    """
+
+    role: ClassVar[str] = "mix"
+
+    def __init__(self, width: int, kernel: int, dilation: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.empty(width, kernel * width)), nn.Parameter(torch.zeros(width))
+        self.kernel, self.dilation = kernel, dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, d) -> (B, T, d)"""
+        t = x.shape[1]
+        shifts = [(self.kernel - 1 - j) * self.dilation for j in range(self.kernel)]
+        taps = [F.pad(x[:, : max(t - s, 0)], (0, 0, min(s, t), 0)) if s else x for s in shifts]  # k x (B, T, d)
+        return F.linear(torch.cat(taps, -1), self.weight, self.bias)  # (B, T, d)
+
+    def reset(self, generator: torch.Generator) -> None:
+        """He-uniform as PyTorch's convolutions: U(+-1/sqrt(k d)); zero bias."""
+        bound = 1 / math.sqrt(self.weight.shape[1])
+        nn.init.uniform_(self.weight, -bound, bound, generator=generator)
+        nn.init.zeros_(self.bias)
+
+
+class Recurrent(nn.Module):
+    """One GRU layer over the sequence, started at zero."""
+
+    role: ClassVar[str] = "mix"
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(width, inner, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, d) -> (B, T, inner)"""
+        return self.gru(x)[0]
+
+
+def reset_layer(layer: nn.Module, generator: torch.Generator) -> None:
+    """Draw the weights that `layer` itself owns: its own rule, Xavier for linear layers, orthogonal-free U for GRUs."""
+    if isinstance(layer, (EventEmbedding, Norm, CausalConv)):
+        layer.reset(generator)
+    elif isinstance(layer, nn.Linear):
+        nn.init.xavier_uniform_(layer.weight, generator=generator)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    elif isinstance(layer, nn.GRU):
+        bound = 1 / math.sqrt(layer.hidden_size)
+        for weight in layer.parameters():
+            nn.init.uniform_(weight, -bound, bound, generator=generator)

@@ -1,0 +1,93 @@
+"""SASRec: self-attentive sequential recommendation.
+
+W.-C. Kang, J. McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018.
+
+    x_t  = sqrt(d) E[i_t] + P_t
+    q    = LN(x);  x <- q + Attention(q, x, x)          as published: the residual adds the normalised query
+    f    = LN(x);  x <- f + W_2 relu(W_1 f + b_1) + b_2
+    h    = LN(x);  score(i) = h_t . E_i
+
+| paper | here | shape |
+|---|---|---|
+| M, E | layers["input"].items | (N + 2, d) |
+| P | layers["input"].positions | (max_length, d) |
+| n | max_length | |
+| b | blocks | |
+| W_1, W_2 | block<i>/feedforward up, down | (inner, d), (d, inner) |
+
+Differs: an output projection in the attention, as in today's re-implementations; positions count from the first event
+read and padding stands on the right, so no padding mask is needed; `block="prenorm"` gives the usual pre-norm block
+(x <- x + Attention(LN x)); dropout on attention weights is an option of its own (`attention_dropout`, 0 by default,
+because it has no fused kernel on CPU).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Lt
+from torch import Tensor
+
+from perdure.encoders.base import Encoder, Via, plain
+from perdure.encoders.parts import Attention, EventEmbedding, FeedForward, Norm
+from perdure.errors import SettingsError
+from perdure.events.batch import Batch
+
+__all__ = ["SASRec"]
+
+
+class SASRec(Encoder):
+    """Causal transformer over item ids.
+
+    Args:
+        n_items: N.
+        width: d, a multiple of heads.
+        blocks: number of attention + feed-forward pairs.
+        inner: width inside the feed-forward; None for d, as published.
+        max_length: events read.
+        dropout: on embeddings and after each sub-layer.
+        sparse: sparse gradients for the item table, for very large catalogues with sampled losses.
+    """
+
+    name: ClassVar[str] = "sasrec"
+    paper: ClassVar[str] = "Kang & McAuley, ICDM 2018"
+    summary: ClassVar[str] = "causal self-attention over the history"
+
+    def __init__(
+        self,
+        n_items: int,
+        *,
+        width: Annotated[int, Ge(1)] = 64,
+        blocks: Annotated[int, Ge(1)] = 2,
+        heads: Annotated[int, Ge(1)] = 1,
+        inner: Annotated[int, Ge(1)] | None = None,
+        max_length: Annotated[int, Ge(1)] = 50,
+        dropout: Annotated[float, Ge(0), Lt(1)] = 0.2,
+        attention_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
+        block: Literal["sasrec", "prenorm"] = "sasrec",
+        sparse: bool = False,
+    ) -> None:
+        super().__init__(n_items, width, max_length)
+        if width % heads:
+            raise SettingsError(
+                f"width {width} is not a multiple of heads {heads}", where="encoder.width, encoder.heads", fix="choose heads that divide width"
+            )
+        self.blocks, self.block = blocks, block
+        self.layers["input"] = EventEmbedding(n_items, width, max_length, dropout, scale=True, sparse=sparse)
+        for i in range(blocks):
+            self.layers[f"block{i}/norm1"] = Norm(width)
+            self.layers[f"block{i}/attention"] = Attention(width, heads, dropout, attention_dropout)
+            self.layers[f"block{i}/norm2"] = Norm(width)
+            self.layers[f"block{i}/feedforward"] = FeedForward(width, inner or width, dropout)
+        self.layers["norm"] = Norm(width)
+
+    def forward(self, batch: Batch, via: Via = plain) -> Tensor:
+        """(B, T) histories -> states (B, P + T, d)."""
+        x = via("input", self.layers["input"], batch.items)  # (B, P + T, d)
+        for i in range(self.blocks):
+            q = via(f"block{i}/norm1", self.layers[f"block{i}/norm1"], x)  # (B, P + T, d)
+            attended = via(f"block{i}/attention", self.layers[f"block{i}/attention"], q, x if self.block == "sasrec" else q)
+            x = (q if self.block == "sasrec" else x) + attended  # (B, P + T, d)
+            f = via(f"block{i}/norm2", self.layers[f"block{i}/norm2"], x)  # (B, P + T, d)
+            x = (f if self.block == "sasrec" else x) + via(f"block{i}/feedforward", self.layers[f"block{i}/feedforward"], f)
+        return via("norm", self.layers["norm"], x)  # (B, P + T, d)

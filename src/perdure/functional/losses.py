@@ -1,0 +1,173 @@
+"""Losses that score items by inner product, as pure functions of tensors.
+
+Letters: M targets, N items (or labels), K negatives, d width; s = h . W_i + b_i.
+
+    softmax_loss      -s_pos + log sum_all exp(s)                 logits of all items never exist at once
+    sampled_softmax   -s_pos + log(exp s_pos + sum_K exp s_neg)   logQ correction by the caller's `log_q`
+    bce               softplus(-s_pos) + mean_K softplus(s_neg)   SASRec (Kang & McAuley, 2018)
+    gbce              (beta softplus(-s_pos) + sum_K softplus(s_neg)) / (K + 1)   gSASRec (Petrov & Macdonald, 2023)
+    bpr               mean_K softplus(s_neg - s_pos)              BPR (Rendle et al., 2009)
+
+In gbce, alpha = K / (N - 1) and beta = alpha (t (1 - 1/alpha) + 1/alpha) = 1 - t (1 - alpha).
+Accidental hits are given as s_neg = -inf and then count nothing: exp(-inf) = softplus(-inf) = 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["bce", "bpr", "gbce", "pair_scores", "sampled_softmax", "softmax_loss", "total_logsumexp"]
+
+CELLS = {"cpu": 1 << 18, "cuda": 1 << 26}  # logits alive at once: a CPU's cache, a GPU's appetite
+COLUMNS = 1 << 15  # above this many items the items are walked in pieces too
+
+
+class _TotalLogSumExp(torch.autograd.Function):
+    """sum_m w_m log sum_n exp(h_m . W_n + b_n), gradients made in the same sweep."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, table: Tensor, bias: Tensor | None, weight: Tensor) -> Tensor:
+        want_h, want_table, want_bias = ctx.needs_input_grad[:3]
+        n = len(table)
+        columns = n if n <= COLUMNS else COLUMNS
+        rows = max(16, CELLS.get(h.device.type, CELLS["cuda"]) // columns)
+        pieces = [slice(c, min(c + columns, n)) for c in range(0, n, columns)]
+        grad_h = torch.zeros_like(h) if want_h else None  # (M, d)
+        grad_table = torch.zeros_like(table) if want_table else None  # (N, d)
+        grad_bias = torch.zeros_like(bias) if want_bias and bias is not None else None  # (N,)
+        total = h.new_zeros((), dtype=torch.float64)
+        for start in range(0, len(h), rows):
+            part = slice(start, start + rows)
+            x, w = h[part], weight[part]  # (R, d), (R,)
+            lse, p = _logsumexp(x, table, bias, pieces)  # (R,)
+            total += (w * lse).sum().double()
+            for piece in pieces:
+                if p is None or len(pieces) > 1:
+                    p = _logits(x, table, bias, piece).sub_(lse[:, None]).exp_()  # (R, columns)
+                wx = w[:, None] * x  # (R, d)
+                if grad_h is not None:
+                    grad_h[part].addcmul_(w[:, None], p @ table[piece])  # (R, d)
+                if grad_table is not None:
+                    grad_table[piece].addmm_(p.T, wx)  # (columns, d)
+                if grad_bias is not None:
+                    grad_bias[piece] += w @ p  # (columns,)
+        ctx.save_for_backward(grad_h, grad_table, grad_bias)
+        return total.to(h.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (g,) = grads
+        return (*(None if saved is None else saved * g for saved in ctx.saved_tensors), None)
+
+
+def _logits(x: Tensor, table: Tensor, bias: Tensor | None, piece: slice) -> Tensor:
+    if bias is None:
+        return x @ table[piece].T  # (R, columns)
+    return torch.addmm(bias[piece], x, table[piece].T)  # (R, columns)
+
+
+def _logsumexp(x: Tensor, table: Tensor, bias: Tensor | None, pieces: list[slice]) -> tuple[Tensor, Tensor | None]:
+    """(R,) log-sum-exp over all items and, where one piece holds them all, the softmax (R, N) itself."""
+    if len(pieces) == 1:
+        logits = _logits(x, table, bias, pieces[0])  # (R, N)
+        top = logits.amax(1)  # (R,)
+        p = torch.softmax(logits, dim=1)  # (R, N)
+        return top - p.amax(1).log(), p  # the largest p is at least 1/N, so its logarithm is safe
+    lse = x.new_full((len(x),), -torch.inf)  # (R,)
+    for piece in pieces:
+        lse = torch.logaddexp(lse, torch.logsumexp(_logits(x, table, bias, piece), dim=1))
+    return lse, None
+
+
+def total_logsumexp(h: Tensor, table: Tensor, bias: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+    """sum_m weight_m log sum_n exp(h_m . table_n + bias_n), in memory that does not grow with M x N.
+
+    Args:
+        h: (M, d) states.
+        table: (N, d) item vectors.
+        bias: (N,) or None.
+        weight: (M,) or None for ones; constants, no gradient flows to them.
+
+    Returns:
+        A scalar with gradients to h, table and bias (computed during the forward sweep).
+    """
+    weight = h.new_ones(len(h)) if weight is None else weight.to(h.dtype)
+    return _TotalLogSumExp.apply(h, table, bias, weight)  # type: ignore[no-any-return]
+
+
+def pair_scores(h: Tensor, table: Tensor, ids: Tensor, bias: Tensor | None = None, sparse: bool = False) -> Tensor:
+    """s for given pairs: (M, d) states and (M,) or (M, K) ids -> scores of the shape of `ids`.
+
+    Args:
+        sparse: give the table a sparse gradient that names only the rows in `ids`.
+    """
+    vectors = F.embedding(ids, table, sparse=sparse)  # (M, d) or (M, K, d)
+    if ids.dim() == 1:
+        s = (h * vectors).sum(-1)  # (M,)
+    else:
+        s = torch.einsum("md,mkd->mk", h, vectors)  # (M, K)
+    return s if bias is None else s + bias[ids]
+
+
+def softmax_loss(
+    h: Tensor, table: Tensor, targets: Tensor, *, rows: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """Mean cross-entropy of the full softmax over all N items.
+
+    Args:
+        h: (M, d) states.
+        table: (N, d); bias: (N,) or None.
+        targets: (A,) item of each target.
+        rows: (A,) state each target belongs to; None when A = M, target m belonging to state m.
+
+    Returns:
+        Scalar: mean over the A targets of -s_target + log sum_n exp(s_n).
+    """
+    count = len(targets)
+    if rows is None:
+        weight = h.new_full((count,), 1.0 / count)  # (M,)
+        positive = pair_scores(h, table, targets, bias)  # (A,)
+    else:
+        weight = torch.bincount(rows, minlength=len(h)).to(h.dtype) / count  # (M,)
+        positive = pair_scores(h[rows], table, targets, bias)  # (A,)
+    return total_logsumexp(h, table, bias, weight) - positive.mean()
+
+
+def sampled_softmax(positive: Tensor, negative: Tensor, log_q: Tensor | None = None) -> Tensor:
+    """Mean of -s_pos + log(exp s_pos + sum_k exp(s_neg_k - log_q_k)).
+
+    Args:
+        positive: (M,); negative: (M, K).
+        log_q: log of the expected number of times each negative is drawn (K q), broadcast to (M, K); None for no
+            correction. With it the sum over negatives estimates the sum over all items.
+    """
+    corrected = negative if log_q is None else negative - log_q  # (M, K)
+    lse = torch.logaddexp(positive, torch.logsumexp(corrected, dim=-1))  # (M,)
+    return (lse - positive).mean()
+
+
+def bce(positive: Tensor, negative: Tensor) -> Tensor:
+    """Mean of softplus(-s_pos) + mean_k softplus(s_neg). positive: (M,), negative: (M, K)."""
+    return (F.softplus(-positive) + F.softplus(negative).mean(-1)).mean()
+
+
+def gbce(positive: Tensor, negative: Tensor, n_items: int, t: float) -> Tensor:
+    """gBCE with calibration t in [0, 1] (gSASRec, eq. 11): t = 0 is BCE over K + 1, t = 1 is calibrated.
+
+    Args:
+        positive: (M,); negative: (M, K).
+        n_items: N, the size of the catalogue negatives are drawn from.
+    """
+    k = negative.shape[-1]
+    alpha = k / max(n_items - 1, 1)
+    beta = 1.0 - t * (1.0 - alpha)
+    return ((beta * F.softplus(-positive) + F.softplus(negative).sum(-1)) / (k + 1)).mean()
+
+
+def bpr(positive: Tensor, negative: Tensor) -> Tensor:
+    """Mean of softplus(s_neg - s_pos) = -log sigmoid(s_pos - s_neg). positive: (M,), negative: (M, K)."""
+    return F.softplus(negative - positive[..., None]).mean()

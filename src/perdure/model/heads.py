@@ -1,0 +1,66 @@
+"""One head per kind of task: user vector -> scores, and the loss that trains it.
+
+    next_item   s_i = u . E_i (+ b_i)     E the item table the encoder reads with (tied) or a table of its own
+    item        s_y = u . W_y + b_y       many positives a user: mean cross-entropy over them
+    one_of      s_y = u . W_y + b_y       cross-entropy
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from perdure.errors import DataError
+from perdure.events.batch import Batch
+from perdure.functional.losses import softmax_loss
+
+__all__ = ["ItemTableHead", "LabelsHead"]
+
+
+class ItemTableHead(nn.Module):
+    """Scores every item of the vocabulary.
+
+    Args:
+        n_items: N; width: d.
+        tied: score with the encoder's item table and own nothing; else a table (N + 2, d) and a bias of its own.
+    """
+
+    def __init__(self, n_items: int, width: int, generator: torch.Generator, tied: bool = True) -> None:
+        super().__init__()
+        self.table = None if tied else nn.Parameter(torch.empty(n_items + 2, width).normal_(std=0.02, generator=generator))
+        self.bias = None if tied else nn.Parameter(torch.zeros(n_items + 2))
+
+    def weights(self, item_table: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(N + 2, d) vectors by item row and (N + 2,) bias or None."""
+        return (item_table, None) if self.table is None else (self.table, self.bias)
+
+    def score(self, u: Tensor, item_table: Tensor) -> Tensor:
+        """(B, d) -> (B, N): column = item row - 2."""
+        table, bias = self.weights(item_table)
+        scores = u @ table[2:].T  # (B, N)
+        return scores if bias is None else scores + bias[2:]
+
+
+class LabelsHead(nn.Module):
+    """Scores the labels of one task with a table of its own.
+
+    Args:
+        n_labels: Y; width: d.
+    """
+
+    def __init__(self, n_labels: int, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(n_labels, width).normal_(std=0.01, generator=generator))
+        self.bias = nn.Parameter(torch.zeros(n_labels))
+
+    def score(self, u: Tensor, item_table: Tensor | None = None) -> Tensor:
+        """(B, d) -> (B, Y)"""
+        return torch.addmm(self.bias, u, self.table.T)
+
+    def loss(self, u: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy over all answers of the batch."""
+        if batch.answers is None or batch.answer_starts is None:
+            raise DataError("a batch without answers", expected="answers and answer_starts", where="LabelsHead.loss")
+        counts = batch.answer_starts.diff()  # (B,)
+        rows = torch.repeat_interleave(torch.arange(len(u), device=u.device), counts)  # (A,)
+        return softmax_loss(u, self.table, batch.answers, rows=rows, bias=self.bias)

@@ -1,0 +1,128 @@
+"""One user model: a backbone, one small overlay per task and one head per task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from perdure.encoders.base import Encoder, plain
+from perdure.errors import UsageError
+from perdure.events.batch import Batch
+from perdure.model.heads import ItemTableHead, LabelsHead
+
+if TYPE_CHECKING:
+    from perdure.events.ids import Ids
+
+__all__ = ["TaskCard", "UserModel"]
+
+
+@dataclass(eq=False)
+class TaskCard:
+    """What a model must know of a task to answer it.
+
+    Attributes:
+        kind: "next_item", "item" or "one_of".
+        labels: text ids of the Y answers; for next_item those of all items, label row = item row - 2.
+        label_items: (Y,) int32 item row of each label, -1 where a label is no item of the vocabulary.
+        popularity: (Y,) training answers per label: the answer for a user of whom nothing is known.
+        options: settings of the head ({"tied": bool} for next_item).
+        settled: the task is learned and its overlay final.
+    """
+
+    name: str
+    kind: str
+    labels: Ids
+    label_items: np.ndarray
+    popularity: np.ndarray
+    description: str = ""
+    metric: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    settled: bool = False
+
+
+class UserModel(nn.Module):
+    """Backbone + overlays + heads.
+
+    Args:
+        backbone: the encoder all tasks share.
+        method: how tasks are added (perdure.tuning).
+        objective: how next_item tasks are learned (perdure.objectives).
+        item_ids: text ids of the items the backbone reads; item rows start at 2.
+    """
+
+    def __init__(self, backbone: Encoder, method: nn.Module, objective: nn.Module, item_ids: Ids) -> None:
+        super().__init__()
+        self.backbone, self.method, self.objective, self.item_ids = backbone, method, objective, item_ids
+        self.overlays, self.heads = nn.ModuleDict(), nn.ModuleDict()
+        self.tasks: dict[str, TaskCard] = {}
+        self.spec: dict[str, Any] = {}  # encoder, method and objective by name with their options
+        self.manifest: dict[str, Any] = {}  # model.json, when the model was loaded from a folder
+
+    def add(self, card: TaskCard, generator: torch.Generator) -> None:
+        """Make room for a task: its head and its overlay, drawn from `generator`, on the backbone's device."""
+        if card.name in self.tasks:
+            raise UsageError(f"the model already knows a task {card.name!r}", fix="choose another name or resume the run")
+        device = self.backbone.item_table.device
+        head: nn.Module
+        if card.kind == "next_item":
+            head = ItemTableHead(self.backbone.n_items, self.backbone.width, generator, card.options.get("tied", True))
+        else:
+            head = LabelsHead(len(card.labels), self.backbone.width, generator)
+        self.tasks[card.name] = card
+        self.heads[card.name] = head.to(device)
+        overlay = self.method.overlay(self, card, generator)  # type: ignore[operator]
+        if overlay is not None:
+            self.overlays[card.name] = overlay.to(device)
+
+    def settle(self, task: str) -> None:
+        """Mark a task as learned; its overlay drops what only training needed."""
+        card = self.card(task)
+        if not card.settled and task in self.overlays:
+            self.overlays[task].settle()  # type: ignore[operator]
+        card.settled = True
+
+    def card(self, task: str) -> TaskCard:
+        """The card of a task; UsageError names those that exist."""
+        if task not in self.tasks:
+            raise UsageError(f"no task {task!r} in this model", expected="one of " + ", ".join(self.tasks), where="task")
+        return self.tasks[task]
+
+    def is_first(self, task: str) -> bool:
+        """Whether this task is the one that trained the backbone."""
+        return next(iter(self.tasks)) == task
+
+    def states(self, batch: Batch, task: str | None = None) -> Tensor:
+        """(B, T) histories -> (B, P + T, d), through the task's overlay; the plain backbone when task is None."""
+        overlay = self.overlays[task] if task is not None and task in self.overlays else None
+        return self.backbone(batch, plain if overlay is None else overlay.via(batch))  # type: ignore[operator]
+
+    def represent(self, batch: Batch, task: str | None = None) -> Tensor:
+        """User vectors (B, d)."""
+        return self.backbone.last(self.states(batch, task), batch)
+
+    def item_table(self, task: str) -> Tensor:
+        """(N + 2, d) item vectors a tied head of this task scores with."""
+        table = self.backbone.item_table
+        return self.overlays[task].item_table(table) if task in self.overlays else table  # type: ignore[operator]
+
+    def score_of(self, u: Tensor, task: str) -> Tensor:
+        """User vectors (B, d) -> scores of the task's labels (B, Y)."""
+        return self.heads[task].score(u, self.item_table(task))  # type: ignore[operator]
+
+    def score(self, batch: Batch, task: str) -> Tensor:
+        """Histories -> scores of the task's labels (B, Y)."""
+        self.card(task)
+        return self.score_of(self.represent(batch, task), task)
+
+    def loss(self, batch: Batch, task: str, rng: torch.Generator) -> Tensor:
+        """The task's own loss: the objective for next_item, the head's cross-entropy for the others."""
+        head = self.heads[task]
+        if self.tasks[task].kind == "next_item":
+            table, bias = head.weights(self.item_table(task))  # type: ignore[operator]
+            sparse = self.backbone.sparse and bias is None
+            return self.objective.loss(lambda b: self.states(b, task), table, bias, batch, rng, sparse)  # type: ignore[operator]
+        return head.loss(self.represent(batch, task), batch)  # type: ignore[operator]

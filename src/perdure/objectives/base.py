@@ -1,0 +1,47 @@
+"""What every way of pre-training is: views of a batch, and a loss on the states an encoder makes of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from perdure.events.batch import Batch
+
+__all__ = ["Encode", "Objective"]
+
+Encode = Callable[[Batch], Tensor]  # (B, T) histories -> states (B, P + T, d), through whatever overlay a task has
+
+
+class Objective(nn.Module, ABC):
+    """How a backbone learns from histories alone. Subclasses are final.
+
+    Attributes:
+        extra: events beyond the encoder's max_length that a training window needs (1 for a shifted target).
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    summary: ClassVar[str]
+    extra: ClassVar[int] = 0
+
+    def prepare(self, counts: Tensor) -> None:
+        """Told once before training: counts (N,) of each item in the training histories."""
+        return None
+
+    @abstractmethod
+    def loss(
+        self, encode: Encode, table: Tensor, bias: Tensor | None, batch: Batch, rng: torch.Generator, sparse: bool = False
+    ) -> Tensor:
+        """Scalar loss of one batch.
+
+        Args:
+            encode: histories -> states (B, P + T, d).
+            table: (N + 2, d) vectors items are scored with, by item row; bias: (N + 2,) or None.
+            batch: windows of max_length + extra events.
+            rng: the only source of chance besides dropout.
+            sparse: give the table sparse gradients where the loss touches few of its rows.
+        """

@@ -1,0 +1,122 @@
+"""Next-item prediction: at every position, which item comes next.
+
+    L = mean over positions t of loss(h_t, i_{t+1})
+
+| loss | negatives | source |
+|---|---|---|
+| softmax | all items, in pieces | A. Klenitskiy, A. Vasilev, "Turning Dross Into Gold Loss", RecSys 2023 |
+| sampled | K, log q corrected where `log_q` | same; T. Hidasi & A. Karatzoglou, CIKM 2018 |
+| gbce | K, calibration t | A. Petrov, C. Macdonald, "gSASRec", RecSys 2023, eq. 11 |
+| bce | K (1 as published) | W.-C. Kang, J. McAuley, "SASRec", ICDM 2018, eq. 7 |
+| bpr | K | S. Rendle et al., "BPR", UAI 2009 |
+
+| paper | here | shape |
+|---|---|---|
+| h_t | h | (M, d), valid positions only |
+| K | negatives | |
+| E | table | (N + 2, d) |
+
+Differs: padded positions never enter the loss; negatives that equal the target, or for share = "sequence" any item of
+that history window, are masked, not drawn again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, ClassVar, Literal, cast
+
+import torch
+from annotated_types import Ge, Le
+from torch import Tensor
+from torch.nn import functional as F
+
+from perdure.events.batch import Batch
+from perdure.functional import losses
+from perdure.functional.negatives import Negatives
+from perdure.objectives.base import Encode, Objective
+
+__all__ = ["NextItem"]
+
+
+class NextItem(Objective):
+    """Next item at every position.
+
+    Args:
+        loss: "softmax" (full, chunked), "sampled", "gbce", "bce" or "bpr".
+        negatives: K drawn for the sampled losses.
+        share: who shares one draw: the whole "batch", each "sequence", or nobody ("position").
+        alpha: negatives are drawn by popularity^alpha; 0 is uniform.
+        log_q: correct sampled softmax for how often a negative is drawn.
+        t: gBCE calibration.
+    """
+
+    name: ClassVar[str] = "next_item"
+    paper: ClassVar[str] = "Kang & McAuley, ICDM 2018; Klenitskiy & Vasilev, RecSys 2023"
+    summary: ClassVar[str] = "predict the next item at every position"
+    extra: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        *,
+        loss: Literal["softmax", "sampled", "gbce", "bce", "bpr"] = "softmax",
+        negatives: Annotated[int, Ge(1)] = 256,
+        share: Literal["batch", "sequence", "position"] = "batch",
+        alpha: Annotated[float, Ge(0), Le(1)] = 0.0,
+        log_q: bool = False,
+        t: Annotated[float, Ge(0), Le(1)] = 0.75,
+    ) -> None:
+        super().__init__()
+        self.kind, self.k, self.share, self.alpha, self.log_q, self.t = loss, negatives, share, alpha, log_q, t
+        self.sampler: Negatives | None = None
+
+    def prepare(self, counts: Tensor) -> None:
+        """Told once before training: counts (N,) of each item in the training histories."""
+        self.sampler = Negatives(counts, self.alpha)
+
+    def loss(
+        self, encode: Encode, table: Tensor, bias: Tensor | None, batch: Batch, rng: torch.Generator, sparse: bool = False
+    ) -> Tensor:
+        """Scalar: mean loss over all valid positions of windows of T + 1 events."""
+        times = None if batch.times is None else batch.times[:, :-1]
+        inputs = Batch(batch.items[:, :-1], (batch.lengths - 1).clamp(min=0), times, batch.users)  # (B, T)
+        b, t = inputs.items.shape
+        h = encode(inputs)[:, -t:]  # (B, T, d), prompts in front cut off
+        at = inputs.valid.flatten().nonzero().squeeze(1)  # (M,)
+        states = h.reshape(b * t, -1)[at]  # (M, d)
+        targets = batch.items[:, 1:].flatten()[at]  # (M,) item rows
+        if self.kind == "softmax":
+            return losses.softmax_loss(states, table[2:], targets - 2, bias=None if bias is None else bias[2:])
+        positive = losses.pair_scores(states, table, targets, bias, sparse)  # (M,)
+        if self.share == "sequence":
+            drawn = self._draw((b, self.k), rng, table)  # (B, K)
+            vectors = F.embedding(drawn, table, sparse=sparse)  # (B, K, d)
+            negative = (h @ vectors.transpose(1, 2)).reshape(b * t, -1)[at]  # (M, K)
+            row = at // t  # (M,)
+            hits = (drawn[:, :, None] == batch.items[:, None, :]).any(-1)[row]  # (M, K)
+            drawn = drawn[row]  # (M, K)
+            negative = negative if bias is None else negative + bias[drawn]
+        elif self.share == "batch":
+            drawn = self._draw((self.k,), rng, table)  # (K,)
+            negative = states @ F.embedding(drawn, table, sparse=sparse).T  # (M, K)
+            negative = negative if bias is None else negative + bias[drawn]
+            hits = drawn == targets[:, None]  # (M, K)
+        else:
+            drawn = self._draw((len(states), self.k), rng, table)  # (M, K)
+            negative = losses.pair_scores(states, table, drawn, bias, sparse)  # (M, K)
+            hits = drawn == targets[:, None]  # (M, K)
+        return self._compare(positive, negative.masked_fill(hits, -torch.inf), drawn)
+
+    def _draw(self, shape: tuple[int, ...], rng: torch.Generator, table: Tensor) -> Tensor:
+        if self.sampler is None:
+            self.prepare(torch.ones(len(table) - 2, device=table.device))
+        return cast(Negatives, self.sampler).draw(shape, rng) + 2  # item rows
+
+    def _compare(self, positive: Tensor, negative: Tensor, drawn: Tensor) -> Tensor:
+        if self.kind == "sampled":
+            log_q = None
+            if self.log_q and self.sampler is not None:
+                log_q = math.log(self.k) + self.sampler.log_q[drawn - 2]  # (K,) or (M, K)
+            return losses.sampled_softmax(positive, negative, log_q)
+        if self.kind == "gbce":
+            return losses.gbce(positive, negative, len(cast(Negatives, self.sampler).log_q), self.t)
+        return (losses.bce if self.kind == "bce" else losses.bpr)(positive, negative)

@@ -1,0 +1,98 @@
+"""What every tuning method is: a way of making the next task's overlay without spoiling the others.
+
+A method reaches an encoder only through `Via`. What it adds for a task is an Overlay; what it must remember between
+tasks is a buffer or parameter of the Method, hence saved with the model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from perdure.encoders.base import Via, plain
+from perdure.events.batch import Batch
+
+if TYPE_CHECKING:
+    from perdure.model.user_model import TaskCard, UserModel
+
+__all__ = ["Method", "Overlay", "added", "everything", "own_unless_first", "through"]
+
+
+def through(layer: nn.Module, weights: Mapping[str, Tensor], x: Tensor, *context: Tensor) -> Tensor:
+    """layer(x, *context) with some of its parameters replaced for this call."""
+    return functional_call(layer, dict(weights), (x, *context))
+
+
+class Overlay(nn.Module):
+    """What one task adds to the backbone. The base class adds nothing."""
+
+    def via(self, batch: Batch) -> Via:
+        """The door for this batch; personal methods bind its users here."""
+        return plain
+
+    def item_table(self, backbone_table: Tensor) -> Tensor:
+        """(N + 2, d) vectors that a tied head of this task scores with: the backbone's unless the overlay has its own."""
+        return backbone_table
+
+    def settle(self) -> None:
+        """Called once when the task is learned: drop what only training needed. Shapes may change."""
+
+
+class Method(nn.Module, ABC):
+    """One way of learning task after task. Subclasses are final.
+
+    Attributes:
+        keeps: promise that older tasks answer bit for bit as before; the training loop holds the method to it.
+        stages: names of the phases of one task; a run can stop and resume between them.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    summary: ClassVar[str]
+    keeps: ClassVar[bool]
+    stages: ClassVar[tuple[str, ...]] = ("train",)
+
+    def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
+        """The overlay of a new task, or None where the backbone serves as it is."""
+        return None
+
+    @abstractmethod
+    def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
+        """Parameters the optimiser may touch in this stage. The first task trains the backbone for every method."""
+
+    def enter(self, stage: str, model: UserModel, task: str) -> None:
+        """Before a stage."""
+        return None
+
+    def leave(self, stage: str, model: UserModel, task: str) -> None:
+        """After a stage; the best weights are in place."""
+        return None
+
+    def loss(self, model: UserModel, task: str, batch: Batch, rng: torch.Generator, progress: float) -> Tensor:
+        """Scalar. The task's own loss unless the method adds to it; progress in [0, 1] through the stage."""
+        return model.loss(batch, task, rng)
+
+    def shut(self, model: UserModel, task: str, stage: str) -> dict[nn.Parameter, Tensor]:
+        """Weight -> share in [0, 1] of each entry that may not move (1 = shut). Held on the optimiser's step."""
+        return {}
+
+
+def added(model: UserModel, task: str) -> list[nn.Parameter]:
+    """Parameters of the task's own overlay and head."""
+    overlay = model.overlays[task] if task in model.overlays else None
+    return [*(overlay.parameters() if overlay is not None else ()), *model.heads[task].parameters()]
+
+
+def everything(model: UserModel, task: str) -> list[nn.Parameter]:
+    """The backbone's parameters and the task's own."""
+    return [*model.backbone.parameters(), *added(model, task)]
+
+
+def own_unless_first(model: UserModel, task: str) -> list[nn.Parameter]:
+    """What methods with a frozen backbone train: all on the first task, only what is added on later ones."""
+    return everything(model, task) if model.is_first(task) else added(model, task)
