@@ -1,0 +1,91 @@
+"""One self-contained page from a run folder: no network, no script, readable on a phone, on paper, by day and by night.
+
+    build("runs/first") -> runs/first/report.html                                                            [writes]
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from perdure.errors import MachineError
+from perdure.report import charts, sections
+from perdure.report.facts import Facts, read
+
+__all__ = ["build", "page"]
+
+
+def build(run_folder: Path | str, out: Path | str | None = None) -> Path:
+    """Write the report of a run and return its path.
+
+    Args:
+        run_folder: what `perdure learn --out` or `perdure quickstart --out` wrote, finished or not.
+        out: where to write; `report.html` in the run folder when not given. An older report is replaced at once.
+
+    Raises:
+        ModelError: it is no run folder, or a file of it is damaged.
+        MachineError: jinja2, altair or vl-convert is not installed (`pip install "perdure[report]"`).
+    """
+    facts = read(run_folder)
+    target = Path(out) if out is not None else facts.folder / "report.html"
+    text = page(facts)
+    fresh = target.with_name(f".{target.name}.new")
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        os.replace(fresh, target)
+    except OSError as error:
+        raise MachineError(f"the report cannot be written: {error.strerror}", where=str(target)) from error
+    return target
+
+
+def page(facts: Facts) -> str:
+    """The page as text."""
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MachineError(
+            "the report cannot be written: jinja2 is not installed",
+            where="perdure.report",
+            fix='pip install "perdure[report]"',
+        ) from error
+    source = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    made = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined).from_string(source)
+    return made.render(**_parts(facts))
+
+
+def _parts(facts: Facts) -> dict[str, Any]:
+    from perdure import __version__
+
+    return {
+        "version": __version__,
+        **sections.head(facts),
+        "matrix": sections.matrix(facts),
+        "life": _life(facts),
+        "curves": _curves(facts),
+        "scores": sections.scores(facts),
+        "cost": sections.cost(facts),
+        "card": sections.card(facts),
+        "tasks": sections.tasks(facts),
+        "settings": sections.settings(facts),
+        "machine": sections.machine(facts),
+        "notes": sections.notes(facts),
+        "missing": sections.missing(facts),
+    }
+
+
+def _life(facts: Facts) -> dict[str, Any] | None:
+    told = sections.life(facts)
+    if told is None:
+        return None
+    points = told.pop("points")
+    return {**told, "wide": charts.life(points, width=500), "narrow": charts.life(points, width=230)}
+
+
+def _curves(facts: Facts) -> list[dict[str, str]]:
+    drawn = []
+    for curve in sections.curves(facts):
+        svg = charts.curves(curve.pop("points"), curve.pop("metric"), curve.pop("best"))
+        if svg:
+            drawn.append({**curve, "svg": svg})
+    return drawn

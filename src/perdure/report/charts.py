@@ -1,0 +1,118 @@
+"""The report's drawings: small static SVG pictures, made by altair, coloured by the page.
+
+Every picture has a transparent background and uses the placeholder colours below; the page's style sheet gives each of
+them its colour in light, in dark and on paper. Nothing here reads or writes a file.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+from perdure.errors import MachineError
+
+__all__ = ["curves", "life"]
+
+# Placeholders: no one sees them, `page.html` maps each to a colour of the theme.
+INK, SOFT, GRID, FIRST, SECOND, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
+FONT = "system-ui, sans-serif"
+
+
+def curves(points: list[dict[str, Any]], metric: str, best: int | None, width: int = 270) -> str:
+    """One task's learning: its validation metric above, its training loss below, over epochs.
+
+    Args:
+        points: {"epoch": int, "loss": float | None, "valid": float | None}, in order.
+        metric: name of the validation metric, the upper axis's title.
+        best: the epoch whose weights were kept; marked. None where unknown.
+        width: of the drawing without its axis, in pixels.
+
+    Returns: an SVG element; empty where no point has a number.
+    """
+    alt = _altair()
+    panels = []
+    for key, title, colour, height in (("valid", metric, FIRST, 96), ("loss", "loss", SECOND, 58)):
+        rows = [{"epoch": p["epoch"], "value": p[key]} for p in points if p.get(key) is not None]
+        if not rows:
+            continue
+        last = key == "loss" or not any(p.get("loss") is not None for p in points)
+        epochs = [p["epoch"] for p in points]
+        x = alt.X(
+            "epoch:Q",
+            title="epoch" if last else None,
+            axis=alt.Axis(tickMinStep=1, tickCount=6, format="d", grid=False, labels=last, ticks=last),
+            scale=alt.Scale(domain=[min(epochs), max(max(epochs), min(epochs) + 1)], nice=False),
+        )
+        y = alt.Y("value:Q", title=title, axis=alt.Axis(tickCount=4), scale=alt.Scale(zero=False, nice=True))
+        base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y)  # type: ignore[reportArgumentType]
+        drawn: Any = base.mark_line(color=colour, strokeWidth=1.8, clip=False)
+        if len(rows) <= 40:
+            drawn = drawn + base.mark_point(color=colour, filled=True, size=14, opacity=1)
+        kept = [row for row in rows if row["epoch"] == best]
+        if key == "valid" and kept:
+            mark = alt.Chart(alt.Data(values=kept)).encode(x=x, y=y)  # type: ignore[reportArgumentType]
+            drawn = drawn + mark.mark_point(color=INK, filled=False, size=70, strokeWidth=1.6, opacity=1)
+        panels.append(drawn.properties(width=width, height=height))
+    if not panels:
+        return ""
+    chart = alt.vconcat(*panels, spacing=8) if len(panels) > 1 else panels[0]
+    return _svg(chart, f"learning curve: {metric} and loss by epoch")
+
+
+def life(tasks: list[dict[str, Any]], width: int = 520) -> str:
+    """What became of each task: its score when just learned, its score now, alone, and the best reachable.
+
+    Args:
+        tasks: {"task", "learned", "now", "alone", "oracle"}; the last three may be None. Scores in [0, 1].
+        width: of the drawing without its labels, in pixels.
+
+    Returns: an SVG element, one row a task in the given order.
+    """
+    alt = _altair()
+    order = [row["task"] for row in tasks]
+    top = max(v for row in tasks for k, v in row.items() if k != "task" and v is not None) or 1.0
+    x = alt.X("value:Q", title="score on the test users", scale=alt.Scale(domain=[0, top * 1.04], nice=False))
+    y = alt.Y("task:N", title=None, sort=order, axis=alt.Axis(grid=True, labelFontSize=12, labelColor=INK, labelLimit=130))
+
+    def layer(key: str) -> Any:
+        rows = [{"task": row["task"], "value": row[key]} for row in tasks if row.get(key) is not None]
+        return alt.Chart(alt.Data(values=rows)).encode(x=x, y=y)  # type: ignore[reportArgumentType]
+
+    moved = [{"task": r["task"], "value": r["learned"], "to": r["now"]} for r in tasks if r.get("now") is not None]
+    path = alt.Chart(alt.Data(values=moved)).encode(x=x, x2="to:Q", y=y)  # type: ignore[reportArgumentType]
+    chart = (
+        layer("oracle").mark_tick(color=SOFT, thickness=2, size=22, opacity=1)
+        + layer("alone").mark_point(shape="diamond", color=SOFT, filled=False, size=70, strokeWidth=1.5, opacity=1)
+        + path.mark_rule(color=SECOND, strokeWidth=3, opacity=0.75)
+        + layer("learned").mark_point(color=FIRST, filled=False, size=110, strokeWidth=2, opacity=1)
+        + layer("now").mark_point(color=FIRST, filled=True, size=60, opacity=1)
+    )
+    return _svg(chart.properties(width=width, height=alt.Step(34)), "each task just learned and now")
+
+
+def _altair() -> Any:
+    try:
+        import altair
+        import vl_convert  # noqa: F401  (altair asks it for the SVG)
+    except ImportError as error:
+        raise MachineError(
+            f"the report cannot be drawn: {error.name} is not installed",
+            where="perdure.report",
+            fix='pip install "perdure[report]"',
+        ) from error
+    return altair
+
+
+def _svg(chart: Any, label: str) -> str:
+    """The chart as an SVG element that scales with the page and carries a label for those who cannot see it."""
+    axis = {
+        "labelColor": SOFT, "titleColor": SOFT, "gridColor": GRID, "domainColor": GRID, "tickColor": GRID,
+        "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "labelFont": FONT, "titleFont": FONT,
+        "domain": False,
+    }  # fmt: skip
+    chart = chart.configure(background="transparent", font=FONT).configure_view(stroke=None).configure_axis(**axis)
+    text = io.StringIO()
+    chart.save(text, format="svg")
+    svg = re.sub(r'<rect [^>]*fill="transparent"[^>]*/>', "", text.getvalue())
+    return svg.replace('class="marks"', f'class="drawing" role="img" aria-label="{label}"', 1)

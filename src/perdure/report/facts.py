@@ -1,0 +1,150 @@
+"""What a run folder tells, gathered for the page. A file that is not there is said to be missing, never guessed. [reads]
+
+    run.json      effective settings with their origin, versions, data card and digest, seed, threads, state
+    log.jsonl     one line per event: epochs with loss and validation score, notes, warnings
+    matrix.json   tasks and R; R[t][k] is the score on task k after learning task t
+    scores.json   every score behind R: users, interval, protocol, all metrics, notes
+    cost.json     per task: seconds, epochs, trainable parameters, bytes of its file
+    oracle.json   the best score that can be reached on each task, where the world is known (synthetic data)
+    alone.json    the score of each task learned alone, where such a run was made
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from perdure.errors import ModelError, shorten
+
+__all__ = ["Facts", "read"]
+
+
+@dataclass
+class Facts:
+    """One run, as far as its folder tells.
+
+    Attributes:
+        tasks: names, in the order learned.
+        R: R[t][k], None where task k was not yet learned (or not measured).
+        oracle, alone: best reachable score, and score when learned alone, per task; empty where unknown.
+        epochs: per task its epoch lines in order: stage, epoch, loss, valid, metric, kept.
+        scores: per task its last score: n, metric, value, low, high, protocol, values, notes.
+        cost: per task: seconds, epochs, trainable, bytes.
+        settings: (section, key, value, origin) of every setting.
+        missing: what the page would have shown if the folder held it, each with the reason.
+    """
+
+    folder: Path
+    run: dict[str, Any]
+    tasks: list[str] = field(default_factory=list)
+    R: list[list[float | None]] = field(default_factory=list)
+    metrics: dict[str, str] = field(default_factory=dict)
+    oracle: dict[str, float] = field(default_factory=dict)
+    alone: dict[str, float] = field(default_factory=dict)
+    epochs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cost: dict[str, dict[str, Any]] = field(default_factory=dict)
+    settings: list[tuple[str, str, Any, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def read(folder: Path | str) -> Facts:
+    """Gather a run folder.
+
+    Raises:
+        ModelError: the folder is no run folder, or one of its files cannot be read.
+    """
+    folder = Path(folder)
+    run = _document(folder, "run.json")
+    if run is None:
+        raise ModelError(
+            f"no run.json in {shorten(folder)}",
+            expected="the folder that `perdure learn --out` or `perdure quickstart --out` wrote",
+            where=str(folder),
+            fix="name the run's folder, not the model's or the store's",
+        )
+    facts = Facts(folder=folder, run=run)
+    _matrix(facts)
+    _scores(facts)
+    _cost(facts)
+    _log(facts)
+    _settings(facts)
+    for name, into in (("oracle.json", facts.oracle), ("alone.json", facts.alone)):
+        told = _document(folder, name) or {}
+        into.update({task: float(v) for task, v in told.items() if isinstance(v, int | float)})
+    return facts
+
+
+def _document(folder: Path, name: str) -> Any:
+    path = folder / name
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{name} cannot be read: {shorten(error)}", where=str(path), fix="resume or repeat the run") from error
+
+
+def _matrix(facts: Facts) -> None:
+    told = _document(facts.folder, "matrix.json")
+    if not told or not told.get("R"):
+        facts.missing.append("the matrix R: the run has not finished its first task (no matrix.json)")
+        return
+    facts.tasks = [str(task) for task in told["tasks"]]
+    width = len(facts.tasks)
+    facts.R = [[_number(v) for v in [*row, *[None] * (width - len(row))]] for row in told["R"]]
+    facts.metrics = dict(told.get("metrics") or {})
+
+
+def _scores(facts: Facts) -> None:
+    told = _document(facts.folder, "scores.json")
+    if told is None:
+        facts.missing.append("users, intervals and protocol behind each score (no scores.json)")
+        return
+    for score in told:
+        facts.scores[score["task"]] = score  # in order of time: the last one stands
+
+
+def _cost(facts: Facts) -> None:
+    told = _document(facts.folder, "cost.json")
+    if told is None:
+        facts.missing.append("what each task cost (no cost.json)")
+        return
+    facts.cost = {row["task"]: row for row in told}
+
+
+def _log(facts: Facts) -> None:
+    path = facts.folder / "log.jsonl"
+    if not path.exists():
+        facts.missing.append("learning curves (no log.jsonl)")
+        return
+    broken = 0
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            broken += 1
+            continue
+        if line.get("event") == "epoch":
+            facts.epochs.setdefault(line["task"], []).append(line)
+        elif line.get("event") in {"note", "warning"} and line.get("text") not in facts.notes:
+            facts.notes.append(str(line.get("text")))
+    if broken:
+        facts.missing.append(f"{broken} line{'s' * (broken > 1)} of log.jsonl that cannot be read (a run cut off while writing)")
+
+
+def _settings(facts: Facts) -> None:
+    origins = facts.run.get("origin") or {}
+    for section, entries in (facts.run.get("settings") or {}).items():
+        items = entries if isinstance(entries, list) else [entries]
+        for place, entry in enumerate(items):
+            for key, value in (entry or {}).items():
+                name = f"{section}.{place}.{key}" if isinstance(entries, list) else f"{section}.{key}"
+                facts.settings.append((section, name, value, str(origins.get(name, "default"))))
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and value == value else None

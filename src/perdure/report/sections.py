@@ -1,0 +1,358 @@
+"""The page section by section: from the facts of a run to words and cells. Pure: no disk, no drawing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from perdure.errors import shorten
+from perdure.report.facts import Facts
+
+__all__ = ["card", "cost", "curves", "head", "life", "machine", "matrix", "missing", "notes", "scores", "settings", "tasks"]
+
+SHADE = 58  # percent of heat in a cell that reaches the oracle (or the column's best)
+NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+
+
+def head(facts: Facts) -> dict[str, Any]:
+    """Title, one sentence, chips and the large numbers."""
+    run, count = facts.run, len(facts.tasks)
+    method, encoder = _chosen(facts, "tuning", "method"), _chosen(facts, "encoder", "name")
+    title = str(run.get("name") or facts.folder.resolve().name)
+    tiles = []
+    final = [v for v in _final(facts) if v is not None]
+    if final:
+        tiles.append({"label": "mean score now", "value": _score(_mean(final)), "note": f"over {count} tasks"})
+        if facts.oracle:
+            best = [facts.oracle[t] for t in facts.tasks if t in facts.oracle]
+            share = _mean([v / facts.oracle[t] for v, t in zip(_final(facts), facts.tasks, strict=True)
+                           if v is not None and facts.oracle.get(t)])  # fmt: skip
+            tiles.append({"label": "of what is reachable", "value": f"{share:.0%}", "note": f"best possible {_score(_mean(best))}"})
+    lost = _forgotten(facts)
+    if lost:
+        worst = max(lost, key=lambda task: lost[task])
+        note = "nothing" if max(map(abs, lost.values())) == 0 else f"most: {worst} {_signed(-lost[worst])}"
+        tiles.append({"label": "forgetting", "value": _score(_mean(list(lost.values()))), "note": note})
+    seconds = [row.get("seconds") for row in facts.cost.values() if row.get("seconds") is not None]
+    if seconds:
+        tiles.append({"label": "time to learn", "value": _time(sum(seconds)), "note": f"{_device(run)}"})
+    chips = [{"text": text, "warn": warn} for text, warn in _chips(facts)]
+    kicker = " · ".join(p for p in ["perdure report", str(run.get("finished") or run.get("started") or ""), f"method {method}" if method else "", f"encoder {encoder}" if encoder else ""] if p)
+    return {"title": title, "kicker": kicker, "sentence": _sentence(facts), "tiles": tiles, "chips": chips}
+
+
+def _sentence(facts: Facts) -> str:
+    method, encoder = _chosen(facts, "tuning", "method"), _chosen(facts, "encoder", "name")
+    count = len([row for row in facts.R if any(v is not None for v in row)])
+    who = f"One {encoder} encoder" if encoder else "One encoder"
+    if not count:
+        return f"{who} is being taught; no task has been finished yet."
+    how = f" with {method}" if method else ""
+    first = f"{who} was taught {_count(count, 'task')}{' one after the other' if count > 1 else ''}{how}."
+    if str(facts.run.get("state", "finished")) != "finished":
+        first = f"{who} has been taught {count} of {len(facts.tasks)} tasks{how}; the run has not finished."
+    lost = _forgotten(facts)
+    if not lost:
+        return first
+    if max(map(abs, lost.values())) == 0:
+        return first + " It has forgotten nothing: every older task scores at the end exactly what it scored when it was learned."
+    if _mean(list(lost.values())) <= 0:
+        return first + f" On average its older tasks score {_score(-_mean(list(lost.values())))} higher than when they were learned."
+    worst = max(lost, key=lambda task: lost[task])
+    when = facts.R[facts.tasks.index(worst)][facts.tasks.index(worst)]
+    share = f" ({lost[worst] / when:.0%} of it)" if when else ""
+    return first + (
+        f" Since they were learned, its older tasks have lost {_score(_mean(list(lost.values())))} of their score on average;"
+        f" {worst} has lost most, {_score(lost[worst])}{share}."
+    )
+
+
+def _chips(facts: Facts) -> list[tuple[str, bool]]:
+    protocols = sorted({str(s["protocol"]) for s in facts.scores.values() if s.get("protocol")})
+    chips = [(text, text.startswith("sampled")) for text in protocols]
+    run = facts.run
+    for key, text in (("seed", "seed {}"), ("device", "{}"), ("precision", "{}")):
+        if run.get(key) is not None:
+            chips.append((text.format(run[key]), False))
+    if run.get("threads"):
+        chips.append((_count(int(run["threads"]), "thread", digits=True), False))
+    state = run.get("state")
+    if state and state != "finished":
+        chips.append((str(state), True))
+    return chips
+
+
+def matrix(facts: Facts) -> dict[str, Any] | None:
+    """R as cells with text, shade and what changed since the task was learned."""
+    if not facts.R:
+        return None
+    tops = []
+    for k, task in enumerate(facts.tasks):
+        column = [row[k] for row in facts.R if row[k] is not None]
+        tops.append(max([facts.oracle.get(task, 0.0), *[v for v in column if v is not None]]) or 1.0)
+    rows, fell = [], False
+    for t, row in enumerate(facts.R):
+        cells: list[dict[str, Any] | None] = []
+        for k, value in enumerate(row):
+            if value is None:
+                cells.append(None)
+                continue
+            learned = facts.R[k][k] if k < t else None
+            change = value - learned if learned is not None else 0.0
+            fell = fell or change != 0
+            kind = "fresh" if t == k else ("fell" if change < -0.0005 else "")
+            text = _signed(change) if abs(change) >= 0.0005 else ("≈" if change else "")
+            shade = round(SHADE * max(0.0, min(1.0, value / tops[k])), 1)
+            cells.append({"text": _score(value), "shade": shade, "kind": kind, "change": text})
+        known = [v for v in row if v is not None]
+        rows.append({"name": facts.tasks[t], "cells": cells, "mean": _score(_mean(known)) if known else ""})
+    foot = [_foot(name, told, facts.tasks) for name, told in (("alone", facts.alone), ("oracle", facts.oracle)) if told]
+    against = "the oracle, the best score that can be reached on this task" if facts.oracle else "the best score of its column"
+    metrics = [{"name": task, "metric": _metric(facts, task)} for task in facts.tasks]
+    caption = f"Colour compares a cell with {against}; tasks have different metrics, so compare down, not across."
+    return {"tasks": metrics, "rows": rows, "foot": foot, "fell": fell, "caption": caption}
+
+
+def _foot(name: str, told: dict[str, float], names: list[str]) -> dict[str, Any]:
+    values = [told.get(task) for task in names]
+    known = [v for v in values if v is not None]
+    cells = ["" if v is None else _score(v) for v in values]
+    return {"name": name, "cells": cells, "mean": _score(_mean(known)) if len(known) == len(names) else ""}
+
+
+def life(facts: Facts) -> dict[str, Any] | None:
+    """Per task: when learned, now, lost, alone, transfer, best reachable."""
+    if not facts.R:
+        return None
+    final = _final(facts)
+    points, rows = [], []
+    for k, task in enumerate(facts.tasks):
+        learned, now = (facts.R[k][k] if k < len(facts.R) else None), final[k]
+        if learned is None:
+            continue
+        alone, oracle = facts.alone.get(task), facts.oracle.get(task)
+        points.append({"task": task, "learned": learned, "now": now, "alone": alone, "oracle": oracle})
+        lost = "" if now is None or k == len(facts.R) - 1 else _signed(learned - now)
+        row = [task, _metric(facts, task), _score(learned), _score(now), lost]
+        if facts.alone:
+            row += [_score(alone), "" if alone is None else _signed(learned - alone)]
+        if facts.oracle:
+            row += [_score(oracle)]
+        rows.append(row)
+    if not points:
+        return None
+    lost_by = _forgotten(facts)
+    kept = bool(lost_by) and max(map(abs, lost_by.values())) == 0
+    sentence = (
+        "Where ring and dot coincide, a task scores as it did on the day it was learned: here every one does."
+        if kept
+        else "The bar between ring and dot is what a task has gained or lost while later tasks were learned."
+    )
+    if len(points) == 1:
+        sentence = "One task only: there was nothing to forget yet."
+    heads = ["task", "metric", "learned", "now", "forgetting"]
+    heads += ["alone", "transfer"] * bool(facts.alone) + ["oracle"] * bool(facts.oracle)
+    caption = "Forgetting = score when learned minus score at the end (negative: it improved)."
+    if facts.alone:
+        caption += " Transfer = score when learned minus the score of a model that learned this task alone."
+    return {"sentence": sentence, "points": points, "heads": heads, "rows": rows, "caption": caption,
+            "alone": bool(facts.alone), "oracle": bool(facts.oracle)}  # fmt: skip
+
+
+def curves(facts: Facts) -> list[dict[str, Any]]:
+    """Per task and stage: points, the epoch whose weights were kept, a caption."""
+    told = []
+    for task in [*facts.tasks, *[name for name in facts.epochs if name not in facts.tasks]]:
+        lines = facts.epochs.get(task, [])
+        stages = list(dict.fromkeys(line.get("stage") or "train" for line in lines))
+        for stage in stages:
+            mine = [line for line in lines if (line.get("stage") or "train") == stage]
+            metric = str(next((line["metric"] for line in mine if line.get("metric")), _metric(facts, task)))
+            points = [{"epoch": line["epoch"], "loss": line.get("loss"), "valid": line.get("valid")} for line in mine]
+            scored = [p for p in points if p["valid"] is not None]
+            best = max(scored, key=lambda p: p["valid"]) if scored else None
+            caption = _count(len(mine), "epoch", digits=True).capitalize()
+            if best:
+                caption += f"; best {metric} {_score(best['valid'])} in epoch {best['epoch']}"
+            title = task if len(stages) == 1 else f"{task}, {stage}"
+            told.append({"task": title, "points": points, "metric": metric, "best": best and best["epoch"], "caption": caption + "."})
+    return told
+
+
+def scores(facts: Facts) -> dict[str, Any] | None:
+    """The last score of every task with its interval, its protocol and the other metrics."""
+    rows = []
+    for task in facts.tasks:
+        score = facts.scores.get(task)
+        if score is None:
+            continue
+        low, high = score.get("low"), score.get("high")
+        values = dict(score.get("values") or {})
+        protocol = str(score.get("protocol", ""))
+        rows.append({
+            "task": task, "n": _whole(score.get("n")), "metric": score.get("metric", ""), "value": _score(score.get("value")),
+            "interval": f"{_score(low)} – {_score(high)}" if low is not None and high is not None else "",
+            "protocol": protocol, "sampled": protocol.startswith("sampled"),
+            "others": [(name, _score(value)) for name, value in values.items()], "notes": list(score.get("notes") or []),
+        })  # fmt: skip
+    if not rows:
+        return None
+    caption = "Intervals are bootstrap intervals over test users: how far the score would move with other users, not with other seeds."
+    if any(row["sampled"] for row in rows):
+        caption += " Sampled ranking compares each answer with a few drawn items only: such scores are higher and cannot be compared with full ranking."
+    return {"rows": rows, "caption": caption}
+
+
+def cost(facts: Facts) -> dict[str, Any] | None:
+    """Seconds, epochs, trainable parameters and bytes of each task."""
+    if not facts.cost:
+        return None
+    ordered = [facts.cost[task] for task in facts.tasks if task in facts.cost]
+    ordered += [row for task, row in facts.cost.items() if task not in facts.tasks]
+    rows = [[row["task"], _time(row.get("seconds")), _whole(row.get("epochs")), _whole(row.get("trainable")), _bytes(row.get("bytes"))] for row in ordered]
+
+    def total(key: str) -> Any:
+        known = [row[key] for row in ordered if row.get(key) is not None]
+        return sum(known) if known else None
+
+    sums = ["all", _time(total("seconds")), _whole(total("epochs")), "", _bytes(total("bytes"))]
+    caption = "Trainable: parameters the optimiser could move while this task was learned. File: what this task added to the model folder."
+    return {"heads": ["task", "time", "epochs", "trainable", "file"], "rows": rows, "total": sums, "caption": caption}
+
+
+def card(facts: Facts) -> list[tuple[str, str]]:
+    """The data card, flattened: name and value."""
+    told = facts.run.get("data") or {}
+    flat = {**{k: v for k, v in told.items() if k != "card"}, **(told.get("card") or {})}
+    return [(key.replace("_", " "), _plain(value)) for key, value in flat.items() if value not in (None, {}, [], "")]
+
+
+def tasks(facts: Facts) -> dict[str, Any] | None:
+    """What each task asks, of whom, and how many examples it has."""
+    told = facts.run.get("tasks") or {}
+    rows = []
+    for name in facts.tasks:
+        one = told.get(name)
+        if one:
+            rows.append([name, str(one.get("kind", "")), str(one.get("description", "")),
+                         *[_whole(one.get(key)) for key in ("labels", "train", "valid", "test")]])  # fmt: skip
+    if not rows:
+        return None
+    return {"heads": ["task", "kind", "question", "answers", "train", "valid", "test"], "rows": rows}
+
+
+def settings(facts: Facts) -> dict[str, Any] | None:
+    """What was chosen, with its origin, and what was left as it is, by section."""
+    if not facts.settings:
+        return None
+    chosen, defaults = [], {}
+    for section, key, value, origin in facts.settings:
+        if origin == "default":
+            defaults.setdefault(section, []).append({"key": key, "value": _plain(value)})
+        else:
+            chosen.append({"key": key, "value": _plain(value), "origin": origin})
+    count = f"{len(chosen)} chosen, {len(facts.settings) - len(chosen)} left as they are"
+    return {"chosen": chosen, "defaults": [{"name": n, "rows": rows} for n, rows in defaults.items()], "count": count}
+
+
+def machine(facts: Facts) -> list[tuple[str, str]]:
+    """Versions, machine and digests."""
+    run = facts.run
+    told = [(str(name), str(version)) for name, version in (run.get("versions") or {}).items()]
+    return told + [(key, _plain(run[key])) for key in ("machine", "command", "model_digest", "started", "finished") if run.get(key)]
+
+
+def notes(facts: Facts) -> list[str]:
+    """Warnings of the run, once each."""
+    return list(dict.fromkeys([*map(str, facts.run.get("notes") or []), *facts.notes]))
+
+
+def missing(facts: Facts) -> list[str]:
+    """What the folder does not tell, and why the page is silent about it."""
+    lines = list(facts.missing)
+    if facts.R and not facts.alone:
+        lines.append("forward transfer: no run that learned each task alone (method single) was given to compare with (no alone.json)")
+    if facts.R and not facts.oracle:
+        lines.append("how far from the best: for real data nobody knows the best reachable score (no oracle.json)")
+    if facts.R and facts.run.get("seed") is not None:
+        lines.append("how much of a difference is chance: this is one run with one seed; intervals cover the choice of test users only")
+    if not (facts.run.get("data") or {}):
+        lines.append("the data: run.json carries no data card")
+    return lines
+
+
+def _final(facts: Facts) -> list[float | None]:
+    return facts.R[-1] if facts.R else []
+
+
+def _forgotten(facts: Facts) -> dict[str, float]:
+    """Score when learned minus score at the end, of every task but the last learned."""
+    lost = {}
+    for k, task in enumerate(facts.tasks[: max(0, len(facts.R) - 1)]):
+        learned, now = facts.R[k][k], facts.R[-1][k]
+        if learned is not None and now is not None:
+            lost[task] = learned - now
+    return lost
+
+
+def _chosen(facts: Facts, section: str, key: str) -> str:
+    return str(((facts.run.get("settings") or {}).get(section) or {}).get(key) or "")
+
+
+def _metric(facts: Facts, task: str) -> str:
+    return str(facts.metrics.get(task) or (facts.scores.get(task) or {}).get("metric") or "")
+
+
+def _device(run: dict[str, Any]) -> str:
+    threads = run.get("threads")
+    return f"{run.get('device', 'cpu')}" + (f", {_count(int(threads), 'thread', digits=True)}" if threads else "")
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _signed(value: float) -> str:
+    return "0" if value == 0 else f"{value:+.3f}".replace("-", "−")
+
+
+def _whole(value: Any) -> str:
+    return "" if value is None else f"{int(value):,}"
+
+
+def _count(n: int, word: str, digits: bool = False) -> str:
+    said = str(n) if digits or n >= len(NUMBERS) else NUMBERS[n]
+    return f"{said} {word}{'' if n == 1 else 's'}"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _bytes(n: float | None) -> str:
+    if n is None:
+        return ""
+    for unit in ("B", "KB", "MB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" or n >= 100 else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} GB"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+    return shorten(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), 200)
