@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from perdure.functional.dropout import dropout
+
 __all__ = ["Attention", "CausalConv", "EventEmbedding", "FeedForward", "Norm", "Recurrent", "reset_layer"]
 
 
@@ -46,7 +48,7 @@ class EventEmbedding(nn.Module):
             x = x * self.scale
         if self.positions is not None:
             x = x + self.positions[: items.shape[1]]  # (B, T, d)
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
     def reset(self, generator: torch.Generator) -> None:
         """Normal(0, 0.02), or 1/sqrt(d) smaller where vectors are scaled; the padding row is zero."""
@@ -105,7 +107,7 @@ class Attention(nn.Module):
         p = self.attention_dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)  # (B, heads, T, d/heads)
         y = self.out(y.transpose(1, 2).reshape(b, t, d))  # (B, T, d)
-        return F.dropout(y, self.dropout, self.training)
+        return dropout(y, self.dropout, self.training)
 
 
 class FeedForward(nn.Module):
@@ -120,8 +122,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, d) -> (B, T, d)"""
-        y = F.dropout(F.relu(self.up(x)), self.dropout, self.training)  # (B, T, inner)
-        return F.dropout(self.down(y), self.dropout, self.training)  # (B, T, d)
+        y = dropout(F.relu(self.up(x)), self.dropout, self.training)  # (B, T, inner)
+        return dropout(self.down(y), self.dropout, self.training)  # (B, T, d)
 
 
 class CausalConv(nn.Module):
