@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 TASKS = ["watch", "later", "liked", "age", "gender", "status"]
-METRIC = {"watch": "ndcg@10", "later": "ndcg@10", "liked": "ndcg@10", "age": "accuracy", "gender": "accuracy", "status": "accuracy"}
+METRIC = {
+    "watch": "ndcg@10",
+    "later": "ndcg@10",
+    "liked": "ndcg@10",
+    "age": "accuracy",
+    "gender": "accuracy",
+    "status": "accuracy",
+}
 ORACLE = {"watch": 0.61, "later": 0.52, "liked": 0.47, "age": 0.80, "gender": 0.90, "status": 0.70}
 
 
@@ -26,14 +33,25 @@ def write(folder: Path, method: str = "pcl", loss: float = 0.0, learned: int = 6
         "oracle.json": ORACLE,
         "scores.json": [score(task, R[-1][k], protocol) for k, task in enumerate(TASKS[:learned])],
         "cost.json": [
-            {"task": t, "seconds": 30.5 / (1 + k), "epochs": 12 - k, "trainable": 250000 if k == 0 else 9216 + k, "bytes": 80000 * (k == 0) + 41000}
+            {
+                "task": t,
+                "seconds": 30.5 / (1 + k),
+                "epochs": 12 - k,
+                "trainable": 250000 if k == 0 else 9216 + k,
+                "bytes": 80000 * (k == 0) + 41000,
+            }
             for k, t in enumerate(TASKS[:learned])
         ],
     }
     for name, document in documents.items():
         (folder / name).write_text(json.dumps(document), encoding="utf-8")
     lines = [line for k, task in enumerate(TASKS[:learned]) for line in epochs(task, 12 - k)]
-    lines.append({"event": "warning", "text": "liked: 14 answers of the test users never occur in training; each counts as a miss"})
+    lines.append(
+        {
+            "event": "warning",
+            "text": "liked: 14 answers of the test users never occur in training; each counts as a miss",
+        }
+    )
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return folder
 

@@ -1,6 +1,6 @@
 """One self-contained page from a run folder: no network, no script, readable on a phone, on paper, by day and by night.
 
-    build("runs/first") -> runs/first/report.html                                                            [writes]
+build("runs/first") -> runs/first/report.html                                                            [writes]
 """
 
 from __future__ import annotations

@@ -73,7 +73,9 @@ def life(tasks: list[dict[str, Any]], width: int = 520) -> str:
     order = [row["task"] for row in tasks]
     top = max(v for row in tasks for k, v in row.items() if k != "task" and v is not None) or 1.0
     x = alt.X("value:Q", title="score on the test users", scale=alt.Scale(domain=[0, top * 1.04], nice=False))
-    y = alt.Y("task:N", title=None, sort=order, axis=alt.Axis(grid=True, labelFontSize=12, labelColor=INK, labelLimit=130))
+    y = alt.Y(
+        "task:N", title=None, sort=order, axis=alt.Axis(grid=True, labelFontSize=12, labelColor=INK, labelLimit=130)
+    )
 
     def layer(key: str) -> Any:
         rows = [{"task": row["task"], "value": row[key]} for row in tasks if row.get(key) is not None]
@@ -85,8 +87,8 @@ def life(tasks: list[dict[str, Any]], width: int = 520) -> str:
         layer("oracle").mark_tick(color=SOFT, thickness=2, size=22, opacity=1)
         + layer("alone").mark_point(shape="diamond", color=SOFT, filled=False, size=70, strokeWidth=1.5, opacity=1)
         + path.mark_rule(color=SECOND, strokeWidth=3, opacity=0.75)
-        + layer("learned").mark_point(color=FIRST, filled=False, size=110, strokeWidth=2, opacity=1)
-        + layer("now").mark_point(color=FIRST, filled=True, size=60, opacity=1)
+        + layer("learned").mark_point(color=FIRST, filled=False, size=170, strokeWidth=1.8, opacity=1)
+        + layer("now").mark_point(color=FIRST, filled=True, size=45, opacity=1)
     )
     return _svg(chart.properties(width=width, height=alt.Step(34)), "each task just learned and now")
 

@@ -1,12 +1,12 @@
 """What a run folder tells, gathered for the page. A file that is not there is said to be missing, never guessed. [reads]
 
-    run.json      effective settings with their origin, versions, data card and digest, seed, threads, state
-    log.jsonl     one line per event: epochs with loss and validation score, notes, warnings
-    matrix.json   tasks and R; R[t][k] is the score on task k after learning task t
-    scores.json   every score behind R: users, interval, protocol, all metrics, notes
-    cost.json     per task: seconds, epochs, trainable parameters, bytes of its file
-    oracle.json   the best score that can be reached on each task, where the world is known (synthetic data)
-    alone.json    the score of each task learned alone, where such a run was made
+run.json      effective settings with their origin, versions, data card and digest, seed, threads, state
+log.jsonl     one line per event: epochs with loss and validation score, notes, warnings
+matrix.json   tasks and R; R[t][k] is the score on task k after learning task t
+scores.json   every score behind R: users, interval, protocol, all metrics, notes
+cost.json     per task: seconds, epochs, trainable parameters, bytes of its file
+oracle.json   the best score that can be reached on each task, where the world is known (synthetic data)
+alone.json    the score of each task learned alone, where such a run was made
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def _document(folder: Path, name: str) -> Any:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{name} cannot be read: {shorten(error)}", where=str(path), fix="resume or repeat the run") from error
+        raise ModelError(
+            f"{name} cannot be read: {shorten(error)}", where=str(path), fix="resume or repeat the run"
+        ) from error
 
 
 def _matrix(facts: Facts) -> None:
@@ -133,7 +135,9 @@ def _log(facts: Facts) -> None:
         elif line.get("event") in {"note", "warning"} and line.get("text") not in facts.notes:
             facts.notes.append(str(line.get("text")))
     if broken:
-        facts.missing.append(f"{broken} line{'s' * (broken > 1)} of log.jsonl that cannot be read (a run cut off while writing)")
+        facts.missing.append(
+            f"{broken} line{'s' * (broken > 1)} of log.jsonl that cannot be read (a run cut off while writing)"
+        )
 
 
 def _settings(facts: Facts) -> None:

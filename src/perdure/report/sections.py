@@ -8,7 +8,20 @@ from typing import Any
 from perdure.errors import shorten
 from perdure.report.facts import Facts
 
-__all__ = ["card", "cost", "curves", "head", "life", "machine", "matrix", "missing", "notes", "scores", "settings", "tasks"]
+__all__ = [
+    "card",
+    "cost",
+    "curves",
+    "head",
+    "life",
+    "machine",
+    "matrix",
+    "missing",
+    "notes",
+    "scores",
+    "settings",
+    "tasks",
+]
 
 SHADE = 58  # percent of heat in a cell that reaches the oracle (or the column's best)
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
@@ -27,7 +40,13 @@ def head(facts: Facts) -> dict[str, Any]:
             best = [facts.oracle[t] for t in facts.tasks if t in facts.oracle]
             share = _mean([v / facts.oracle[t] for v, t in zip(_final(facts), facts.tasks, strict=True)
                            if v is not None and facts.oracle.get(t)])  # fmt: skip
-            tiles.append({"label": "of what is reachable", "value": f"{share:.0%}", "note": f"best possible {_score(_mean(best))}"})
+            tiles.append(
+                {
+                    "label": "of what is reachable",
+                    "value": f"{share:.0%}",
+                    "note": f"best possible {_score(_mean(best))}",
+                }
+            )
     lost = _forgotten(facts)
     if lost:
         worst = max(lost, key=lambda task: lost[task])
@@ -37,7 +56,16 @@ def head(facts: Facts) -> dict[str, Any]:
     if seconds:
         tiles.append({"label": "time to learn", "value": _time(sum(seconds)), "note": f"{_device(run)}"})
     chips = [{"text": text, "warn": warn} for text, warn in _chips(facts)]
-    kicker = " · ".join(p for p in ["perdure report", str(run.get("finished") or run.get("started") or ""), f"method {method}" if method else "", f"encoder {encoder}" if encoder else ""] if p)
+    kicker = " · ".join(
+        p
+        for p in [
+            "perdure report",
+            str(run.get("finished") or run.get("started") or ""),
+            f"method {method}" if method else "",
+            f"encoder {encoder}" if encoder else "",
+        ]
+        if p
+    )
     return {"title": title, "kicker": kicker, "sentence": _sentence(facts), "tiles": tiles, "chips": chips}
 
 
@@ -55,9 +83,15 @@ def _sentence(facts: Facts) -> str:
     if not lost:
         return first
     if max(map(abs, lost.values())) == 0:
-        return first + " It has forgotten nothing: every older task scores at the end exactly what it scored when it was learned."
+        return (
+            first
+            + " It has forgotten nothing: every older task scores at the end exactly what it scored when it was learned."
+        )
     if _mean(list(lost.values())) <= 0:
-        return first + f" On average its older tasks score {_score(-_mean(list(lost.values())))} higher than when they were learned."
+        return (
+            first
+            + f" On average its older tasks score {_score(-_mean(list(lost.values())))} higher than when they were learned."
+        )
     worst = max(lost, key=lambda task: lost[task])
     when = facts.R[facts.tasks.index(worst)][facts.tasks.index(worst)]
     share = f" ({lost[worst] / when:.0%} of it)" if when else ""
@@ -107,7 +141,11 @@ def matrix(facts: Facts) -> dict[str, Any] | None:
         known = [v for v in row if v is not None]
         rows.append({"name": facts.tasks[t], "cells": cells, "mean": _score(_mean(known)) if known else ""})
     foot = [_foot(name, told, facts.tasks) for name, told in (("alone", facts.alone), ("oracle", facts.oracle)) if told]
-    against = "the oracle, the best score that can be reached on this task" if facts.oracle else "the best score of its column"
+    against = (
+        "the oracle, the best score that can be reached on this task"
+        if facts.oracle
+        else "the best score of its column"
+    )
     metrics = [{"name": task, "metric": _metric(facts, task)} for task in facts.tasks]
     caption = f"Colour compares a cell with {against}; tasks have different metrics, so compare down, not across."
     return {"tasks": metrics, "rows": rows, "foot": foot, "fell": fell, "caption": caption}
@@ -132,7 +170,7 @@ def life(facts: Facts) -> dict[str, Any] | None:
             continue
         alone, oracle = facts.alone.get(task), facts.oracle.get(task)
         points.append({"task": task, "learned": learned, "now": now, "alone": alone, "oracle": oracle})
-        lost = "" if now is None or k == len(facts.R) - 1 else _signed(learned - now)
+        lost = "" if now is None or k == len(facts.R) - 1 else _lost(learned - now)
         row = [task, _metric(facts, task), _score(learned), _score(now), lost]
         if facts.alone:
             row += [_score(alone), "" if alone is None else _signed(learned - alone)]
@@ -175,7 +213,15 @@ def curves(facts: Facts) -> list[dict[str, Any]]:
             if best:
                 caption += f"; best {metric} {_score(best['valid'])} in epoch {best['epoch']}"
             title = task if len(stages) == 1 else f"{task}, {stage}"
-            told.append({"task": title, "points": points, "metric": metric, "best": best and best["epoch"], "caption": caption + "."})
+            told.append(
+                {
+                    "task": title,
+                    "points": points,
+                    "metric": metric,
+                    "best": best and best["epoch"],
+                    "caption": caption + ".",
+                }
+            )
     return told
 
 
@@ -209,7 +255,16 @@ def cost(facts: Facts) -> dict[str, Any] | None:
         return None
     ordered = [facts.cost[task] for task in facts.tasks if task in facts.cost]
     ordered += [row for task, row in facts.cost.items() if task not in facts.tasks]
-    rows = [[row["task"], _time(row.get("seconds")), _whole(row.get("epochs")), _whole(row.get("trainable")), _bytes(row.get("bytes"))] for row in ordered]
+    rows = [
+        [
+            row["task"],
+            _time(row.get("seconds")),
+            _whole(row.get("epochs")),
+            _whole(row.get("trainable")),
+            _bytes(row.get("bytes")),
+        ]
+        for row in ordered
+    ]
 
     def total(key: str) -> Any:
         known = [row[key] for row in ordered if row.get(key) is not None]
@@ -224,6 +279,8 @@ def card(facts: Facts) -> list[tuple[str, str]]:
     """The data card, flattened: name and value."""
     told = facts.run.get("data") or {}
     flat = {**{k: v for k, v in told.items() if k != "card"}, **(told.get("card") or {})}
+    if "digest" in flat:
+        flat["digest"] = shorten(flat["digest"], 13)
     return [(key.replace("_", " "), _plain(value)) for key, value in flat.items() if value not in (None, {}, [], "")]
 
 
@@ -259,7 +316,9 @@ def machine(facts: Facts) -> list[tuple[str, str]]:
     """Versions, machine and digests."""
     run = facts.run
     told = [(str(name), str(version)) for name, version in (run.get("versions") or {}).items()]
-    return told + [(key, _plain(run[key])) for key in ("machine", "command", "model_digest", "started", "finished") if run.get(key)]
+    return told + [
+        (key, _plain(run[key])) for key in ("machine", "command", "model_digest", "started", "finished") if run.get(key)
+    ]
 
 
 def notes(facts: Facts) -> list[str]:
@@ -271,11 +330,15 @@ def missing(facts: Facts) -> list[str]:
     """What the folder does not tell, and why the page is silent about it."""
     lines = list(facts.missing)
     if facts.R and not facts.alone:
-        lines.append("forward transfer: no run that learned each task alone (method single) was given to compare with (no alone.json)")
+        lines.append(
+            "forward transfer: no run that learned each task alone (method single) was given to compare with (no alone.json)"
+        )
     if facts.R and not facts.oracle:
         lines.append("how far from the best: for real data nobody knows the best reachable score (no oracle.json)")
     if facts.R and facts.run.get("seed") is not None:
-        lines.append("how much of a difference is chance: this is one run with one seed; intervals cover the choice of test users only")
+        lines.append(
+            "how much of a difference is chance: this is one run with one seed; intervals cover the choice of test users only"
+        )
     if not (facts.run.get("data") or {}):
         lines.append("the data: run.json carries no data card")
     return lines
@@ -318,6 +381,10 @@ def _score(value: float | None) -> str:
 
 def _signed(value: float) -> str:
     return "0" if value == 0 else f"{value:+.3f}".replace("-", "−")
+
+
+def _lost(value: float) -> str:
+    return "0" if value == 0 else f"{value:.3f}".replace("-", "−")
 
 
 def _whole(value: Any) -> str:

@@ -1,0 +1,205 @@
+"""The report: complete, self-contained, safe, and honest about what it does not know."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from report import run_folder
+
+from perdure.errors import MachineError, ModelError
+from perdure.report.build import build
+
+
+class Reader(HTMLParser):
+    """Tags and attributes of a page, and whether every tag that needs it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in {"meta", "br", "link", "img"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def page_of(folder) -> str:
+    return build(folder).read_text(encoding="utf-8")
+
+
+def words(page: str) -> str:
+    without = re.sub(r"(?s)<(style|svg).*?</\1>", " ", page)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", without))
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return page_of(run_folder.write(tmp_path_factory.mktemp("kept"), "pcl"))
+
+
+@pytest.fixture(scope="module")
+def forgot(tmp_path_factory):
+    return page_of(run_folder.write(tmp_path_factory.mktemp("forgot"), "finetune", loss=0.12, sampled=True))
+
+
+def test_page_is_well_formed_and_self_contained(kept):
+    reader = Reader()
+    reader.feed(kept)
+    assert not reader.open
+    tags = {tag for tag, _ in reader.seen}
+    assert not tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+    for _, attributes in reader.seen:
+        assert not {name for name in attributes if name.startswith("on")}
+        assert not {"src", "href", "xlink:href", "action"} & set(attributes)
+    outside = set(re.findall(r"https?://[^\"'\s<)]+", kept))
+    assert outside <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert "@import" not in kept
+    assert "url(" not in re.sub(r'clip-path="url\(#[^)]*\)"', "", kept)
+    assert len(kept) < 400_000
+
+
+def test_every_section_is_there(kept):
+    for heading in (
+        "What it knew after each task", "Forgetting and transfer", "How each task was learned", "Scores at the end",
+        "What each task cost", "The data", "What this report does not know", "Settings", "Made with", "Notes and warnings",
+    ):  # fmt: skip
+        assert f"<h2>{heading}</h2>" in kept, heading
+
+
+def test_matrix_carries_every_number_once_per_cell(kept):
+    table = re.search(r'(?s)<table class="heat">.*?</table>', kept)
+    assert table
+    assert len(re.findall(r"<td class=\"(?:fresh|fell|)\" style", table.group())) == 21
+    assert len(re.findall(r'class="fresh"', table.group())) == 6
+    assert "0.549" in table.group() and "oracle" in table.group()
+
+
+def test_kept_and_forgotten_are_said_in_words(kept, forgot):
+    assert "It has forgotten nothing" in words(kept)
+    assert "watch has lost most" in words(forgot) and "forgotten nothing" not in words(forgot)
+
+
+def test_sampled_ranking_is_labelled_where_it_is_shown(kept, forgot):
+    assert "sampled" not in words(kept).lower()
+    assert words(forgot).count("sampled: 100 uniform, seed 0") >= 7  # the chip and every row
+    assert "cannot be compared with full ranking" in words(forgot)
+
+
+def test_text_from_outside_is_escaped(kept):
+    assert "<script>" not in kept and "&lt;script&gt;alert(1)" in kept
+
+
+def test_drawings_use_the_theme_and_no_background(kept):
+    drawings = re.findall(r"(?s)<svg.*?</svg>", kept)
+    assert len(drawings) == 8  # two widths of the life picture, six curves
+    for svg in drawings:
+        colours = set(re.findall(r"#[0-9a-fA-F]{6}", svg))
+        assert colours <= {f"#0{n}0{n}0{n}" for n in range(1, 7)}, colours
+        assert 'fill="white"' not in svg and 'aria-label="' in svg
+
+
+def test_settings_carry_their_origin(kept):
+    text = words(kept)
+    assert "tuning.method pcl -s" in text and "encoder.name sasrec recipe.toml" in text
+    assert "train.patience" in text
+
+
+def test_cost_adds_up(kept):
+    assert "74.7 s" in words(kept) and "57" in words(kept)
+
+
+def test_unfinished_run(tmp_path):
+    text = words(page_of(run_folder.write(tmp_path, learned=3)))
+    assert "has been taught three of six tasks" in text or "has been taught 3 of 6 tasks" in text
+    assert "interrupted" in text
+
+
+def test_one_task(tmp_path):
+    assert "nothing to forget yet" in words(page_of(run_folder.write(tmp_path, learned=1)))
+
+
+def test_missing_files_are_said(tmp_path):
+    run_folder.write(tmp_path)
+    for name in ("matrix.json", "scores.json", "cost.json", "log.jsonl", "oracle.json"):
+        (tmp_path / name).unlink()
+    text = words(page_of(tmp_path))
+    for name in ("matrix.json", "scores.json", "cost.json", "log.jsonl"):
+        assert name in text, name
+    assert "nan" not in text.lower().replace("finance", "") and "None" not in text
+
+
+def test_each_file_may_be_missing_alone(tmp_path):
+    for name in ("matrix.json", "scores.json", "cost.json", "log.jsonl", "oracle.json"):
+        folder = run_folder.write(tmp_path / name.replace(".", "-"))
+        (folder / name).unlink()
+        assert "<h1>" in page_of(folder)
+
+
+def test_half_a_log_line_is_survived_and_told(tmp_path):
+    run_folder.write(tmp_path)
+    with (tmp_path / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"event": "epo')
+    assert "1 line of log.jsonl" in words(page_of(tmp_path))
+
+
+def test_no_run_folder(tmp_path):
+    with pytest.raises(ModelError, match="run.json"):
+        build(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["run.json", "matrix.json", "scores.json", "cost.json"])
+def test_a_damaged_file_is_named(tmp_path, name):
+    run_folder.write(tmp_path)
+    (tmp_path / name).write_text('{"half', encoding="utf-8")
+    with pytest.raises(ModelError, match=name):
+        build(tmp_path)
+
+
+@pytest.mark.parametrize("package", ["jinja2", "altair", "vl_convert"])
+def test_without_the_extra(tmp_path, monkeypatch, package):
+    run_folder.write(tmp_path)
+    real = builtins.__import__
+
+    def without(name, *rest, **named):
+        if name.split(".")[0] == package:
+            raise ImportError(f"No module named {package!r}", name=package)
+        return real(name, *rest, **named)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MachineError, match=r"perdure\[report\]"):
+        build(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_nothing_is_left_behind_and_nothing_else_is_touched(tmp_path):
+    run_folder.write(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    build(tmp_path)
+    build(tmp_path)
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(after) - set(before) == {"report.html"}
+    assert all(after[name] == data for name, data in before.items())
+
+
+def test_same_folder_same_page(tmp_path):
+    run_folder.write(tmp_path)
+    assert page_of(tmp_path) == page_of(tmp_path)
+
+
+def test_strange_numbers(tmp_path):
+    run_folder.write(tmp_path)
+    matrix = json.loads((tmp_path / "matrix.json").read_text())
+    matrix["R"][5][0] = float("nan")
+    (tmp_path / "matrix.json").write_text(json.dumps(matrix))
+    assert "nan" not in re.search(r'(?s)<table class="heat">.*?</table>', page_of(tmp_path)).group()
