@@ -1,0 +1,230 @@
+"""`where` and `users`: yes/no expressions over columns, in a small safe part of SQL.
+
+    domain = 'source' and value >= 4
+    item.genres like '%Comedy%' and not (user.age = 'under 18')
+    behaviour in ('buy', 'cart') or "odd name" is null
+
+Event columns go by their own name, item attributes as `item.<name>`, user attributes as `user.<name>`; a name with
+other characters than letters, digits and `_` stands in double quotes, whole: `"item.release date"`. Text stands in
+single quotes. A row on which the answer is null (a comparison with a missing value) is not selected.
+
+Only what looks at one row at a time is part of the language: comparisons, `and or not`, `in ( ... )`, `between`,
+`like`, `ilike`, `is null`, `case`, `cast`, arithmetic and the functions in FUNCTIONS. There are no subqueries,
+aggregates, windows, clocks or files, so a filter can neither read what it is not shown nor carry knowledge from one
+user to another.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from perdure.errors import SettingsError, shorten
+
+if TYPE_CHECKING:
+    from perdure.events.sequences import Events
+
+FUNCTIONS = frozenset(
+    ["abs", "ceil", "floor", "round", "sign", "mod", "sqrt", "ln", "exp", "lower", "upper", "length", "char_length",
+     "trim", "ltrim", "rtrim", "left", "right", "substr", "strpos", "replace", "concat", "starts_with", "ends_with",
+     "regexp_like", "coalesce", "ifnull", "nullif", "greatest", "least", "if", "cast", "try_cast", "date_part",
+     "array_contains", "array_length", "array_to_string"]
+)  # fmt: skip
+"""Functions an expression may call: all of them look at one row."""
+
+WORDS = frozenset(
+    ["and", "or", "not", "in", "is", "null", "like", "ilike", "between", "true", "false", "case", "when", "then",
+    "else",
+     "end", "as", "int", "integer", "bigint", "smallint", "float", "double", "real", "text", "varchar", "string",
+     "boolean", "date", "timestamp"]
+)  # fmt: skip
+"""Words of the language that are no column names (a column of such a name stands in double quotes)."""
+
+_TOKEN = re.compile(
+    r"""(?P<space>\s+)
+      | (?P<text>'(?:[^']|'')*')
+      | (?P<quoted>"(?:[^"]|"")+")
+      | (?P<scoped>\b(?:item|user)\.[^\W\d]\w*)
+      | (?P<word>[^\W\d]\w*)
+      | (?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)
+      | (?P<comment>--|/\*)
+      | (?P<sign><>|!=|<=|>=|::|[=<>+\-*/%(),\[\]])""",
+    re.VERBOSE,
+)
+_SLICE = 2_000_000  # rows looked at together: bounds memory on long logs
+
+
+def check(expression: str, known: Iterable[str], *, where: str, own: str = "") -> tuple[pl.Expr, list[str]]:
+    """The parsed expression and the columns it reads.
+
+    Args:
+        expression: what the settings say.
+        known: the columns that exist.
+        where: place in the settings, for the message, such as "[history], key where".
+        own: a scope that may be left out or given, "user." where the rows are users.
+
+    Raises:
+        SettingsError: not a sentence of the language, or a column that does not exist.
+    """
+    known = list(known)
+    fault = _Fault(expression, known, where)
+    pieces, at = [], 0
+    while at < len(expression):
+        token = _TOKEN.match(expression, at)
+        if token is None or token.lastgroup == "comment":
+            raise fault(f"{expression[at : at + 2].strip()!r} at character {at + 1} is not part of the filter language")
+        kind, text = str(token.lastgroup), token.group()
+        at = token.end()
+        if kind == "scoped":
+            text = '"' + (text.removeprefix(own) if own else text) + '"'
+        elif kind == "word":
+            _check_word(text.lower(), text, expression[at:].lstrip().startswith("("), known, fault)
+        pieces.append(text)
+    try:
+        parsed = pl.sql_expr("".join(pieces))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise fault(f"cannot be read: {_first_line(error)}") from None
+    names = list(dict.fromkeys(parsed.meta.root_names()))
+    for name in names:
+        if name not in known:
+            raise fault(f"no column {name!r}", name)
+    if not names:
+        raise fault("reads no column")
+    return parsed, names
+
+
+def select(
+    expression: str,
+    known: Iterable[str],
+    frame: Callable[[list[str], int, int], pl.DataFrame],
+    n: int,
+    *,
+    where: str,
+    own: str = "",
+) -> np.ndarray:
+    """(n,) bool: the rows for which `expression` is true.
+
+    Args:
+        expression, known, where, own: as in `check`.
+        frame: (names, offset, length) -> those columns of those rows.
+        n: number of rows.
+
+    Raises:
+        SettingsError: as `check`, or the expression does not fit the columns' types or is no yes/no.
+    """
+    known = list(known)
+    parsed, names = check(expression, known, where=where, own=own)
+    fault = _Fault(expression, known, where)
+    chosen = np.zeros(n, dtype=bool)
+    for offset in range(0, max(n, 1), _SLICE):
+        length = min(_SLICE, n - offset)
+        try:
+            answer = frame(names, offset, length).select(parsed.alias("answer"))["answer"]
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            raise fault(f"does not fit the columns: {_first_line(error)}") from None
+        if answer.dtype != pl.Boolean:
+            raise fault(f"gives {answer.dtype}, not yes or no")
+        chosen[offset : offset + length] = answer.fill_null(False).to_numpy()
+    return chosen
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that looks most like `name`, or ""."""
+    known = list(known)
+    ends = {k.split(".", 1)[-1]: k for k in reversed(known)}
+    if name.split(".", 1)[-1] in ends:
+        return ends[name.split(".", 1)[-1]]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return close[0] if close else ""
+
+
+class Columns:
+    """The columns a filter or an answer may read: of events, of their items, of their users."""
+
+    def __init__(self, events: Events) -> None:
+        self.events = events
+        self.frame = events.columns()
+        self.own = self.frame.collect_schema().names()
+        self.items, self.users = events.items_table, events.users
+        self.of_items = [] if self.items is None else [f"item.{c}" for c in self.items.columns]
+        self.of_users = [] if self.users is None else [f"user.{c}" for c in self.users.columns]
+
+    @property
+    def known(self) -> list[str]:
+        """All names: event columns, `item.<name>`, `user.<name>`."""
+        return self.own + self.of_items + self.of_users
+
+    def column(self, name: str, rows: np.ndarray) -> pl.Series:
+        """Column `name` at those event rows."""
+        if self.items is not None and name in self.of_items:
+            return self.items[name.removeprefix("item.")].gather(np.asarray(self.events.items)[rows] - 2)
+        if self.users is not None and name in self.of_users:
+            owner = np.searchsorted(self.events.starts, rows, side="right") - 1
+            return self.users[name.removeprefix("user.")].gather(owner)
+        return self.frame.select(pl.col(name).gather(rows)).collect()[name]
+
+    def slice(self, names: list[str], offset: int, length: int) -> pl.DataFrame:
+        """Those columns of a run of event rows."""
+        rows = np.arange(offset, offset + length)
+        own = [n for n in names if n in self.own]
+        joined = [self.column(n, rows).alias(n) for n in names if n not in own]
+        return (
+            self.frame.select(own).slice(offset, length).collect().with_columns(joined) if own else pl.DataFrame(joined)
+        )
+
+    def select(self, expression: str, where: str) -> np.ndarray:
+        """(E,) bool over the events."""
+        return select(expression, self.known, self.slice, self.events.n_events, where=where)
+
+    def select_users(self, expression: str, where: str) -> np.ndarray:
+        """(U,) bool over the user rows."""
+        users = self.users if self.users is not None else pl.DataFrame()
+        return select(
+            expression,
+            users.columns,
+            lambda names, offset, length: users.select(names).slice(offset, length),
+            self.events.n_users,
+            where=where,
+            own="user.",
+        )
+
+
+class _Fault:
+    """Makes the one message of a wrong expression: what, where, which columns exist, the nearest name."""
+
+    def __init__(self, expression: str, known: list[str], where: str) -> None:
+        self.expression, self.known, self.where = expression, known, where
+
+    def __call__(self, what: str, name: str = "") -> SettingsError:
+        near = nearest(name, self.known) if name else ""
+        spelled = near if re.fullmatch(r"(?:(?:item|user)\.)?[^\W\d]\w*", near) else f'"{near}"'
+        return SettingsError(
+            f"{what} in {shorten(self.expression)!r}",
+            expected="a yes/no expression over the columns " + (", ".join(self.known) or "(there are none)"),
+            where=self.where,
+            fix=f"did you mean {spelled}?" if near else "",
+        )
+
+
+def _check_word(word: str, spelled: str, called: bool, known: list[str], fault: _Fault) -> None:
+    """A bare word is a column, a word of the language, or one of the functions when a bracket follows."""
+    if word in WORDS and not (
+        called and word not in {"in", "and", "or", "not", "when", "then", "else", "between", "like"}
+    ):
+        return
+    if called:
+        if word in FUNCTIONS:
+            return
+        near = difflib.get_close_matches(word, sorted(FUNCTIONS), n=1)
+        raise fault(f"no function {spelled!r} in the filter language" + (f" (did you mean {near[0]}?)" if near else ""))
+    if spelled not in known:
+        raise fault(f"no column {spelled!r}", spelled)
+
+
+def _first_line(error: BaseException) -> str:
+    return shorten(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)

@@ -1,0 +1,121 @@
+"""Who is judged on what: the partition of users, leave-last-n, and cuts in time. Pure functions of arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+import numpy as np
+
+from perdure.errors import SettingsError, shorten
+
+PARTS = ("train", "valid", "test")
+TRAIN, VALID, TEST = range(3)
+
+
+@dataclass(frozen=True)
+class Split:
+    """How examples are divided into train, valid and test.
+
+    Attributes:
+        kind: "user": every user is in one part, the same part for all tasks. "last": the last events of every user are
+            held out (next_item). "time": events from two moments on are held out.
+        valid, test: shares of the users (each 0 to 1, together below 1); read by "user", and by tasks that fall back
+            on it.
+        seed: draws the partition of users.
+        last: events of a user that are test, and as many before them valid (kind "last").
+        valid_from, test_from: ISO dates or seconds since the epoch (kind "time"; UTC where no zone is given).
+
+    Raises:
+        SettingsError: a value outside its range.
+    """
+
+    kind: Literal["user", "last", "time"] = "user"
+    valid: float = 0.05
+    test: float = 0.15
+    seed: int = 0
+    last: int = 1
+    valid_from: str | None = None
+    test_from: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("user", "last", "time"):
+            raise SettingsError(f"kind = {self.kind!r}", expected='"user", "last" or "time"', where="[split], key kind")
+        for key, share in (("valid", self.valid), ("test", self.test)):
+            if not 0 <= share < 1:
+                raise SettingsError(
+                    f"{key} = {share!r}", expected="a share from 0 to below 1", where=f"[split], key {key}"
+                )
+        if self.valid + self.test >= 1:
+            raise SettingsError(
+                f"valid + test = {self.valid + self.test:g}",
+                expected="less than 1: some users must train",
+                where="[split]",
+            )
+        if self.last < 1:
+            raise SettingsError(f"last = {self.last!r}", expected="1 or more", where="[split], key last")
+        if self.seed < 0:
+            raise SettingsError(f"seed = {self.seed!r}", expected="0 or more", where="[split], key seed")
+        if self.kind == "time":
+            valid_from, test_from = self.cuts
+            if valid_from >= test_from:
+                raise SettingsError(
+                    f"valid_from {self.valid_from} is not before test_from {self.test_from}",
+                    expected="valid_from < test_from",
+                    where="[split]",
+                )
+
+    @property
+    def cuts(self) -> tuple[int, int]:
+        """(valid_from, test_from) in seconds since the epoch (kind "time")."""
+        return seconds(self.valid_from, "valid_from"), seconds(self.test_from, "test_from")
+
+
+def seconds(moment: str | int | None, key: str) -> int:
+    """A moment of the settings as seconds since the epoch.
+
+    Raises:
+        SettingsError: missing, or neither an ISO date nor a whole number.
+    """
+    wanted = 'an ISO date such as "2020-01-31" or "2020-01-31T12:00:00Z", or seconds since the epoch'
+    if moment is None:
+        raise SettingsError(f"{key} is missing", expected=wanted, where=f"[split], key {key}")
+    try:
+        return int(str(moment))
+    except ValueError:
+        pass
+    try:
+        when = datetime.fromisoformat(str(moment))
+    except ValueError:
+        raise SettingsError(f"{key} = {shorten(moment)!r}", expected=wanted, where=f"[split], key {key}") from None
+    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
+
+
+def partition(n_users: int, split: Split) -> np.ndarray:
+    """(n_users,) int8: the part (TRAIN, VALID, TEST) of each user row, drawn once for all tasks.
+
+    From three users on, a part whose share is above 0 has at least one user.
+    """
+    order = np.random.default_rng(split.seed).permutation(n_users)
+    counts = [round(share * n_users) for share in (split.valid, split.test)]
+    if n_users >= 3:
+        counts = [max(c, 1) if share else 0 for c, share in zip(counts, (split.valid, split.test), strict=True)]
+    n_valid, n_test = counts
+    parts = np.full(n_users, TRAIN, dtype=np.int8)  # (U,)
+    parts[order[:n_test]] = TEST
+    parts[order[n_test : n_test + n_valid]] = VALID
+    return parts
+
+
+def ragged(begin: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The ranges begin[i] .. begin[i] + counts[i] one after the other, (counts.sum(),) int64."""
+    counts = counts.astype(np.int64)
+    ends = np.cumsum(counts)  # (n,)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.repeat(begin.astype(np.int64) - (ends - counts), counts) + np.arange(total, dtype=np.int64)  # (total,)
+
+
+def counts_in(mask: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """(U,) int64: how many of each user's rows are True in `mask` (rows in CSR order)."""
+    return np.diff(np.concatenate([[0], np.cumsum(mask, dtype=np.int64)])[starts])

@@ -1,0 +1,378 @@
+"""From a log and task settings to examples: every step is an array operation over all users."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from perdure.errors import DataError, SettingsError
+from perdure.events.examples import Examples, History, Sequences, Task, TaskData, check_no_leak
+from perdure.events.filters import Columns, nearest
+from perdure.events.ids import Ids, nfc
+from perdure.events.splits import PARTS, TEST, TRAIN, VALID, Split, counts_in, partition, ragged
+
+if TYPE_CHECKING:
+    from perdure.events.sequences import Events
+
+__all__ = ["Examples", "History", "Sequences", "Split", "Task", "TaskData", "check_no_leak", "compile_tasks"]
+
+
+def compile_tasks(
+    events: Events, tasks: Sequence[Task], history: History | None = None, split: Split | None = None
+) -> dict[str, TaskData]:
+    """Inputs, label spaces and examples of all tasks, over one history and one partition of users.
+
+    Args:
+        events: the log.
+        tasks: in the order they will be learned; names differ.
+        history: what is input (default: the whole log).
+        split: who is judged (default: by user, 80/5/15).
+
+    Returns:
+        {task name: TaskData}, in the order of `tasks`, checked by `check_no_leak`.
+
+    Raises:
+        SettingsError: two tasks of one name, a filter or column that cannot be read, a split by time on a log without
+            times.
+        DataError: a task without a single training example, with the counts of why.
+    """
+    history, split = history or History(), split or Split()
+    names = [task.name for task in tasks]
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(f"two tasks are named {name!r}", where="[[tasks]], key name")
+    if split.kind == "time" and events.times is None:
+        raise SettingsError(
+            "a split by time on a log without times",
+            where="[split], key kind",
+            fix='name the time column, or kind = "last"',
+        )
+    log = Columns(events)
+    sequences, held = _history(log, history)
+    shop = _Workshop(log, sequences, held, history, split, partition(events.n_users, split))
+    data = {task.name: shop.compile(task) for task in tasks}
+    check_no_leak(data)
+    return data
+
+
+def _history(log: Columns, history: History) -> tuple[Sequences, np.ndarray | None]:
+    """The shared history, and (E,) bool which events are in it (None: all)."""
+    events = log.events
+    if history.where is None and history.share == 1:
+        return Sequences(events.items, events.starts, events.times), None
+    starts = np.asarray(events.starts)
+    rows: np.ndarray | None = None
+    if history.where is not None:
+        mask = log.select(history.where, "[history], key where")
+        starts, rows = np.concatenate([[0], np.cumsum(counts_in(mask, starts))]), np.flatnonzero(mask)
+    counts = np.diff(starts)
+    kept = np.minimum(np.maximum((history.share * counts + 1e-9).astype(np.int64), 1), counts)  # (U,)
+    chosen = ragged(starts[:-1], kept)  # (H,)
+    rows = chosen if rows is None else rows[chosen]
+    held = np.zeros(events.n_events, bool)
+    held[rows] = True
+    times = None if events.times is None else np.asarray(events.times)[rows]
+    return Sequences(np.asarray(events.items)[rows], np.concatenate([[0], np.cumsum(kept)]), times, rows), held
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Answers of all users, in user order: user rows, codes into `texts` (or item rows), event rows."""
+
+    users: np.ndarray  # (A,) int64
+    codes: np.ndarray  # (A,) int64
+    events: np.ndarray | None  # (A,) int64
+
+    def take(self, which: np.ndarray) -> _Answers:
+        return _Answers(self.users[which], self.codes[which], None if self.events is None else self.events[which])
+
+
+class _Workshop:
+    """Makes the examples of one task after the other from what all tasks share."""
+
+    def __init__(
+        self,
+        log: Columns,
+        sequences: Sequences,
+        held: np.ndarray | None,
+        history: History,
+        split: Split,
+        parts: np.ndarray,
+    ) -> None:
+        self.log, self.sequences, self.held, self.split, self.parts = log, sequences, held, split, parts
+        self.min_length = history.min_length
+        self.starts = np.asarray(sequences.starts)
+
+    def compile(self, task: Task) -> TaskData:
+        self.left_out: dict[str, int] = {}
+        selected = np.ones(self.sequences.n_users, bool)
+        if task.users is not None:
+            selected = self.log.select_users(task.users, task.place("users"))
+            self._leave("not selected by users", ~selected)
+        data = self._next_item(task, selected) if task.kind == "next_item" else self._answered(task, selected)
+        data.notes.update(self._notes(data))
+        if not len(data.train):
+            raise DataError(
+                f"task {task.name!r} has no training example",
+                expected="at least one user with an input and an answer",
+                where=f"[[tasks]] {task.name!r}",
+                fix="users left out: " + ("; ".join(f"{why}: {n}" for why, n in self.left_out.items()) or "none"),
+            )
+        return data
+
+    def _leave(self, reason: str, which: np.ndarray) -> None:
+        if n := int(np.count_nonzero(which)):
+            self.left_out[reason] = self.left_out.get(reason, 0) + n
+
+    # ---- next_item -------------------------------------------------------------------------------------------------
+
+    def _next_item(self, task: Task, selected: np.ndarray) -> TaskData:
+        ids, n_items = self.log.events.item_ids, self.log.events.n_items
+        label_items = np.arange(2, n_items + 2, dtype=np.int32)  # (Y,)
+        need = max(self.min_length, task.min_answers + 1, 2)
+        enough = np.diff(self.starts) >= need  # (U,)
+        self._leave(f"history shorter than {need}", selected & ~enough)
+        users = np.flatnonzero(selected & enough)  # (n,)
+        kind = self.split.kind
+        make = {"user": self._next_by_user, "last": self._next_by_last, "time": self._next_by_time}[kind]
+        train, valid, test = make(users)
+        cuts = self.split.cuts if kind == "time" else None
+        return TaskData(
+            task,
+            self.sequences,
+            Ids(ids.text(label_items)),
+            label_items,
+            train,
+            valid,
+            test,
+            {"split": _SAID[kind]},
+            kind,
+            cuts,
+        )
+
+    def _shifted(self, users: np.ndarray, end: np.ndarray) -> Examples:
+        """Training rows whose targets are the inputs shifted by one."""
+        long = end - self.starts[users] >= 2
+        self._leave("train: fewer than 2 events", ~long)
+        return Examples(users[long].astype(np.int32), self.starts[users[long]], end[long])
+
+    def _targets(self, users: np.ndarray, end: np.ndarray, count: int) -> Examples:
+        """Rows judged on the `count` history events from `end` on, with all events before as input."""
+        places = ragged(end, np.full(len(users), count))  # (A,)
+        codes = np.asarray(self.sequences.items)[places].astype(np.int64) - 2
+        events = places if self.sequences.events is None else self.sequences.events[places]
+        answers = _distinct(_Answers(np.repeat(users, count), codes, events))
+        return self._examples(users, self.starts[users], end, answers, None)
+
+    def _next_by_user(self, users: np.ndarray) -> tuple[Examples, Examples, Examples]:
+        of = [users[self.parts[users] == part] for part in (TRAIN, VALID, TEST)]
+        ends = [self.starts[u + 1] for u in of]
+        return self._shifted(of[0], ends[0]), self._targets(of[1], ends[1] - 1, 1), self._targets(of[2], ends[2] - 1, 1)
+
+    def _next_by_last(self, users: np.ndarray) -> tuple[Examples, Examples, Examples]:
+        n, end = self.split.last, self.starts[users + 1]
+        judged = end - self.starts[users] >= 2 * n + 1  # shorter histories only train
+        who, stop = users[judged], end[judged]
+        train = self._shifted(users, np.where(judged, end - 2 * n, end))
+        return train, self._targets(who, stop - 2 * n, n), self._targets(who, stop - n, n)
+
+    def _next_by_time(self, users: np.ndarray) -> tuple[Examples, Examples, Examples]:
+        first, second = (self._until(cut)[users] for cut in self.split.cuts)  # (n,) places
+        begin, end = self.starts[users], self.starts[users + 1]
+        in_valid, in_test = (first > begin) & (first < second), (second > begin) & (second < end)
+        self._leave("valid: no history before valid_from", (first == begin) & (first < second))
+        self._leave("test: no history before test_from", (second == begin) & (second < end))
+        return (
+            self._shifted(users, first),
+            self._targets(users[in_valid], first[in_valid], 1),
+            self._targets(users[in_test], second[in_test], 1),
+        )
+
+    def _until(self, cut: int) -> np.ndarray:
+        """(U,) int64: the place after each user's last history event before the moment `cut`."""
+        times = self.sequences.times
+        if times is None:  # checked in compile_tasks
+            raise SettingsError("a split by time on a log without times", where="[split], key kind")
+        return self.starts[:-1] + counts_in(np.asarray(times) < cut, self.starts)
+
+    # ---- item, one_of ----------------------------------------------------------------------------------------------
+
+    def _answered(self, task: Task, selected: np.ndarray) -> TaskData:
+        answers, texts = self._collect(task)
+        by_time = self.split.kind == "time"
+        notes = {"split": _SAID[self.split.kind if answers.events is not None and by_time else "user"]}
+        if self.split.kind == "last" or (by_time and answers.events is None):
+            notes["split"] += f' ("{self.split.kind}" does not apply to these answers)'
+        answers = answers.take(selected[answers.users])
+        if by_time and answers.events is not None:
+            rows = [self._in_window(task, answers, part) for part in (TRAIN, VALID, TEST)]
+        else:
+            ends = [self._until(c) for c in self.split.cuts] if by_time else [self.starts[1:]] * 2
+            end = np.where(self.parts == TEST, ends[1], ends[0])  # (U,)
+            kept, found = self._enough(task, answers, end, selected, "")
+            rows = [
+                (u := kept[self.parts[kept] == p], end[u], found.take(self.parts[found.users] == p)) for p in range(3)
+            ]
+        labels, label_items, lookup = self._labels(task, rows[TRAIN][2], texts)
+        parts = [self._examples(u, self.starts[u], e, a, lookup) for u, e, a in rows]
+        by = "time" if by_time and answers.events is not None else "user"
+        return TaskData(
+            task,
+            self.sequences,
+            labels,
+            label_items,
+            *parts,
+            notes=notes,
+            by=by,
+            cuts=self.split.cuts if by_time else None,
+        )
+
+    def _in_window(self, task: Task, answers: _Answers, part: int) -> tuple[np.ndarray, np.ndarray, _Answers]:
+        """Users, input ends and answers of one window of time.
+
+        An input ends before the window; in train, before the answers.
+        """
+        first, second = self.split.cuts
+        low, high = [(None, first), (first, second), (second, None)][part]
+        when = np.asarray(self.log.events.times)[answers.events]  # (A,)
+        inside = (when >= low if low is not None else True) & (when < high if high is not None else True)
+        answers = answers.take(np.flatnonzero(inside))
+        end = self._until(first if part in (TRAIN, VALID) else second)  # (U,)
+        if part == TRAIN and answers.events is not None:
+            who, at = np.unique(answers.users, return_index=True)
+            end[who] = np.clip(self.sequences.before(answers.events[at]), self.starts[who], end[who])
+        had = np.zeros(self.sequences.n_users, bool)
+        had[answers.users] = True
+        self._leave(f"{PARTS[part]}: no answer in that time", ~had)
+        kept, found = self._enough(task, answers, end, had, f"{PARTS[part]}: ")
+        return kept, end[kept], found
+
+    def _enough(
+        self, task: Task, answers: _Answers, end: np.ndarray, among: np.ndarray, prefix: str
+    ) -> tuple[np.ndarray, _Answers]:
+        """The users of `among` with history and answers enough, and their answers.
+
+        Answers are distinct (item) or the first only (one_of).
+        """
+        if task.kind == "item":
+            answers = _distinct(answers)
+        given = np.bincount(answers.users, minlength=self.sequences.n_users)  # (U,)
+        short = (end - self.starts[:-1]) < self.min_length
+        empty = short & (end == self.starts[:-1])
+        self._leave(prefix + "empty history", among & empty)
+        self._leave(prefix + f"history shorter than {self.min_length}", among & short & ~empty)
+        self._leave(prefix + "no answer", among & ~short & (given == 0))
+        self._leave(
+            prefix + f"fewer than {task.min_answers} answers", among & ~short & (given > 0) & (given < task.min_answers)
+        )
+        good = among & ~short & (given >= task.min_answers)
+        answers = answers.take(good[answers.users])
+        if task.kind == "one_of":
+            answers = answers.take(np.unique(answers.users, return_index=True)[1])
+        return np.flatnonzero(good), answers
+
+    def _collect(self, task: Task) -> tuple[_Answers, list[str] | None]:
+        """All answers outside the history in user order, and the text of each code (None: codes are item rows)."""
+        if task.answer.startswith("user."):
+            users = self.log.users
+            name = task.answer.removeprefix("user.")
+            known = [] if users is None else [f"user.{c}" for c in users.columns]
+            if users is None or name not in users.columns:
+                raise _no_column(task, known)
+            at, codes, texts = _coded(np.arange(self.sequences.n_users), users[name])
+            return _Answers(at, codes, None), texts
+        known = ["item", *self.log.own, *self.log.of_items]
+        if task.answer not in known:
+            raise _no_column(task, list(dict.fromkeys([*known, *self.log.of_users])))
+        outside = ~self.held if self.held is not None else np.zeros(self.log.events.n_events, bool)
+        if task.where is not None:
+            outside = outside & self.log.select(task.where, task.place("where"))
+        rows = np.flatnonzero(outside)  # (A,)
+        texts = None
+        if task.answer == "item":
+            codes = np.asarray(self.log.events.items)[rows].astype(np.int64)
+        else:
+            rows, codes, texts = _coded(rows, self.log.column(task.answer, rows))
+        owner = np.searchsorted(np.asarray(self.log.events.starts), rows, side="right") - 1
+        return _Answers(owner.astype(np.int64), codes, rows), texts
+
+    def _labels(self, task: Task, train: _Answers, texts: list[str] | None) -> tuple[Ids, np.ndarray, np.ndarray]:
+        """The label space of train, the item row of each label, and code -> label row (-1: outside)."""
+        codes = np.unique(train.codes)  # (Y,)
+        names = self.log.events.item_ids.text(codes) if texts is None else [texts[c] for c in codes]
+        order = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.int64)
+        size = self.log.events.n_items + 2 if texts is None else len(texts)
+        lookup = np.full(size, -1, np.int32)
+        lookup[codes[order]] = np.arange(len(codes), dtype=np.int32)
+        items = codes[order].astype(np.int32) if texts is None else np.full(len(codes), -1, np.int32)
+        return Ids([names[i] for i in order]), items, lookup
+
+    def _examples(
+        self, users: np.ndarray, begin: np.ndarray, end: np.ndarray, answers: _Answers, lookup: np.ndarray | None
+    ) -> Examples:
+        """Examples of ascending `users`, whose answers are all in `answers`, in user order."""
+        counts = np.bincount(np.searchsorted(users, answers.users), minlength=len(users))[: len(users)]
+        codes = answers.codes.astype(np.int32) if lookup is None else lookup[answers.codes]
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return Examples(users.astype(np.int32), begin, end, codes, starts, answers.events)
+
+    def _notes(self, data: TaskData) -> dict:
+        parts = {name: data.part(name) for name in PARTS}
+        shifted = data.train.answer_starts is None
+        answers = {name: len(e.answers) for name, e in parts.items()}
+        if shifted:
+            answers["train"] = int((data.train.end - data.train.begin - 1).sum())
+        return {
+            "kind": data.task.kind,
+            "users": {name: len(np.unique(e.users)) for name, e in parts.items()},
+            "examples": {name: len(e) for name, e in parts.items()},
+            "answers": answers,
+            "answers_outside_labels": {
+                name: int((e.answers < 0).sum()) for name, e in parts.items() if name != "train"
+            },
+            "labels": len(data.labels),
+            "left_out": dict(self.left_out),
+            "warnings": [f"{name} is empty" for name in ("valid", "test") if not len(parts[name])],
+        }
+
+
+_SAID = {
+    "user": "one partition of users for all tasks",
+    "last": "the last events of every user: test, those before: valid",
+    "time": "two moments for all users",
+}
+
+
+def _distinct(answers: _Answers) -> _Answers:
+    """Each answer of a user once, the oldest, in the order met."""
+    if not len(answers.users):
+        return answers
+    key = answers.users * (int(answers.codes.max()) + 1) + answers.codes
+    return answers.take(np.sort(np.unique(key, return_index=True)[1]))
+
+
+def _coded(rows: np.ndarray, column: pl.Series) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Rows repeated for lists and without missing values, their codes, and the text of each code."""
+    if isinstance(column.dtype, pl.List | pl.Array):
+        column = column.cast(pl.List(column.dtype.inner)) if isinstance(column.dtype, pl.Array) else column
+        lengths = column.list.len().fill_null(0).to_numpy().astype(np.int64)
+        rows, column = np.repeat(rows, lengths), column.filter(lengths > 0).explode()
+    present = column.is_not_null().to_numpy()
+    text = nfc(column.filter(present).cast(pl.String))
+    distinct = text.unique().sort()
+    codes = Ids(distinct).rows(text).astype(np.int64)
+    return rows[present], codes, distinct.to_list()
+
+
+def _no_column(task: Task, known: list[str]) -> SettingsError:
+    near = nearest(task.answer, known)
+    return SettingsError(
+        f"no column {task.answer!r} to answer from",
+        expected="one of " + (", ".join(known) or "(there are none)"),
+        where=task.place("answer"),
+        fix=f"did you mean {near}?" if near else "",
+    )
