@@ -1,4 +1,4 @@
-"""What a run folder tells, gathered for the page. A file that is not there is said to be missing, never guessed. [reads]
+"""What a run folder tells, gathered for the page. A file not there is missing, never guessed. [reads]
 
 run.json      effective settings with their origin, versions, data card and digest, seed, threads, state
 log.jsonl     one line per event: epochs with loss and validation score, notes, warnings

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from perdure.errors import shorten
+from perdure.report import words
 from perdure.report.facts import Facts
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
 ]
 
 SHADE = 58  # percent of heat in a cell that reaches the oracle (or the column's best)
-NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 
 
 def head(facts: Facts) -> dict[str, Any]:
@@ -35,26 +34,28 @@ def head(facts: Facts) -> dict[str, Any]:
     tiles = []
     final = [v for v in _final(facts) if v is not None]
     if final:
-        tiles.append({"label": "mean score now", "value": _score(_mean(final)), "note": f"over {count} tasks"})
+        tiles.append(
+            {"label": "mean score now", "value": words.score(words.mean(final)), "note": f"over {count} tasks"}
+        )
         if facts.oracle:
             best = [facts.oracle[t] for t in facts.tasks if t in facts.oracle]
-            share = _mean([v / facts.oracle[t] for v, t in zip(_final(facts), facts.tasks, strict=True)
+            share = words.mean([v / facts.oracle[t] for v, t in zip(_final(facts), facts.tasks, strict=True)
                            if v is not None and facts.oracle.get(t)])  # fmt: skip
             tiles.append(
                 {
                     "label": "of what is reachable",
                     "value": f"{share:.0%}",
-                    "note": f"best possible {_score(_mean(best))}",
+                    "note": f"best possible {words.score(words.mean(best))}",
                 }
             )
     lost = _forgotten(facts)
     if lost:
         worst = max(lost, key=lambda task: lost[task])
-        note = "nothing" if max(map(abs, lost.values())) == 0 else f"most: {worst} {_signed(-lost[worst])}"
-        tiles.append({"label": "forgetting", "value": _score(_mean(list(lost.values()))), "note": note})
+        note = "nothing" if max(map(abs, lost.values())) == 0 else f"most: {worst} {words.signed(-lost[worst])}"
+        tiles.append({"label": "forgetting", "value": words.score(words.mean(list(lost.values()))), "note": note})
     seconds = [row.get("seconds") for row in facts.cost.values() if row.get("seconds") is not None]
     if seconds:
-        tiles.append({"label": "time to learn", "value": _time(sum(seconds)), "note": f"{_device(run)}"})
+        tiles.append({"label": "time to learn", "value": words.duration(sum(seconds)), "note": f"{_device(run)}"})
     chips = [{"text": text, "warn": warn} for text, warn in _chips(facts)]
     kicker = " · ".join(
         p
@@ -76,28 +77,23 @@ def _sentence(facts: Facts) -> str:
     if not count:
         return f"{who} is being taught; no task has been finished yet."
     how = f" with {method}" if method else ""
-    first = f"{who} was taught {_count(count, 'task')}{' one after the other' if count > 1 else ''}{how}."
+    first = f"{who} was taught {words.count(count, 'task')}{' one after the other' if count > 1 else ''}{how}."
     if str(facts.run.get("state", "finished")) != "finished":
         first = f"{who} has been taught {count} of {len(facts.tasks)} tasks{how}; the run has not finished."
     lost = _forgotten(facts)
     if not lost:
         return first
+    mean = words.mean(list(lost.values()))
     if max(map(abs, lost.values())) == 0:
-        return (
-            first
-            + " It has forgotten nothing: every older task scores at the end exactly what it scored when it was learned."
-        )
-    if _mean(list(lost.values())) <= 0:
-        return (
-            first
-            + f" On average its older tasks score {_score(-_mean(list(lost.values())))} higher than when they were learned."
-        )
+        return f"{first} It has forgotten nothing: every older task scores exactly what it scored when it was learned."
+    if mean <= 0:
+        return f"{first} On average its older tasks score {words.score(-mean)} higher than when they were learned."
     worst = max(lost, key=lambda task: lost[task])
     when = facts.R[facts.tasks.index(worst)][facts.tasks.index(worst)]
     share = f" ({lost[worst] / when:.0%} of it)" if when else ""
-    return first + (
-        f" Since they were learned, its older tasks have lost {_score(_mean(list(lost.values())))} of their score on average;"
-        f" {worst} has lost most, {_score(lost[worst])}{share}."
+    return (
+        f"{first} Since they were learned, its older tasks have lost {words.score(mean)} of their score on average;"
+        f" {worst} has lost most, {words.score(lost[worst])}{share}."
     )
 
 
@@ -109,7 +105,7 @@ def _chips(facts: Facts) -> list[tuple[str, bool]]:
         if run.get(key) is not None:
             chips.append((text.format(run[key]), False))
     if run.get("threads"):
-        chips.append((_count(int(run["threads"]), "thread", digits=True), False))
+        chips.append((words.count(int(run["threads"]), "thread", digits=True), False))
     state = run.get("state")
     if state and state != "finished":
         chips.append((str(state), True))
@@ -135,11 +131,11 @@ def matrix(facts: Facts) -> dict[str, Any] | None:
             change = value - learned if learned is not None else 0.0
             fell = fell or change != 0
             kind = "fresh" if t == k else ("fell" if change < -0.0005 else "")
-            text = _signed(change) if abs(change) >= 0.0005 else ("≈" if change else "")
+            text = words.signed(change) if abs(change) >= 0.0005 else ("≈" if change else "")
             shade = round(SHADE * max(0.0, min(1.0, value / tops[k])), 1)
-            cells.append({"text": _score(value), "shade": shade, "kind": kind, "change": text})
+            cells.append({"text": words.score(value), "shade": shade, "kind": kind, "change": text})
         known = [v for v in row if v is not None]
-        rows.append({"name": facts.tasks[t], "cells": cells, "mean": _score(_mean(known)) if known else ""})
+        rows.append({"name": facts.tasks[t], "cells": cells, "mean": words.score(words.mean(known)) if known else ""})
     foot = [_foot(name, told, facts.tasks) for name, told in (("alone", facts.alone), ("oracle", facts.oracle)) if told]
     against = (
         "the oracle, the best score that can be reached on this task"
@@ -154,8 +150,8 @@ def matrix(facts: Facts) -> dict[str, Any] | None:
 def _foot(name: str, told: dict[str, float], names: list[str]) -> dict[str, Any]:
     values = [told.get(task) for task in names]
     known = [v for v in values if v is not None]
-    cells = ["" if v is None else _score(v) for v in values]
-    return {"name": name, "cells": cells, "mean": _score(_mean(known)) if len(known) == len(names) else ""}
+    cells = ["" if v is None else words.score(v) for v in values]
+    return {"name": name, "cells": cells, "mean": words.score(words.mean(known)) if len(known) == len(names) else ""}
 
 
 def life(facts: Facts) -> dict[str, Any] | None:
@@ -170,12 +166,12 @@ def life(facts: Facts) -> dict[str, Any] | None:
             continue
         alone, oracle = facts.alone.get(task), facts.oracle.get(task)
         points.append({"task": task, "learned": learned, "now": now, "alone": alone, "oracle": oracle})
-        lost = "" if now is None or k == len(facts.R) - 1 else _lost(learned - now)
-        row = [task, _metric(facts, task), _score(learned), _score(now), lost]
+        lost = "" if now is None or k == len(facts.R) - 1 else words.lost(learned - now)
+        row = [task, _metric(facts, task), words.score(learned), words.score(now), lost]
         if facts.alone:
-            row += [_score(alone), "" if alone is None else _signed(learned - alone)]
+            row += [words.score(alone), "" if alone is None else words.signed(learned - alone)]
         if facts.oracle:
-            row += [_score(oracle)]
+            row += [words.score(oracle)]
         rows.append(row)
     if not points:
         return None
@@ -209,9 +205,9 @@ def curves(facts: Facts) -> list[dict[str, Any]]:
             points = [{"epoch": line["epoch"], "loss": line.get("loss"), "valid": line.get("valid")} for line in mine]
             scored = [p for p in points if p["valid"] is not None]
             best = max(scored, key=lambda p: p["valid"]) if scored else None
-            caption = _count(len(mine), "epoch", digits=True).capitalize()
+            caption = words.count(len(mine), "epoch", digits=True).capitalize()
             if best:
-                caption += f"; best {metric} {_score(best['valid'])} in epoch {best['epoch']}"
+                caption += f"; best {metric} {words.score(best['valid'])} in epoch {best['epoch']}"
             title = task if len(stages) == 1 else f"{task}, {stage}"
             told.append(
                 {
@@ -235,17 +231,30 @@ def scores(facts: Facts) -> dict[str, Any] | None:
         low, high = score.get("low"), score.get("high")
         values = dict(score.get("values") or {})
         protocol = str(score.get("protocol", ""))
-        rows.append({
-            "task": task, "n": _whole(score.get("n")), "metric": score.get("metric", ""), "value": _score(score.get("value")),
-            "interval": f"{_score(low)} – {_score(high)}" if low is not None and high is not None else "",
-            "protocol": protocol, "sampled": protocol.startswith("sampled"),
-            "others": [(name, _score(value)) for name, value in values.items()], "notes": list(score.get("notes") or []),
-        })  # fmt: skip
+        rows.append(
+            {
+                "task": task,
+                "n": words.whole(score.get("n")),
+                "metric": score.get("metric", ""),
+                "value": words.score(score.get("value")),
+                "interval": f"{words.score(low)} – {words.score(high)}" if None not in (low, high) else "",
+                "protocol": protocol,
+                "sampled": protocol.startswith("sampled"),
+                "others": [(name, words.score(value)) for name, value in values.items()],
+                "notes": list(score.get("notes") or []),
+            }
+        )
     if not rows:
         return None
-    caption = "Intervals are bootstrap intervals over test users: how far the score would move with other users, not with other seeds."
+    caption = (
+        "Intervals are bootstrap intervals over test users: how far the score would move with other users, not with"
+        " other seeds."
+    )
     if any(row["sampled"] for row in rows):
-        caption += " Sampled ranking compares each answer with a few drawn items only: such scores are higher and cannot be compared with full ranking."
+        caption += (
+            " Sampled ranking compares each answer with a few drawn items only: such scores are higher and cannot be"
+            " compared with full ranking."
+        )
     return {"rows": rows, "caption": caption}
 
 
@@ -258,10 +267,10 @@ def cost(facts: Facts) -> dict[str, Any] | None:
     rows = [
         [
             row["task"],
-            _time(row.get("seconds")),
-            _whole(row.get("epochs")),
-            _whole(row.get("trainable")),
-            _bytes(row.get("bytes")),
+            words.duration(row.get("seconds")),
+            words.whole(row.get("epochs")),
+            words.whole(row.get("trainable")),
+            words.size(row.get("bytes")),
         ]
         for row in ordered
     ]
@@ -270,8 +279,11 @@ def cost(facts: Facts) -> dict[str, Any] | None:
         known = [row[key] for row in ordered if row.get(key) is not None]
         return sum(known) if known else None
 
-    sums = ["all", _time(total("seconds")), _whole(total("epochs")), "", _bytes(total("bytes"))]
-    caption = "Trainable: parameters the optimiser could move while this task was learned. File: what this task added to the model folder."
+    sums = ["all", words.duration(total("seconds")), words.whole(total("epochs")), "", words.size(total("bytes"))]
+    caption = (
+        "Trainable: parameters the optimiser could move while this task was learned. File: what this task added to the"
+        " model folder."
+    )
     return {"heads": ["task", "time", "epochs", "trainable", "file"], "rows": rows, "total": sums, "caption": caption}
 
 
@@ -281,7 +293,9 @@ def card(facts: Facts) -> list[tuple[str, str]]:
     flat = {**{k: v for k, v in told.items() if k != "card"}, **(told.get("card") or {})}
     if "digest" in flat:
         flat["digest"] = shorten(flat["digest"], 13)
-    return [(key.replace("_", " "), _plain(value)) for key, value in flat.items() if value not in (None, {}, [], "")]
+    return [
+        (key.replace("_", " "), words.plain(value)) for key, value in flat.items() if value not in (None, {}, [], "")
+    ]
 
 
 def tasks(facts: Facts) -> dict[str, Any] | None:
@@ -292,7 +306,7 @@ def tasks(facts: Facts) -> dict[str, Any] | None:
         one = told.get(name)
         if one:
             rows.append([name, str(one.get("kind", "")), str(one.get("description", "")),
-                         *[_whole(one.get(key)) for key in ("labels", "train", "valid", "test")]])  # fmt: skip
+                         *[words.whole(one.get(key)) for key in ("labels", "train", "valid", "test")]])  # fmt: skip
     if not rows:
         return None
     return {"heads": ["task", "kind", "question", "answers", "train", "valid", "test"], "rows": rows}
@@ -305,9 +319,9 @@ def settings(facts: Facts) -> dict[str, Any] | None:
     chosen, defaults = [], {}
     for section, key, value, origin in facts.settings:
         if origin == "default":
-            defaults.setdefault(section, []).append({"key": key, "value": _plain(value)})
+            defaults.setdefault(section, []).append({"key": key, "value": words.plain(value)})
         else:
-            chosen.append({"key": key, "value": _plain(value), "origin": origin})
+            chosen.append({"key": key, "value": words.plain(value), "origin": origin})
     count = f"{len(chosen)} chosen, {len(facts.settings) - len(chosen)} left as they are"
     return {"chosen": chosen, "defaults": [{"name": n, "rows": rows} for n, rows in defaults.items()], "count": count}
 
@@ -317,7 +331,9 @@ def machine(facts: Facts) -> list[tuple[str, str]]:
     run = facts.run
     told = [(str(name), str(version)) for name, version in (run.get("versions") or {}).items()]
     return told + [
-        (key, _plain(run[key])) for key in ("machine", "command", "model_digest", "started", "finished") if run.get(key)
+        (key, words.plain(run[key]))
+        for key in ("machine", "command", "model_digest", "started", "finished")
+        if run.get(key)
     ]
 
 
@@ -331,14 +347,12 @@ def missing(facts: Facts) -> list[str]:
     lines = list(facts.missing)
     if facts.R and not facts.alone:
         lines.append(
-            "forward transfer: no run that learned each task alone (method single) was given to compare with (no alone.json)"
+            "forward transfer: no run that learned each task alone (method single) to compare with (no alone.json)"
         )
     if facts.R and not facts.oracle:
-        lines.append("how far from the best: for real data nobody knows the best reachable score (no oracle.json)")
+        lines.append("how far from the best: on real data nobody knows the best reachable score (no oracle.json)")
     if facts.R and facts.run.get("seed") is not None:
-        lines.append(
-            "how much of a difference is chance: this is one run with one seed; intervals cover the choice of test users only"
-        )
+        lines.append("how much is chance: this is one run with one seed; intervals cover the choice of test users only")
     if not (facts.run.get("data") or {}):
         lines.append("the data: run.json carries no data card")
     return lines
@@ -368,58 +382,4 @@ def _metric(facts: Facts, task: str) -> str:
 
 def _device(run: dict[str, Any]) -> str:
     threads = run.get("threads")
-    return f"{run.get('device', 'cpu')}" + (f", {_count(int(threads), 'thread', digits=True)}" if threads else "")
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _score(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _signed(value: float) -> str:
-    return "0" if value == 0 else f"{value:+.3f}".replace("-", "−")
-
-
-def _lost(value: float) -> str:
-    return "0" if value == 0 else f"{value:.3f}".replace("-", "−")
-
-
-def _whole(value: Any) -> str:
-    return "" if value is None else f"{int(value):,}"
-
-
-def _count(n: int, word: str, digits: bool = False) -> str:
-    said = str(n) if digits or n >= len(NUMBERS) else NUMBERS[n]
-    return f"{said} {word}{'' if n == 1 else 's'}"
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _bytes(n: float | None) -> str:
-    if n is None:
-        return ""
-    for unit in ("B", "KB", "MB"):
-        if n < 1000:
-            return f"{n:.0f} {unit}" if unit == "B" or n >= 100 else f"{n:.1f} {unit}"
-        n /= 1000
-    return f"{n:.1f} GB"
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "none"}[value]
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
-    return shorten(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), 200)
+    return f"{run.get('device', 'cpu')}" + (f", {words.count(int(threads), 'thread', digits=True)}" if threads else "")
