@@ -1,0 +1,75 @@
+"""Numbers as words: how the report writes a score, a duration, a size, a count, a setting."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from perdure.errors import shorten
+
+__all__ = ["count", "duration", "lost", "mean", "plain", "score", "signed", "size", "whole"]
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+
+
+def mean(values: list[float]) -> float:
+    """Arithmetic mean of at least one number."""
+    return sum(values) / len(values)
+
+
+def score(value: float | None) -> str:
+    """Three decimals; empty for None."""
+    return "" if value is None else f"{value:.3f}"
+
+
+def signed(value: float) -> str:
+    """A change, with its sign; a plain 0 only where nothing changed at all."""
+    return "0" if value == 0 else f"{value:+.3f}".replace("-", "−")
+
+
+def lost(value: float) -> str:
+    """A loss: three decimals, a true minus sign, a plain 0 only where nothing changed at all."""
+    return "0" if value == 0 else f"{value:.3f}".replace("-", "−")
+
+
+def whole(value: Any) -> str:
+    """A whole number with thousands apart; empty for None."""
+    return "" if value is None else f"{int(value):,}"
+
+
+def count(n: int, word: str, digits: bool = False) -> str:
+    """`three tasks`, or `3 tasks` with `digits`."""
+    said = str(n) if digits or n >= len(NUMBERS) else NUMBERS[n]
+    return f"{said} {word}{'' if n == 1 else 's'}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them."""
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(n: float | None) -> str:
+    """Bytes as people say them (1 KB = 1000 B)."""
+    if n is None:
+        return ""
+    for unit in ("B", "KB", "MB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" or n >= 100 else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} GB"
+
+
+def plain(value: Any) -> str:
+    """Any setting or card entry on one line of at most 200 characters."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {plain(v)}" for k, v in value.items())
+    return shorten(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), 200)
