@@ -24,7 +24,13 @@ FLOORS = [
     ["functional", "errors"],
 ]
 # Which room may ask a neighbour on its own floor. Everything else on a floor does not know each other.
-NEIGHBOURS = {("api", "registry"), ("events", "settings"), ("settings", "train_settings"), ("settings", "train_settings"), ("functional", "errors")}
+NEIGHBOURS = {
+    ("api", "registry"),
+    ("events", "settings"),
+    ("settings", "train_settings"),
+    ("settings", "train_settings"),
+    ("functional", "errors"),
+}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import re
 
 from laws.house import modules
 
+FOR_PEOPLE = {"paper", "summary"}
 PARTS = {"base", "parts", "__init__"}
 
 
@@ -15,7 +16,7 @@ def names_in(room: str) -> set[str]:
 
 
 def code_words(module) -> set[str]:
-    """Identifiers and string constants of the code, docstrings and comments left out."""
+    """Identifiers and string constants of the code; docstrings, comments and `paper`, `summary` (for people) left out."""
     words: set[str] = set()
     docs = {
         id(node.body[0].value)
@@ -24,6 +25,9 @@ def code_words(module) -> set[str]:
         and node.body
         and isinstance(node.body[0], ast.Expr)
     }
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id in FOR_PEOPLE:
+            docs |= {id(inner) for inner in ast.walk(node) if isinstance(inner, ast.Constant)}
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Name):
             words.add(node.id)
