@@ -17,7 +17,7 @@ from perdure.model.heads import ItemTableHead, LabelsHead
 if TYPE_CHECKING:
     from perdure.events.ids import Ids
 
-__all__ = ["TaskCard", "UserModel"]
+__all__ = ["ByTask", "TaskCard", "UserModel"]
 
 
 @dataclass(eq=False)
@@ -44,6 +44,25 @@ class TaskCard:
     settled: bool = False
 
 
+class ByTask(nn.Module):
+    """Task name -> module. Unlike nn.ModuleDict a task may be called `items` or `type`."""
+
+    def __getitem__(self, task: str) -> nn.Module:
+        module = self._modules[f"task/{task}"]
+        if module is None:
+            raise KeyError(task)
+        return module
+
+    def __setitem__(self, task: str, module: nn.Module) -> None:
+        self.add_module(f"task/{task}", module)
+
+    def __delitem__(self, task: str) -> None:
+        del self._modules[f"task/{task}"]
+
+    def __contains__(self, task: str) -> bool:
+        return f"task/{task}" in self._modules
+
+
 class UserModel(nn.Module):
     """Backbone + overlays + heads.
 
@@ -57,7 +76,7 @@ class UserModel(nn.Module):
     def __init__(self, backbone: Encoder, method: nn.Module, objective: nn.Module, item_ids: Ids) -> None:
         super().__init__()
         self.backbone, self.method, self.objective, self.item_ids = backbone, method, objective, item_ids
-        self.overlays, self.heads = nn.ModuleDict(), nn.ModuleDict()
+        self.overlays, self.heads = ByTask(), ByTask()
         self.tasks: dict[str, TaskCard] = {}
         self.spec: dict[str, Any] = {}  # encoder, method and objective by name with their options
         self.manifest: dict[str, Any] = {}  # model.json, when the model was loaded from a folder

@@ -48,6 +48,7 @@ class Method(nn.Module, ABC):
 
     Attributes:
         keeps: promise that older tasks answer bit for bit as before; the training loop holds the method to it.
+        begins_as_backbone: a new task's user vectors equal the backbone's before its first step.
         stages: names of the phases of one task; a run can stop and resume between them.
     """
 
@@ -55,6 +56,7 @@ class Method(nn.Module, ABC):
     paper: ClassVar[str]
     summary: ClassVar[str]
     keeps: ClassVar[bool]
+    begins_as_backbone: ClassVar[bool] = True
     stages: ClassVar[tuple[str, ...]] = ("train",)
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:

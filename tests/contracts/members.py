@@ -1,0 +1,74 @@
+"""Every encoder and every method there is, found, not listed; and a small model of any pair."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from perdure import registry
+from perdure.events.batch import Batch
+from perdure.events.ids import Ids
+from perdure.model.store import build
+from perdure.model.user_model import TaskCard, UserModel
+
+ENCODERS, METHODS = registry.names("encoders"), registry.names("methods")
+PAIRS = [(e, m) for e in ENCODERS for m in METHODS]
+N, Y, T = 30, 7, 12
+
+
+def batch(seed: int, size: int = 6, length: int = T, answers: int | None = None) -> Batch:
+    """Random histories of 1 to `length` events, and one to three answers a user when asked."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, length + 1, size)
+    lengths[0] = length
+    items = rng.integers(2, N + 2, (size, length)) * (np.arange(length) < lengths[:, None])
+    base = Batch(torch.from_numpy(items), torch.from_numpy(lengths))
+    if answers is None:
+        return base
+    counts = rng.integers(1, 4, size)
+    labels = torch.from_numpy(rng.integers(0, answers, counts.sum()))
+    return Batch(base.items, base.lengths, None, None, labels, torch.from_numpy(np.concatenate([[0], counts.cumsum()])))
+
+
+def new_model(encoder: str, method: str, seed: int = 0, **options: object) -> UserModel:
+    """A small model without tasks."""
+    spec = {"encoder": {"name": encoder, "width": 16, "max_length": T}, "method": {"name": method, **options}}
+    spec["objective"] = {"name": "next_item"}
+    generator = torch.Generator().manual_seed(seed)
+    return build(spec, Ids([f"i{i:02d}" for i in range(N)], first=2), registry.find, generator)
+
+
+def card(name: str, kind: str) -> TaskCard:
+    """A task over all items, or over Y labels, some of which are items."""
+    n = N if kind == "next_item" else Y
+    label_items = np.arange(2, n + 2, dtype=np.int32) if kind != "one_of" else np.full(n, -1, dtype=np.int32)
+    return TaskCard(name, kind, Ids([f"i{i:02d}" for i in range(n)]), label_items, np.arange(n), f"what a user does: {name}")
+
+
+def learn(model: UserModel, name: str, kind: str, steps: int = 3, seed: int = 0) -> None:
+    """A few honest steps on random data, with momentum and weight decay on, as the training loop does them."""
+    torch.manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
+    model.add(card(name, kind), rng)
+    method = model.method
+    for stage in method.stages:
+        method.enter(stage, model, name)
+        weights = method.trains(model, name, stage)
+        chosen = {id(w) for w in weights}
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in chosen)
+        optimizer = torch.optim.AdamW(weights, lr=0.05, weight_decay=0.1)
+        model.train()
+        for step in range(steps):
+            data = batch(seed + step, answers=None if kind == "next_item" else Y)
+            optimizer.zero_grad()
+            method.loss(model, name, data, rng, step / steps).backward()
+            shut = method.shut(model, name, stage)
+            before = {w: w.detach().clone() for w in shut}
+            optimizer.step()
+            with torch.no_grad():
+                for weight, share in shut.items():
+                    weight.copy_(torch.where(share == 1, before[weight], weight))
+        method.leave(stage, model, name)
+    model.settle(name)
+    model.eval()

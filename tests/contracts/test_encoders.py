@@ -1,0 +1,109 @@
+"""What every encoder owes every method."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import members
+import pytest
+import torch
+from torch.nn import functional as F
+
+from perdure.events.batch import Batch
+
+
+@pytest.fixture(params=members.ENCODERS)
+def encoder(request):
+    """Each encoder there is, small and in evaluation mode."""
+    return members.new_model(request.param, "frozen").backbone.eval()
+
+
+def test_every_parameter_lives_in_exactly_one_site(encoder):
+    owned = [id(p) for layer in encoder.sites().values() for p in layer.parameters()]
+    assert sorted(owned) == sorted(id(p) for p in encoder.parameters())
+    assert len(set(owned)) == len(owned)
+
+
+def test_forward_visits_all_sites_in_order(encoder):
+    visited = []
+
+    def via(site, layer, x, *context):
+        assert layer is encoder.sites()[site]
+        visited.append(site)
+        return layer(x, *context)
+
+    encoder(members.batch(0), via)
+    assert visited == list(encoder.sites())
+
+
+def test_every_site_has_a_role(encoder):
+    assert {layer.role for layer in encoder.sites().values()} <= {"input", "mix", "norm"}
+    assert next(iter(encoder.sites().values())).role == "input"
+
+
+@torch.inference_mode()
+def test_more_padding_never_changes_an_answer(encoder):
+    data = members.batch(1)
+    longer = replace(data, items=F.pad(data.items[:, : members.T - 2], (0, 2)), lengths=data.lengths.clamp(max=members.T - 2))
+    short = Batch(longer.items[:, : members.T - 2], longer.lengths)
+    torch.testing.assert_close(encoder.last(encoder(longer), longer), encoder.last(encoder(short), short))
+
+
+@torch.inference_mode()
+def test_what_stands_on_padding_is_never_read(encoder):
+    data = members.batch(2)
+    noise = torch.where(data.valid, data.items, torch.randint(2, members.N, data.items.shape))
+    same = replace(data, items=noise)
+    torch.testing.assert_close(encoder.last(encoder(data), data), encoder.last(encoder(same), same), rtol=0, atol=0)
+
+
+@torch.inference_mode()
+def test_one_user_alone_or_in_a_crowd(encoder):
+    data = members.batch(3)
+    crowd = encoder.last(encoder(data), data)
+    for b, n in enumerate(data.lengths.tolist()):
+        alone = Batch(data.items[b : b + 1, :n], data.lengths[b : b + 1])
+        torch.testing.assert_close(encoder.last(encoder(alone), alone)[0], crowd[b], rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_no_state_looks_ahead(encoder):
+    data = members.batch(4, size=2)
+    changed = data.items.clone()
+    changed[0, -1] = changed[0, -1] % members.N + 2
+    a, b = encoder(data)[0], encoder(replace(data, items=changed))[0]
+    torch.testing.assert_close(a[:-1], b[:-1], rtol=0, atol=0)
+    assert not torch.equal(a[-1], b[-1])
+
+
+@torch.inference_mode()
+def test_prompts_may_stand_in_front(encoder):
+    data = members.batch(5)
+    token = torch.ones(1, 1, encoder.width)
+
+    def via(site, layer, x, *context):
+        y = layer(x, *context)
+        return torch.cat([token.expand(len(y), 1, -1), y], 1) if site == "input" else y
+
+    h = encoder(data, via)
+    assert h.shape[1] == members.T + 1
+    assert encoder.last(h, data).shape == (len(data), encoder.width)
+    empty = Batch(torch.zeros(1, 1, dtype=torch.long), torch.tensor([0]))
+    assert torch.isfinite(encoder.last(encoder(empty, via), empty)).all()
+
+
+def test_fresh_draws_other_weights_of_the_same_shape(encoder):
+    twin = encoder.fresh(torch.Generator().manual_seed(9))
+    again = encoder.fresh(torch.Generator().manual_seed(9))
+    for name, weight in encoder.state_dict().items():
+        assert twin.state_dict()[name].shape == weight.shape
+        assert torch.equal(twin.state_dict()[name], again.state_dict()[name])
+    assert not torch.equal(twin.item_table, encoder.item_table)
+
+
+def test_site_names_are_part_of_the_format():
+    """Renaming a site breaks every model on disk: change this file only together with the format version."""
+    golden = json.loads((Path(__file__).parent / "sites.json").read_text())
+    assert {name: list(members.new_model(name, "frozen").backbone.sites()) for name in members.ENCODERS} == golden

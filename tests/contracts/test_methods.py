@@ -1,0 +1,104 @@
+"""What every tuning method owes, on every encoder."""
+
+from __future__ import annotations
+
+import copy
+
+import members
+import pytest
+import torch
+
+from perdure import registry
+from perdure.model import store
+from perdure.model.files import tensor_digest
+
+TASKS = [("watch", "next_item"), ("buy", "item"), ("age", "one_of"), ("like", "item")]
+
+
+@pytest.fixture(params=members.PAIRS, ids=lambda pair: "-".join(pair))
+def model(request):
+    """A model of each encoder x method that has learned its first task."""
+    made = members.new_model(*request.param)
+    members.learn(made, "watch", "next_item")
+    return made
+
+
+@torch.inference_mode()
+def answers(model):
+    data = members.batch(99, size=16)
+    return {task: model.score(data, task).clone() for task in model.tasks}
+
+
+def test_older_tasks_answer_bit_for_bit_as_before(model):
+    kept = {}
+    for seed, (name, kind) in enumerate(TASKS[1:], 1):
+        before = answers(model)
+        members.learn(model, name, kind, seed=seed)
+        after = answers(model)
+        kept[name] = all(torch.equal(before[task], after[task]) for task in before)
+    assert all(kept.values()) if model.method.keeps else not any(kept.values())
+
+
+def test_learning_moves_the_new_task(model):
+    model.add(members.card("buy", "item"), torch.Generator().manual_seed(1))
+    start = answers(model)["buy"]
+    del model.tasks["buy"], model.heads["buy"]
+    if "buy" in model.overlays:
+        del model.overlays["buy"]
+    members.learn(model, "buy", "item", seed=1)
+    assert not torch.allclose(start, answers(model)["buy"])
+
+
+def test_a_new_task_begins_as_the_backbone(model):
+    model.add(members.card("buy", "item"), torch.Generator().manual_seed(1))
+    model.eval()
+    data = members.batch(5)
+    same = torch.equal(model.represent(data, "buy"), model.represent(data, None))
+    assert same == model.method.begins_as_backbone
+
+
+def test_save_load_same_answers(model, tmp_path):
+    for seed, (name, kind) in enumerate(TASKS[1:3], 1):
+        members.learn(model, name, kind, seed=seed)
+    digest = store.save(model, tmp_path / "model")
+    again = store.load(tmp_path / "model", registry.find)
+    before, after = answers(model), answers(again)
+    assert list(before) == list(after)
+    assert all(torch.equal(before[task], after[task]) for task in before)
+    assert store.save(again, tmp_path / "again") == digest
+    members.learn(again, "like", "item", seed=3)  # a loaded model goes on learning
+    members.learn(model, "like", "item", seed=3)
+    assert torch.equal(answers(model)["like"], answers(again)["like"])
+
+
+def test_a_task_is_one_file_and_the_backbone_stays(model, tmp_path):
+    store.save(model, tmp_path / "one")
+    members.learn(model, "buy", "item", seed=1)
+    store.save(model, tmp_path / "two")
+    old = {p.relative_to(tmp_path / "one"): p.read_bytes() for p in (tmp_path / "one").rglob("*.safetensors")}
+    new = {p.relative_to(tmp_path / "two"): p.read_bytes() for p in (tmp_path / "two").rglob("*.safetensors")}
+    assert {str(p) for p in set(new) - set(old)} == {"tasks/buy.safetensors"}
+    if model.method.keeps:
+        assert all(new[path] == data for path, data in old.items())
+
+
+def test_same_seed_same_weights(model):
+    twin = copy.deepcopy(model)
+    for m in (model, twin):
+        members.learn(m, "buy", "item", seed=7)
+    mine, theirs = model.state_dict(), twin.state_dict()
+    assert {k: tensor_digest(v) for k, v in mine.items()} == {k: tensor_digest(v) for k, v in theirs.items()}
+
+
+def test_padding_never_changes_an_answer_through_an_overlay(model):
+    members.learn(model, "buy", "item", seed=1)
+    data = members.batch(6, length=8)
+    longer = members.Batch(torch.nn.functional.pad(data.items, (0, 3)), data.lengths)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.score(data, "buy"), model.score(longer, "buy"), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", members.METHODS)
+def test_a_method_says_what_it_is(name):
+    method = registry.find("methods", name)
+    assert method.paper and method.summary and isinstance(method.keeps, bool) and method.stages

@@ -1,0 +1,123 @@
+"""Losses against numbers worked by hand and against slow references."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from perdure.functional import losses
+from perdure.functional.dropout import dropout
+from perdure.functional.negatives import Negatives
+from perdure.functional.text import hashed_words
+
+
+def reference(h, table, bias, targets, rows=None):
+    """Cross-entropy with all logits alive at once."""
+    logits = h @ table.T + (0 if bias is None else bias)
+    return F.cross_entropy(logits if rows is None else logits[rows], targets)
+
+
+@pytest.mark.parametrize("columns", [1 << 15, 7])  # all items in one piece, and items in pieces
+@pytest.mark.parametrize("with_bias", [False, True])
+@given(seed=st.integers(0, 1000), m=st.integers(1, 40), n=st.integers(2, 30))
+@settings(max_examples=25, deadline=None)
+def test_softmax_loss_and_its_gradients_are_the_full_cross_entropy(columns, with_bias, seed, m, n):
+    g = torch.Generator().manual_seed(seed)
+    h, table = torch.randn(m, 5, generator=g, dtype=torch.float64), torch.randn(n, 5, generator=g, dtype=torch.float64)
+    bias = torch.randn(n, generator=g, dtype=torch.float64) if with_bias else None
+    rows = torch.randint(m, (m + 3,), generator=g)
+    targets = torch.randint(n, (m + 3,), generator=g)
+    values = []
+    for f in (lambda *x: losses.softmax_loss(x[0], x[1], targets, rows=rows, bias=x[2]), lambda *x: reference(*x, targets, rows)):
+        leaves = [t if t is None else t.clone().requires_grad_() for t in (h, table, bias)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(losses, "COLUMNS", columns)
+            patch.setitem(losses.CELLS, "cpu", 64)
+            loss = f(*leaves)
+            (3 * loss).backward()
+        values.append([loss.detach(), *(t.grad for t in leaves if t is not None)])
+    for ours, theirs in zip(*values, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+def test_softmax_loss_survives_huge_scores():
+    h, table = torch.tensor([[300.0], [-300.0]]), torch.tensor([[1.0], [-1.0], [0.0]])
+    loss = losses.softmax_loss(h, table, torch.tensor([1, 0]))
+    assert loss.item() == pytest.approx(600.0)
+
+
+def test_frozen_inputs_cost_no_gradient():
+    h, table = torch.randn(4, 3, requires_grad=True), torch.randn(5, 3)
+    losses.softmax_loss(h, table, torch.tensor([0, 1, 2, 3])).backward()
+    assert h.grad is not None and table.grad is None
+
+
+def test_sampled_losses_by_hand():
+    positive, negative = torch.tensor([1.0]), torch.tensor([[0.0, 2.0]])
+    softplus = lambda x: math.log1p(math.exp(x))  # noqa: E731
+    assert losses.bce(positive, negative).item() == pytest.approx(softplus(-1) + (softplus(0) + softplus(2)) / 2)
+    assert losses.bpr(positive, negative).item() == pytest.approx((softplus(-1) + softplus(1)) / 2)
+    lse = math.log(math.e + 1 + math.exp(2))
+    assert losses.sampled_softmax(positive, negative).item() == pytest.approx(lse - 1)
+    corrected = math.log(math.e + math.exp(-math.log(0.5)) + math.exp(2 - math.log(0.25)))
+    log_q = torch.tensor([0.5, 0.25]).log()
+    assert losses.sampled_softmax(positive, negative, log_q).item() == pytest.approx(corrected - 1)
+
+
+def test_gbce_beta_is_the_published_one():
+    """K = 256, t = 0.75: beta = .306 at 3,416 items (gSASRec); t = 0 is BCE, t = 1 gives beta = alpha."""
+    beta = (losses.gbce(torch.tensor([0.0]), torch.full((1, 256), -torch.inf), 3416, 0.75) * 257 / math.log(2)).item()
+    assert beta == pytest.approx(0.306, abs=5e-4)
+    positive, negative = torch.randn(5), torch.randn(5, 4)
+    plain = (F.softplus(-positive) + F.softplus(negative).sum(-1)).mean() / 5
+    torch.testing.assert_close(losses.gbce(positive, negative, 100, 0.0), plain)
+
+
+def test_accidental_hits_count_nothing():
+    positive, negative = torch.tensor([0.3]), torch.tensor([[0.1, 0.7]])
+    masked = torch.tensor([[0.1, 0.7, -torch.inf]])
+    torch.testing.assert_close(losses.sampled_softmax(positive, masked), losses.sampled_softmax(positive, negative))
+    assert losses.bpr(positive, masked).isfinite()
+
+
+def test_log_q_makes_sampled_softmax_estimate_the_full_one():
+    g = torch.Generator().manual_seed(0)
+    h, table = torch.randn(1, 4, generator=g), torch.randn(50, 4, generator=g)
+    sampler = Negatives(torch.arange(50), alpha=0.75)
+    drawn = sampler.draw((200_000,), g)
+    negative = (h @ table[drawn].T)
+    estimate = torch.logsumexp(negative - sampler.log_q[drawn] - math.log(200_000), 1)
+    torch.testing.assert_close(estimate, torch.logsumexp(h @ table.T, 1), rtol=0.01, atol=0.02)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_negatives_follow_popularity_to_alpha(alpha):
+    counts = torch.tensor([1, 4, 16, 0])
+    drawn = Negatives(counts, alpha).draw((200_000,), torch.Generator().manual_seed(1))
+    want = counts.clamp(min=1).double().pow(alpha)
+    got = torch.bincount(drawn, minlength=4) / len(drawn)
+    torch.testing.assert_close(got.double(), want / want.sum(), atol=0.005, rtol=0)
+
+
+def test_dropout_keeps_the_mean_and_its_gradient_the_mask():
+    torch.manual_seed(0)
+    x = torch.ones(200_001, requires_grad=True)
+    y = dropout(x, 0.2, True)
+    assert y.mean().item() == pytest.approx(1.0, abs=0.01)
+    assert (y == 0).double().mean().item() == pytest.approx(51 / 256, abs=0.005)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    assert dropout(x, 0.2, False) is x and dropout(x, 0.0, True) is x
+
+
+def test_hashed_words_are_the_same_everywhere_and_share_meaning_by_words():
+    a, b, c = (hashed_words(t, 64) for t in ("likes of later films", "later films watched", "age of the user"))
+    assert a.norm().item() == pytest.approx(1.0)
+    assert a @ b > a @ c
+    assert hashed_words("", 8).abs().sum() == 0
+    assert hashed_words("perdure", 8).tolist() == pytest.approx(hashed_words("Perdure!", 8).tolist())
