@@ -1,0 +1,72 @@
+"""What a person sees while a run goes on: a moving bar on a terminal, a plain line every few seconds in a pipe."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+EVERY = 5.0  # seconds between two plain lines
+
+
+class Display:
+    """Progress of a run on standard error. Use as a context. A closed pipe makes it silent, nothing else.
+
+    Args:
+        to: where to; standard error when None.
+    """
+
+    def __init__(self, to: TextIO | None = None) -> None:
+        self.console = Console(file=to or sys.stderr, highlight=False)
+        self.bar: Progress | None = None
+        self._row: Any = None
+        self._label, self._said, self._closed = "", 0.0, False
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def say(self, text: str) -> None:
+        """One line."""
+        if self._closed:
+            return
+        try:
+            self.console.print(text, markup=False, soft_wrap=True)
+        except (OSError, ValueError):  # nobody reads any more
+            self._closed = True
+
+    def step(self, task: str, stage: str, step: int, steps: float, loss: float) -> None:
+        """After every step of the loop."""
+        label = task if stage == "train" else f"{task} ({stage})"
+        if self.bar is not None:
+            if label != self._label:
+                if self._row is not None:
+                    self.bar.remove_task(self._row)
+                self._row, self._label = self.bar.add_task(label, total=steps), label
+            self.bar.update(self._row, completed=step, description=f"{label}  loss {loss:.4f}")
+        elif time.monotonic() - self._said > EVERY:
+            self._said = time.monotonic()
+            self.say(f"{label}: step {step} of at most {steps:.0f}, loss {loss:.4f}")
+
+    def epoch(self, task: str, stage: str, epoch: int, loss: float, valid: float | None, **line: Any) -> None:
+        """After every epoch."""
+        self._said = time.monotonic()
+        judged = "" if valid is None else f", {line.get('metric') or 'validation'} {valid:.4f}"
+        rate = line.get("targets_per_second")
+        speed = "" if rate is None else f", {rate:,.0f} targets/s"
+        label = task if stage == "train" else f"{task} ({stage})"
+        self.say(f"{label}: epoch {epoch}, loss {loss:.4f}{judged}{speed}")
+
+    def row(self, task: str, scores: dict[str, float]) -> None:
+        """After a task: the new row of R."""
+        self.say(f"after {task}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))

@@ -1,0 +1,403 @@
+"""A model's life: tasks learned one after the other; after each, all tasks so far are measured and the model published.
+
+for every task:
+    make room in the model (`model.add`)
+    for every stage of the method:  enter, fit, leave
+    settle, hold the method to what it keeps
+    measure all tasks so far on their test users: a row of R
+    publish the model folder, checkpoint
+                                                                                                   [reads, writes]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import sys
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from perdure.errors import ModelError, UsageError
+from perdure.events.examples import TaskData
+from perdure.events.loader import Loader
+from perdure.model import store
+from perdure.model.files import check_tensors
+from perdure.model.user_model import TaskCard, UserModel
+from perdure.train_settings import TrainSettings
+from perdure.training.checkpoint import Checkpoint, Checkpoints, Saver, global_state, restore_global_state
+from perdure.training.loop import Snapshot, fit, make_fabric
+from perdure.training.promises import ground, hold, probe
+from perdure.training.runlog import RunLog, now
+from perdure.training.signals import Asked, Signals
+
+METRIC = {"next_item": "ndcg@10", "item": "ndcg@10", "one_of": "accuracy"}
+
+
+@dataclass
+class Learned:
+    """What a life gave.
+
+    Attributes:
+        tasks: names in the order learned.
+        R: R[t][k], primary metric of task k on its test users after learning task t, k <= t.
+        metrics: task -> name of its primary metric.
+        scores: one entry per cell of R: after, task, n, metric, value, low, high, values, protocol, notes.
+        costs: per task: seconds, epochs, trainable, bytes, peak_rss.
+    """
+
+    tasks: list[str]
+    R: list[list[float]]
+    metrics: dict[str, str]
+    scores: list[dict[str, Any]]
+    costs: list[dict[str, Any]]
+
+    def matrix(self) -> Any:
+        """R as an evaluation.matrix.Matrix, with average, forgetting and transfers."""
+        from perdure.evaluation.matrix import Matrix
+
+        return Matrix(self.tasks, self.R)
+
+
+@dataclass
+class _Life:
+    """Where a life stands; JSON."""
+
+    task: int = 0  # index of the task being learned
+    stage: int = 0  # index of the stage being trained
+    rows: list[list[float]] = field(default_factory=list)
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    costs: list[dict[str, Any]] = field(default_factory=list)
+    probes: dict[str, str] = field(default_factory=dict)  # task -> digest of its answers when it was learned
+    ground: dict[str, str] = field(default_factory=dict)  # digests at the beginning of the running stage
+    fits: list[dict[str, Any]] = field(default_factory=list)  # finished stages of the running task
+    trainable: int = 0
+
+
+def learn(
+    model: UserModel,
+    datas: Mapping[str, TaskData],
+    order: Sequence[str],
+    settings: Mapping[str, TrainSettings],
+    run: RunLog,
+    *,
+    seed: int = 0,
+    fabric: Any = None,
+    evaluate: Callable[..., Any] | None = None,
+    cards: Mapping[str, TaskCard] | None = None,
+    keep: int = 2,
+    compiled: bool = False,
+    show: Any = None,
+) -> Learned:
+    """Teach `model` the tasks of `order`, one after the other.
+
+    Args:
+        model: fresh, or one that already knows the first tasks of `order` (a pre-trained folder, loaded): those are
+            measured, not trained. To resume, give a model made in the same way as the first time.
+        datas: task -> compiled data.
+        settings: task -> how it is trained.
+        run: an entered RunLog; when it is resuming, the life goes on from the newest sound checkpoint.
+        evaluate: `(model, data, split) -> Score`; perdure.evaluation.evaluate.evaluate when None.
+        cards: task -> TaskCard where the default (`card_of`) will not do.
+        keep: checkpoints kept, 2 or more.
+        compiled: torch.compile the losses.
+        show: a `display.Display`, or anything with step, epoch and row.
+
+    Raises:
+        Interrupted: SIGTERM or Ctrl-C; saved. NonFiniteError, PromiseBroken, MachineError, ModelError: see errors.py.
+    """
+    fabric = fabric or make_fabric()
+    known = list(model.tasks)
+    if known != list(order[: len(known)]):
+        raise UsageError(
+            f"the model knows {', '.join(known)}", expected=f"the first tasks of {', '.join(order)}", where="tasks"
+        )
+    with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []), Signals() as signals:
+        return _Teacher(model, datas, list(order), settings, run, signals, seed, fabric, evaluate, cards, keep).live(
+            compiled, show
+        )
+
+
+class _Teacher:
+    """One life being lived: what `learn` needs in more than one of its steps."""
+
+    def __init__(self, model, datas, order, settings, run, signals, seed, fabric, evaluate, cards, keep) -> None:
+        self.model, self.datas, self.order, self.settings = model.to(fabric.device), datas, order, settings
+        self.run, self.signals, self.seed, self.fabric = run, signals, seed, fabric
+        self.evaluate, self.cards, self.life = evaluate or _evaluate, cards or {}, _Life()
+        self.checkpoints = Checkpoints(run.folder / "checkpoints", keep, run.disk)
+        self.compiled, self.show = False, None
+
+    def live(self, compiled: bool, show: Any) -> Learned:
+        """All tasks, from the beginning or from the newest checkpoint."""
+        self.compiled, self.show = compiled, show
+        found = self.checkpoints.latest() if self.run.resuming else None
+        self.run.rewind(0 if found is None else found.state["log"])
+        for note in [*self.run.notes, *self.checkpoints.notes]:
+            self.run.log("warning", text=note)
+        fit_state = None if found is None else self._go_on(found)
+        self.model.eval()
+        self.run.need((self.checkpoints.keep + 1) * 4 * sum(t.nbytes for t in self.model.state_dict().values()))
+        for index in range(self.life.task, len(self.order)):
+            self._learn(self.order[index], fit_state)
+            fit_state = None
+        self.run.state("finished", finished=now())
+        return self._learned()
+
+    # -- one task ---------------------------------------------------------------------------------------------------
+
+    def _learn(self, name: str, fit_state: Snapshot | None) -> None:
+        """Train, hold, measure, publish, checkpoint."""
+        model, life = self.model, self.life
+        if name not in model.tasks:
+            self._add(name)
+        if not model.tasks[name].settled:
+            for index in range(life.stage, len(model.method.stages)):
+                life.stage = index
+                self._stage(name, model.method.stages[index], fit_state)
+                fit_state = None
+            model.settle(name)
+        self._hold(name)
+        self._measure(name)
+        life.task, life.stage = life.task + 1, 0
+        self._publish(name)
+        life.ground, life.fits, life.trainable = {}, [], 0
+        self._saver(name).save(({}, {}))
+
+    def _add(self, name: str) -> None:
+        card = self.cards.get(name) or card_of(self.datas[name])
+        self.model.add(card, self._generator(name, "init"))
+
+    def _stage(self, name: str, stage: str, fit_state: Snapshot | None) -> None:
+        """enter, fit, leave; with the ground digests around it."""
+        model, life, settings = self.model, self.life, self.settings[name]
+        method = model.method
+        before: dict[str, str] = {}
+        if fit_state is None:  # when resuming, `_go_on` has entered and put the global generators back
+            torch.manual_seed(seed_of(self.seed, name, stage, "dropout"))
+            before = self._ground(name)
+            method.enter(stage, model, name)
+        trained, shut = set(method.trains(model, name, stage)), method.shut(model, name, stage)
+        if fit_state is None:
+            life.ground = {n: before.get(n, digest) for n, digest in self._ground(name, trained, shut).items()}
+            life.trainable = max(life.trainable, sum(p.numel() for p in trained))
+        data = self.datas[name]
+        if data.task.kind == "next_item":
+            model.objective.prepare(torch.from_numpy(item_counts(data, model.backbone.n_items)).to(self.fabric.device))
+        rng = torch.Generator(self.fabric.device)
+        rng.manual_seed(seed_of(self.seed, name, stage, "loss"))
+        at = fit(
+            model,
+            name,
+            stage,
+            settings,
+            loader=self._loader(name, stage),
+            rng=rng,
+            fabric=self.fabric,
+            validate=(lambda: self.evaluate(model, data, "valid").value) if len(data.valid) else None,
+            keeper=self._saver(name),
+            resume=fit_state,
+            compiled=self.compiled,
+        )
+        method.leave(stage, model, name)
+        if life.ground:
+            hold(life.ground, self._ground(name, trained, shut), method.name, name)
+        life.fits.append({"stage": stage, **{k: v for k, v in asdict(at).items() if k in ("epoch", "seconds", "best")}})
+
+    def _ground(self, name: str, trained: Set[Parameter] = frozenset(), shut: Mapping | None = None) -> dict[str, str]:
+        """What older tasks stand on, before and after a stage; nothing where the method promises nothing."""
+        older = self.order[: self.order.index(name)]
+        return ground(self.model, older, trained, shut or {}) if self.model.method.keeps and older else {}
+
+    def _loader(self, name: str, stage: str) -> Loader:
+        data, settings, backbone = self.datas[name], self.settings[name], self.model.backbone
+        shifted = data.train.answer_starts is None
+        return Loader(
+            data.sequences,
+            data.train,
+            batch_size=settings.batch_size,
+            max_length=backbone.max_length + (self.model.objective.extra if shifted else 0),
+            generator=self._generator(name, stage, "order"),
+            times=bool(getattr(backbone, "reads_times", False)),
+            windows=settings.windows if shifted else "last",
+        )
+
+    def _generator(self, *names: str) -> torch.Generator:
+        return torch.Generator().manual_seed(seed_of(self.seed, *names))
+
+    # -- after a task -----------------------------------------------------------------------------------------------
+
+    def _hold(self, name: str) -> None:
+        """Older tasks answer their probes byte for byte as they did when they were learned."""
+        older = self.order[: self.order.index(name)]
+        if self.model.method.keeps:
+            now = {task: probe(self.model, self.datas[task]) for task in older}
+            hold({t: d for t, d in self.life.probes.items() if t in now}, now, self.model.method.name, name)
+        self.life.probes[name] = probe(self.model, self.datas[name])
+
+    def _measure(self, name: str) -> None:
+        """A row of R. A signal stops it; the checkpoint of the finished fit stands."""
+        so_far = self.order[: self.order.index(name) + 1]
+        row: dict[str, float] = {}
+        self.life.scores = [s for s in self.life.scores if s["after"] != name]
+        try:
+            with self.signals.raising():
+                for task in so_far:
+                    score = self.evaluate(self.model, self.datas[task], "test")
+                    row[task] = float(score.value)
+                    self.life.scores.append({"after": name, **_told(score, task)})
+        except Asked:
+            raise self.signals.interrupted() from None
+        self.life.rows.append([row[task] for task in so_far])
+        self.run.log("row", task=name, scores=row)
+        if self.show is not None:
+            self.show.row(name, row)
+
+    def _publish(self, name: str) -> None:
+        """The model folder and what it cost."""
+        life, run, learned = self.life, self.run, self._learned()
+        extra = {
+            "R": learned.R,
+            "data_digest": run.identity.get("data_digest", ""),
+            "settings": run.identity["settings"],
+        }
+        extra |= {"versions": run.identity["versions"], "seed": self.seed, "probes": dict(life.probes)}
+        store.save(self.model, run.folder / "model", extra)
+        file = run.folder / "model" / "tasks" / f"{name}.safetensors"
+        life.costs.append(
+            {
+                "task": name,
+                "seconds": round(sum(f["seconds"] for f in life.fits), 3),
+                "epochs": sum(f["epoch"] for f in life.fits),
+                "trainable": life.trainable,
+                "bytes": file.stat().st_size,
+                "peak_rss": peak_rss(),
+            }
+        )
+        run.write("matrix.json", {"tasks": learned.tasks, "R": life.rows, "metrics": learned.metrics})
+        run.write("scores.json", life.scores)
+        run.write("cost.json", life.costs)
+
+    def _learned(self) -> Learned:
+        life, tasks = self.life, self.order[: len(self.life.rows)]
+        metrics = {score["task"]: score["metric"] for score in life.scores}
+        return Learned(tasks, life.rows, metrics, life.scores, life.costs)
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def _saver(self, name: str) -> Saver:
+        card = self.model.tasks[name]
+        minutes = self.settings[name].checkpoint_minutes if name in self.settings else 5.0
+        return Saver(
+            self.checkpoints,
+            self.run,
+            self.signals,
+            self._snapshot,
+            minutes=minutes,
+            metric=card.metric or METRIC[card.kind],
+            show=self.show,
+        )
+
+    def _snapshot(self) -> Snapshot:
+        """All of the model, the global generators, and where the life stands."""
+        tensors: dict[str, Tensor] = dict(self.model.state_dict())
+        random = {f"global {k}": v for k, v in global_state(self.fabric.device).items()}
+        return {"model.safetensors": tensors, "random.safetensors": random}, {
+            "life": asdict(self.life),
+            "order": self.order,
+            "known": list(self.model.tasks),
+        }
+
+    def _go_on(self, found: Checkpoint) -> Snapshot | None:
+        """Rebuild the model by living its structure again, then put every tensor and generator back."""
+        state, model = found.state, self.model
+        self.life = life = _Life(**state["life"])
+        if state["order"] != self.order:
+            raise ModelError(
+                f"the run learned {', '.join(state['order'])}", expected=", ".join(self.order), where="order of tasks"
+            )
+        for index, name in enumerate(state["known"]):
+            if name in model.tasks and model.tasks[name].settled:
+                continue
+            self._add(name)
+            done = index < life.task
+            for number, stage in enumerate(model.method.stages):
+                if done or number <= life.stage:
+                    model.method.enter(stage, model, name)
+                if done or number < life.stage:
+                    model.method.leave(stage, model, name)
+            if done:
+                model.settle(name)
+        where = str(self.checkpoints.path(found.number))
+        check_tensors(model.state_dict(), found.tensors["model.safetensors"], f"{where}/model.safetensors")
+        model.load_state_dict(found.tensors["model.safetensors"])
+        states = {k.removeprefix("global "): v for k, v in found.tensors["random.safetensors"].items()}
+        restore_global_state(states, self.fabric.device)
+        if not self.run.same_machine:  # other bits are to be expected of the same weights
+            life.probes = {task: probe(model, self.datas[task]) for task in life.probes}
+        if not state["fit"]:
+            return None
+        return found.tensors, state["fit"]
+
+
+# -- small things -----------------------------------------------------------------------------------------------------
+
+
+def seed_of(seed: int, *names: str) -> int:
+    """A seed of its own for every use, so that no task's chance depends on the tasks before it."""
+    return int.from_bytes(hashlib.sha256("/".join([str(seed), *names]).encode()).digest()[:8], "big") >> 1
+
+
+def item_counts(data: TaskData, n_items: int) -> np.ndarray:
+    """(N,) int64: how often each item stands in the task's training inputs."""
+    examples, items = data.train, np.asarray(data.sequences.items)
+    edges = np.bincount(examples.begin, minlength=len(items) + 1) - np.bincount(examples.end, minlength=len(items) + 1)
+    covered = np.cumsum(edges)[:-1][: len(items)]  # (H,) inputs that hold each event
+    return np.bincount(items, weights=covered, minlength=n_items + 2)[2:].astype(np.int64)
+
+
+def card_of(data: TaskData, **options: Any) -> TaskCard:
+    """What the model must know of a task: labels, training popularity, metric."""
+    task = data.task
+    if data.train.answer_starts is None:
+        popularity = item_counts(data, len(data.labels))
+    else:
+        inside = data.train.answers[data.train.answers >= 0]
+        popularity = np.bincount(inside, minlength=len(data.labels)).astype(np.int64)
+    return TaskCard(
+        name=task.name,
+        kind=task.kind,
+        description=task.description,
+        labels=data.labels,
+        label_items=data.label_items,
+        popularity=popularity,
+        metric=METRIC[task.kind],
+        options=options,
+    )
+
+
+def peak_rss() -> int:
+    """Largest memory this process has held so far, bytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def _evaluate(model: UserModel, data: TaskData, split: str) -> Any:
+    from perdure.evaluation.evaluate import evaluate
+
+    return evaluate(model, data, split)
+
+
+def _told(score: Any, task: str) -> dict[str, Any]:
+    """A Score as JSON: what the report shows."""
+    name = getattr(score, "metric", None) or getattr(score, "primary", "")
+    told = {"task": task, "n": int(score.n), "metric": name, "value": float(score.value)}
+    low, high = score.interval(name)
+    values = {key: float(value) for key, value in score.values.items()}
+    told |= {"low": float(low), "high": float(high), "values": values, "protocol": score.protocol}
+    return {**told, "notes": list(getattr(score, "notes", []))}

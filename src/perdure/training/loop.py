@@ -1,0 +1,392 @@
+"""The one training loop: every optimiser step of the library happens in `fit`.
+
+    for every epoch:
+        for every batch:     loss -> gradients -> all finite? -> clip -> step -> put back what the method shut
+        validate on the task's own validation users; keep the best state; stop when it has not improved for long
+    restore the best state
+
+What may move is what `method.trains` names, nothing else: all other parameters are frozen and their modules run in
+eval mode, so that no dropout works in a frozen part. What `method.shut` names is put back after the step, whatever
+the optimiser's momentum or weight decay wanted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from perdure.errors import DataError, MachineError, NonFiniteError, PromiseBroken, SettingsError
+from perdure.events.batch import Batch
+from perdure.train_settings import TrainSettings
+
+Snapshot = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]  # tensors by file and name; a JSON document
+
+
+class Batches(Protocol):
+    """What `fit` needs of a loader: `events.loader.Loader` is one."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self): ...
+    def state(self) -> dict: ...
+    def restore(self, state: dict) -> None: ...
+
+
+class Keeper:
+    """Keeps nothing and never stops: what `fit` talks to between steps. `checkpoint.Saver` keeps and stops."""
+
+    def due(self) -> bool:
+        """True when a checkpoint should be written after this step: it is time, or somebody asked us to stop."""
+        return False
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Write a checkpoint. Raises Interrupted when somebody asked us to stop."""
+
+    def work(self, work: Callable[[], Any], snapshot: Callable[[], Snapshot]) -> Any:
+        """Do something long that changes nothing and may be cut short by a signal; its result."""
+        return work()
+
+    def log(self, **line: Any) -> None:
+        """One line of metrics."""
+
+    def tick(self, **line: Any) -> None:
+        """After every step: what a progress bar shows. Not kept."""
+
+
+@dataclass
+class Progress:
+    """Where a fit stands. All of it is JSON; with the tensors of a snapshot it is enough to go on exactly."""
+
+    phase: str = "train"  # or "validate": the epoch's steps are done, its validation is not
+    epoch: int = 0  # epochs finished, validation included
+    step: int = 0  # optimiser steps done
+    in_epoch: int = 0  # of them in the running epoch
+    loss: float = 0.0  # sum of the running epoch's losses
+    targets: int = 0  # targets seen in the running epoch
+    best: float | None = None  # best validation value
+    best_epoch: int = 0
+    waiting: int = 0  # evaluations since the best
+    seconds: float = 0.0  # spent in steps and validation, all sessions together
+    done: bool = False
+    curve: list[list[float | None]] = field(default_factory=list)  # per epoch: mean loss, validation value
+
+
+def fit(
+    model: nn.Module,
+    task: str,
+    stage: str,
+    settings: TrainSettings,
+    *,
+    loader: Batches,
+    rng: torch.Generator,
+    fabric: Any,
+    validate: Callable[[], float] | None = None,
+    keeper: Keeper | None = None,
+    resume: Snapshot | None = None,
+    compiled: bool = False,
+) -> Progress:
+    """Train `task` of `model` for one stage of its method.
+
+    Args:
+        model: a UserModel; `model.method` says what trains, what is shut, and what the loss is.
+        loader: batches of the task's training examples; its order comes from its own generator.
+        rng: generator of the loss (negatives, masks), on the fabric's device.
+        fabric: a Lightning Fabric (or anything with `device`, `autocast()` and `backward(loss)`).
+        validate: quality on the validation users, larger is better; None keeps the last state.
+        keeper: checkpoints, signals, log.
+        resume: tensors and document of an earlier snapshot of the same fit; the model's own tensors and the global
+            generators are put back by the caller.
+        compiled: run the loss through torch.compile.
+
+    Returns:
+        Where it ended. The model holds the best state.
+
+    Raises:
+        NonFiniteError: before anything was updated; names task, epoch, step and the first bad tensor.
+        Interrupted: a signal came and the keeper has saved.
+        DataError: no training examples.
+    """
+    keeper = keeper or Keeper()
+    if len(loader) == 0:
+        raise DataError(f"task {task} has no training examples", where=f"[[tasks]] {task}")
+    trained = freeze(model, task, stage)
+    optimizers = make_optimizers(trained.values(), settings)
+    shut = {p: share.to(p.device) for p, share in model.method.shut(model, task, stage).items()}
+    loss_of = torch.compile(model.method.loss) if compiled else model.method.loss
+    steps = min(settings.epochs * len(loader), settings.max_steps or math.inf)
+    at, best = Progress(done=not trained), {}
+    if resume is not None:
+        at, best = _put_back(resume, trained, optimizers, loader, rng)
+
+    def snapshot() -> Snapshot:
+        return _take(at, best, trained, optimizers, loader, rng)
+
+    while not at.done:
+        since = time.monotonic()
+        if at.phase == "train":
+            set_modes(model, set(trained.values()))
+            for batch in loader:
+                batch = batch.to(fabric.device)
+                for optimizer in optimizers:
+                    optimizer.zero_grad(set_to_none=True)
+                    optimizer.param_groups[0]["lr"] = settings.learning_rate * share_of_rate(at.step, steps, settings)
+                with fabric.autocast():
+                    loss = loss_of(model, task, batch, rng, at.step / steps)  # ()
+                fabric.backward(loss)
+                value, norm = float(loss.detach()), gradient_norm(trained.values())
+                if not math.isfinite(value + norm):
+                    raise _not_finite(task, at, value, model, trained)
+                if 0 < settings.clip < norm:
+                    scale_gradients(trained.values(), settings.clip / norm)
+                before = {p: p.detach().clone() for p in shut}
+                for optimizer in optimizers:
+                    optimizer.step()
+                put_back_shut(shut, before)
+                at.step, at.in_epoch = at.step + 1, at.in_epoch + 1
+                at.loss, at.targets = at.loss + value, at.targets + count_targets(batch)
+                keeper.tick(task=task, stage=stage, step=at.step, steps=steps, loss=value)
+                if at.step >= steps:
+                    break
+                if at.in_epoch < len(loader) and keeper.due():
+                    at.seconds, since = at.seconds + time.monotonic() - since, time.monotonic()
+                    keeper.save(snapshot())
+            at.phase = "validate"
+        last = at.epoch + 1 >= settings.epochs or at.step >= steps
+        score = None
+        if validate is not None and (last or (at.epoch + 1) % settings.evaluate_every == 0):
+            score = keeper.work(lambda: _validated(validate, fabric, task, at), snapshot)
+            if at.best is None or score > at.best:
+                at.best, at.best_epoch, at.waiting = score, at.epoch + 1, 0
+                best = {name: tensor.detach().clone() for name, tensor in movable(model, trained).items()}
+            else:
+                at.waiting += 1
+        at.done = last or 0 < settings.patience <= at.waiting
+        _close_epoch(at, score, time.monotonic() - since, keeper, task, stage)
+        keeper.save(snapshot())
+    _restore_best(model, trained, best)
+    return at
+
+
+# -- what may move ----------------------------------------------------------------------------------------------------
+
+
+def freeze(model: nn.Module, task: str, stage: str) -> dict[str, Parameter]:
+    """Let exactly the parameters that the method names take gradients; name -> parameter, in the model's order."""
+    wanted = {id(p) for p in model.method.trains(model, task, stage)}
+    trained: dict[str, Parameter] = {}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(id(parameter) in wanted)
+        parameter.grad = None
+        if id(parameter) in wanted:
+            trained[name] = parameter
+    if len(trained) != len(wanted):
+        raise PromiseBroken(
+            f"the method trains {len(wanted) - len(trained)} parameters that are not part of the model",
+            where=f"{type(model.method).__name__}.trains, task {task}, stage {stage}",
+        )
+    return trained
+
+
+def set_modes(module: nn.Module, trained: set[Parameter], on: bool = True) -> None:
+    """Train mode where something trains, else eval mode; a layer without parameters follows its parent."""
+    own = next(module.parameters(), None)
+    module.training = on if own is None else any(p in trained for p in module.parameters())
+    for child in module.children():
+        set_modes(child, trained, module.training)
+
+
+def movable(model: nn.Module, trained: dict[str, Parameter]) -> dict[str, Tensor]:
+    """What a fit may change: the trained parameters and every kept buffer."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    buffers = {name: t for name, t in model.state_dict().items() if name not in parameters and isinstance(t, Tensor)}
+    return {**trained, **buffers}
+
+
+def put_back_shut(shut: dict[Parameter, Tensor], before: dict[Parameter, Tensor]) -> None:
+    """Undo the step where it was shut: share 1 gets its old value back bit for bit, a part of it moves partly."""
+    with torch.no_grad():
+        for parameter, share in shut.items():
+            part = torch.lerp(parameter, before[parameter], share.to(parameter.dtype).expand_as(parameter))
+            parameter.copy_(torch.where(share >= 1, before[parameter], torch.where(share <= 0, parameter, part)))
+
+
+# -- optimisers, rate, gradients --------------------------------------------------------------------------------------
+
+
+def make_optimizers(trained: Iterable[Parameter], settings: TrainSettings) -> list[Optimizer]:
+    """Adam or AdamW over dense parameters; SparseAdam over those whose gradients are sparse (`parameter.sparse`).
+
+    SparseAdam moves only the rows that a batch touched and knows no weight decay.
+    """
+    dense: list[Parameter] = []
+    sparse: list[Parameter] = []
+    for parameter in trained:
+        (sparse if getattr(parameter, "sparse", False) else dense).append(parameter)
+    optimizers: list[Optimizer] = []
+    rate, betas = settings.learning_rate, settings.betas
+    if dense:
+        kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in dense)
+        optimizers.append(kind(dense, lr=rate, betas=betas, weight_decay=settings.weight_decay, fused=fused))
+    if sparse:
+        optimizers.append(torch.optim.SparseAdam(sparse, lr=rate, betas=betas))
+    return optimizers
+
+
+def share_of_rate(step: int, steps: float, settings: TrainSettings) -> float:
+    """What part of the learning rate step number `step` (from 0) of `steps` uses: warm-up, then the schedule."""
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    done = (step - settings.warmup_steps) / max(steps - settings.warmup_steps, 1)  # [0, 1)
+    if settings.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    return 1 - done if settings.schedule == "linear" else 1.0
+
+
+def _values(gradient: Tensor) -> Tensor:
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
+
+
+def gradient_norm(parameters: Iterable[Parameter]) -> float:
+    """Length of all gradients together as one vector; sparse gradients count by their summed rows."""
+    for parameter in (parameters := list(parameters)):
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+    return float(torch.nn.utils.get_total_norm([_values(p.grad) for p in parameters if p.grad is not None]))
+
+
+def scale_gradients(parameters: Iterable[Parameter], factor: float) -> None:
+    """Multiply every gradient, dense or sparse, in place."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            _values(parameter.grad).mul_(factor)
+
+
+def count_targets(batch: Batch) -> int:
+    """Targets a batch asks for: its answers, or every event but the first of each history."""
+    if batch.answers is not None:
+        return len(batch.answers)
+    return int((batch.lengths - 1).clamp(min=0).sum())
+
+
+def _not_finite(
+    task: str, at: Progress, loss: float, model: nn.Module, trained: dict[str, Parameter]
+) -> NonFiniteError:
+    """The error for a step whose loss or gradients are not finite, naming the first bad tensor."""
+    bad = next((f"weight {n}" for n, p in model.named_parameters() if not bool(torch.isfinite(p).all())), None)
+    if bad is None and not math.isfinite(loss):
+        bad = f"loss ({loss})"
+    grads = {name: _values(p.grad) for name, p in trained.items() if p.grad is not None}
+    if bad is None:
+        bad = next((f"gradient of {n}" for n, g in grads.items() if not bool(torch.isfinite(g).all())), None)
+    if bad is None and grads:  # finite, but its square is not
+        bad = f"gradient of {max(grads, key=lambda n: float(grads[n].abs().max()))}"
+    return NonFiniteError(
+        f"{bad} is not finite",
+        where=f"task {task}, epoch {at.epoch + 1}, step {at.step + 1}",
+        fix="lower learning_rate, set clip, or use 32-true precision; the last checkpoint is good",
+    )
+
+
+# -- one epoch's end, and snapshots -----------------------------------------------------------------------------------
+
+
+def _validated(validate: Callable[[], float], fabric: Any, task: str, at: Progress) -> float:
+    """Validation that leaves the global generators as they were."""
+    devices = [fabric.device] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        score = float(validate())
+    if not math.isfinite(score):
+        raise NonFiniteError(f"the validation value is {score}", where=f"task {task}, epoch {at.epoch + 1}")
+    return score
+
+
+def _close_epoch(at: Progress, score: float | None, seconds: float, keeper: Keeper, task: str, stage: str) -> None:
+    mean = at.loss / max(at.in_epoch, 1)
+    at.seconds += seconds
+    at.epoch += 1
+    at.curve.append([mean, score])
+    keeper.log(
+        task=task,
+        stage=stage,
+        epoch=at.epoch,
+        step=at.step,
+        loss=mean,
+        valid=score,
+        best=at.best,
+        seconds=round(at.seconds, 3),
+        targets_per_second=round(at.targets / seconds, 1) if seconds > 0 else None,
+    )
+    at.phase, at.in_epoch, at.loss, at.targets = "train", 0, 0.0, 0
+
+
+def _restore_best(model: nn.Module, trained: dict[str, Parameter], best: dict[str, Tensor]) -> None:
+    now = movable(model, trained)
+    with torch.no_grad():
+        for name, tensor in best.items():
+            now[name].copy_(tensor)
+    for parameter in trained.values():
+        parameter.grad = None
+    model.eval()
+
+
+def _take(at: Progress, best, trained, optimizers, loader: Batches, rng: torch.Generator) -> Snapshot:
+    """Everything of a running fit but the model's tensors and the global generators."""
+    names = {parameter: name for name, parameter in trained.items()}
+    moments: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    for optimizer in optimizers:
+        for parameter, state in optimizer.state.items():
+            for key, value in state.items():
+                where = f"{names[parameter]}/{key}"
+                if isinstance(value, Tensor):
+                    moments[where] = value
+                else:
+                    counts[where] = value
+    tensors = {"optimizer.safetensors": moments, "best.safetensors": dict(best)}
+    tensors["generator.safetensors"] = {"loss": rng.get_state()}
+    return tensors, {"progress": asdict(at), "loader": loader.state(), "counts": counts}
+
+
+def _put_back(resume: Snapshot, trained, optimizers, loader: Batches, rng: torch.Generator):
+    """The opposite of `_take`: progress and best state; optimisers, loader and generator are changed in place."""
+    tensors, document = resume
+    owner = {parameter: optimizer for optimizer in optimizers for parameter in optimizer.param_groups[0]["params"]}
+    for where, value in [*tensors["optimizer.safetensors"].items(), *document["counts"].items()]:
+        name, _, key = where.rpartition("/")
+        parameter = trained[name]
+        moved = value.to(parameter.device) if isinstance(value, Tensor) else value
+        owner[parameter].state[parameter][key] = moved
+    loader.restore(document["loader"])
+    rng.set_state(tensors["generator.safetensors"]["loss"])
+    device = next(iter(trained.values())).device if trained else "cpu"
+    best = {name: tensor.to(device) for name, tensor in tensors["best.safetensors"].items()}
+    return Progress(**document["progress"]), best
+
+
+def make_fabric(device: str = "cpu", precision: str = "32-true") -> Any:
+    """A Lightning Fabric on one device: "cpu", "cuda" or "cuda:1"; precision "32-true" or "bf16-mixed".
+
+    Raises:
+        MachineError: no such device.
+        SettingsError: another precision. (16-mixed scales its gradients, which would blind the guard before a step.)
+    """
+    from lightning_fabric import Fabric
+
+    if precision not in ("32-true", "bf16-mixed"):
+        raise SettingsError(f"precision {precision!r}", expected="32-true or bf16-mixed", where="[run] precision")
+    kind, _, number = device.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()) or int(number or 0) >= count:
+        have = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        raise MachineError(f"no device {device}", expected=f"one of {have}", where="[run] device")
+    with contextlib.redirect_stderr(None):
+        return Fabric(accelerator=kind, devices=[int(number or 0)] if kind == "cuda" else 1, precision=precision)

@@ -1,0 +1,247 @@
+"""A run's folder: who writes it, what it is a run of, and its log.                            [reads, writes]
+
+run.json      settings, versions, data digest, seed, threads, state       log.jsonl   one JSON object a line
+lock          pid and start time of the writer; held by the system, so a killed writer's lock opens alone
+checkpoints/  model/  matrix.json  scores.json  cost.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from perdure import __version__
+from perdure.errors import Interrupted, MachineError, RunLocked, SettingsError, UsageError, shorten
+from perdure.model.disk import DISK, Disk, machine_faults
+from perdure.model.files import parse, render, tidy, write_file
+
+IDENTITY = ("settings", "data_digest", "seed", "versions", "device")  # a resumed run must agree in these
+MACHINE = ("threads", "cpu")  # in these a difference only costs bit-equality
+
+Resume = Literal["never", "auto", "must"]
+
+
+def machine() -> dict[str, Any]:
+    """Versions, threads and processor: what bit-identical numbers depend on besides data, settings and seed."""
+    versions = {"perdure": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    versions["numpy"] = np.__version__
+    return {"versions": versions, "threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
+
+
+def differences(before: Any, now: Any, at: str = "") -> list[str]:
+    """Every leaf in which two documents differ, as `place: before -> now`."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = sorted({*before, *now}, key=str)
+        return [
+            d for key in keys for d in differences(before.get(key), now.get(key), f"{at}.{key}" if at else str(key))
+        ]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return [d for i, (a, b) in enumerate(zip(before, now, strict=True)) for d in differences(a, b, f"{at}[{i}]")]
+    return [] if before == now else [f"{at}: {shorten(before, 60)} -> {shorten(now, 60)}"]
+
+
+class RunLog:
+    """The one writer of a run folder. Use as a context: `with RunLog(folder, {...}, resume="auto") as run:`.
+
+    Args:
+        identity: what this is a run of: settings, data_digest, seed, device ("cpu"), and what else run.json should say
+            (origin, data card, name). Versions, threads and processor are added.
+        resume: "never" refuses a folder that holds something; "auto" goes on where a run stands and begins otherwise;
+            "must" refuses when there is nothing to go on with.
+        expected: names the folder may hold before a run begins (a prepared store, say).
+        tensorboard: also write epochs for TensorBoard into `tensorboard/`.
+
+    Attributes:
+        resuming: a run stands here and is to be continued.
+        same_machine: threads and processor are those the run began with.
+        notes: warnings of the opening, for the log.
+
+    Raises (on entering):
+        RunLocked: another process writes here. UsageError: see `resume`. SettingsError: data, settings, seed or
+        versions differ from those of the run, each difference listed. MachineError: the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        identity: Mapping[str, Any],
+        *,
+        resume: Resume = "never",
+        expected: tuple[str, ...] = (),
+        tensorboard: bool = False,
+        disk: Disk = DISK,
+    ) -> None:
+        self.folder, self.resume, self.expected, self.disk = Path(folder), resume, expected, disk
+        self.identity = json.loads(render({**identity, **machine()}))
+        self.resuming, self.same_machine = False, True
+        self.notes: list[str] = []
+        self._tensorboard, self._writer, self._handle = tensorboard, None, None
+
+    # -- opening and closing ----------------------------------------------------------------------------------------
+
+    def __enter__(self) -> RunLog:
+        with machine_faults(self.folder):
+            self.disk.make_folder(self.folder)
+            self._lock()
+        try:
+            with machine_faults(self.folder):
+                for name in ("run.json", "matrix.json", "scores.json", "cost.json", "model"):
+                    tidy(self.folder / name, self.disk)
+            self._begin()
+        except BaseException:
+            self._unlock()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        try:
+            if kind is not None:
+                self.state("interrupted" if issubclass(kind, Interrupted) else "failed")
+        except MachineError:  # what went wrong first is the news
+            pass
+        finally:
+            self._unlock()
+
+    def _begin(self) -> None:
+        path = self.folder / "run.json"
+        if not path.exists():
+            held = sorted(p.name for p in self.folder.iterdir() if p.name not in (*self.expected, "lock"))
+            if self.resume == "must":
+                raise UsageError(
+                    "there is no run to resume here", where=str(self.folder), fix="use --resume auto to begin one"
+                )
+            if held:
+                raise UsageError(
+                    f"the folder is not empty: {shorten(', '.join(held))}",
+                    expected="a new or empty folder, or one with a run",
+                    where=str(self.folder),
+                    fix="choose another folder",
+                )
+            self.disk.write(self.folder / "log.jsonl", b"")
+            self.state("running", started=now())
+        elif self.resume == "never":
+            raise UsageError("there is a run here already", where=str(self.folder), fix="--resume auto continues it")
+        else:
+            self._continue(parse(self.disk.read(path), str(path)))
+        if self._tensorboard:
+            self._writer = _tensorboard_writer(self.folder / "tensorboard")
+
+    def _continue(self, before: dict[str, Any]) -> None:
+        changed = [d for key in IDENTITY for d in differences(before.get(key), self.identity.get(key), key)]
+        if changed:
+            more = [f"and {len(changed) - 20} more"] if len(changed) > 20 else []
+            raise SettingsError(
+                "this is not the run that stands here:\n  " + "\n  ".join(changed[:20] + more),
+                expected="the data, settings, seed and versions the run began with",
+                where=str(self.folder / "run.json"),
+                fix="resume with those, or choose another folder",
+            )
+        moved = [d for key in MACHINE for d in differences(before.get(key), self.identity.get(key), key)]
+        self.same_machine, self.resuming = not moved, True
+        self.state("running", **{k: v for k, v in before.items() if k not in self.identity})
+        if moved:
+            self.log(
+                "warning", text="resumed on another machine, numbers may differ in the last bits: " + "; ".join(moved)
+            )
+
+    def _lock(self) -> None:
+        handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _hold(handle)
+        except OSError:
+            other = parse(os.read(handle, 4096) or b"{}", str(self.folder / "lock"))
+            os.close(handle)
+            raise RunLocked(
+                f"another run writes this folder (process {other.get('pid')}, since {other.get('since')})",
+                where=str(self.folder),
+                fix="wait for it, stop it, or choose another folder",
+            ) from None
+        self._handle = handle
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, render({"pid": os.getpid(), "since": now(), "host": platform.node()}), 0)
+
+    def _unlock(self) -> None:
+        if self._handle is not None:
+            os.ftruncate(self._handle, 0)
+            os.close(self._handle)
+            self._handle = None
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def state(self, state: str, **more: Any) -> None:
+        """Rewrite run.json: "running", "interrupted", "finished" or "failed"."""
+        self.identity.update(more)
+        self.write("run.json", {**self.identity, "state": state})
+
+    def write(self, name: str, document: Any) -> None:
+        """One JSON document of the run, atomically."""
+        write_file(self.folder / name, render(document), self.disk)
+
+    def log(self, event: str, **fields: Any) -> None:
+        """One line of log.jsonl: event ("epoch", "score", "note", "warning"), fields, and `at`."""
+        line = json.dumps({"event": event, **fields, "at": now()}, ensure_ascii=False, allow_nan=False)
+        with machine_faults(self.folder / "log.jsonl"):
+            self.disk.append(self.folder / "log.jsonl", line.encode() + b"\n")
+        if self._writer is not None and event == "epoch":
+            for key in ("loss", "valid"):
+                if fields.get(key) is not None:
+                    self._writer.add_scalar(f"{fields['task']}/{fields['stage']}/{key}", fields[key], fields["epoch"])
+
+    @property
+    def offset(self) -> int:
+        """Bytes of log.jsonl."""
+        path = self.folder / "log.jsonl"
+        return path.stat().st_size if path.exists() else 0
+
+    def sync(self) -> None:
+        """Make the log durable."""
+        with machine_faults(self.folder / "log.jsonl"), (self.folder / "log.jsonl").open("ab") as file:
+            os.fsync(file.fileno())
+
+    def rewind(self, offset: int) -> None:
+        """Cut the log to where a checkpoint was taken."""
+        with machine_faults(self.folder / "log.jsonl"), (self.folder / "log.jsonl").open("ab") as file:
+            file.truncate(min(offset, self.offset))
+
+    def need(self, size: int) -> None:
+        """Raises MachineError when less than `size` bytes are free on the disk of this folder."""
+        status = os.statvfs(self.folder)
+        free = status.f_bavail * status.f_frsize
+        if free < size:
+            raise MachineError(
+                f"{free / 2**20:.0f} MiB free, {size / 2**20:.0f} MiB needed for checkpoints and model",
+                where=str(self.folder),
+                fix="free some space or choose another disk",
+            )
+
+
+def now() -> str:
+    """The moment, UTC, ISO 8601 to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _hold(handle: int) -> None:
+    """Lock an open file for this process; the system lets go of it when the process ends, however it ends."""
+    import fcntl
+
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _tensorboard_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise SettingsError(
+            "TensorBoard is not installed", where="[run] tensorboard", fix='pip install "perdure[track]"'
+        ) from None
+    return SummaryWriter(str(folder))

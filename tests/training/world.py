@@ -1,0 +1,130 @@
+"""A tiny world for the loop's tests: 30 items, 80 users, three tasks, a model of a few hundred numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from perdure.encoders.sasrec import SASRec
+from perdure.events.examples import Examples, Sequences, Task, TaskData
+from perdure.events.ids import Ids
+from perdure.events.loader import Loader
+from perdure.model.store import build
+from perdure.model.user_model import UserModel
+from perdure.objectives.next_item import NextItem
+from perdure.train_settings import TrainSettings
+from perdure.tuning.finetune import Finetune
+from perdure.tuning.frozen import Frozen
+from perdure.tuning.pcl import PCL
+from perdure.tuning.peterrec import PeterRec
+from perdure.tuning.single import Single
+
+ITEMS, USERS = 30, 80
+METHODS = {"finetune": Finetune, "frozen": Frozen, "pcl": PCL, "peterrec": PeterRec, "single": Single}
+CLASSES = {"encoders": {"sasrec": SASRec}, "objectives": {"next_item": NextItem}, "methods": METHODS}
+ORDER = ["next", "later", "kind"]
+
+
+def find(kind: str, name: str) -> type:
+    return CLASSES[kind][name]
+
+
+def datas(seed: int = 0) -> dict[str, TaskData]:
+    """next (next_item), later (item, several positives) and kind (one_of), all told by which third of items a user walks."""
+    rng = np.random.default_rng(seed)
+    group = rng.integers(0, 3, USERS)
+    lengths = rng.integers(3, 12, USERS)
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    owner = np.repeat(np.arange(USERS), lengths)
+    items = (2 + group[owner] * 10 + rng.integers(0, 10, len(owner))).astype(np.int32)
+    sequences = Sequences(items, starts)
+    item_ids = Ids([f"i{n:02d}" for n in range(ITEMS)], first=2)
+    parts = np.split(rng.permutation(USERS), [48, 60])
+
+    def asked(users: np.ndarray, answers: list[np.ndarray], cut: int = 0) -> Examples:
+        told = np.concatenate(answers).astype(np.int32)
+        ends = np.concatenate([[0], np.cumsum([len(a) for a in answers])]).astype(np.int64)
+        return Examples(users.astype(np.int32), starts[users], starts[users + 1] - cut, told, ends)
+
+    def next_item() -> TaskData:
+        train = Examples(parts[0].astype(np.int32), starts[parts[0]], starts[parts[0] + 1])
+        held = [asked(p, [items[starts[u + 1] - 1 : starts[u + 1]] - 2 for u in p], cut=1) for p in parts[1:]]
+        labels = np.arange(2, ITEMS + 2, dtype=np.int32)
+        return TaskData(Task("next", "next_item", "the next item"), sequences, item_ids, labels, train, *held)
+
+    def later() -> TaskData:
+        answers = {u: np.unique(group[u] * 4 + rng.integers(0, 4, 2)) for u in range(USERS)}
+        labels = Ids([f"y{n:02d}" for n in range(12)])
+        sets = [asked(p, [answers[u] for u in p]) for p in parts]
+        return TaskData(Task("later", "item", "what comes later"), sequences, labels, np.full(12, -1, np.int32), *sets)
+
+    def kind() -> TaskData:
+        sets = [asked(p, [group[u : u + 1] for u in p]) for p in parts]
+        labels = Ids(["a", "b", "c"])
+        task = Task("kind", "one_of", "which kind of user", answer="user.kind")
+        return TaskData(task, sequences, labels, np.full(3, -1, np.int32), *sets)
+
+    return {"next": next_item(), "later": later(), "kind": kind()}
+
+
+def model(method: str = "pcl", seed: int = 0, dropout: float = 0.2, **options) -> UserModel:
+    spec = {
+        "encoder": {"name": "sasrec", "width": 8, "blocks": 1, "heads": 2, "max_length": 10, "dropout": dropout},
+        "method": {"name": method, **options},
+        "objective": {"name": "next_item", "loss": "sampled", "negatives": 8},
+    }
+    item_ids = datas()["next"].labels
+    return build(spec, item_ids, find, torch.Generator().manual_seed(seed))
+
+
+def settings(**more) -> dict[str, TrainSettings]:
+    chosen = TrainSettings(**{"epochs": 2, "batch_size": 16, "learning_rate": 0.01, "weight_decay": 0.01, **more})
+    return dict.fromkeys(ORDER, chosen)
+
+
+@dataclass
+class Score:
+    """As much of evaluation.Score as a life asks for."""
+
+    value: float
+    n: int
+    metric: str = "mean log score"
+    protocol: str = "test"
+    values: dict = field(default_factory=dict)
+
+    def interval(self, name: str) -> tuple[float, float]:
+        return self.value, self.value
+
+
+def evaluate(model: UserModel, data: TaskData, split: str) -> Score:
+    """Mean log-probability of the first answer: any change of a weight shows."""
+    model.eval()
+    total, n = 0.0, 0
+    with torch.inference_mode():
+        for batch in Loader(data.sequences, data.part(split), batch_size=64, max_length=10):
+            scores = torch.log_softmax(model.score(batch, data.task.name).double(), -1)
+            total += float(scores[torch.arange(len(batch)), batch.answers[batch.answer_starts[:-1]]].sum())
+            n += len(batch)
+    return Score(total / n, n)
+
+
+class Bomb(BaseException):
+    """The process is gone."""
+
+
+class At(SimpleNamespace):
+    """A display that does something at one step of the run, counted over all tasks."""
+
+    count = 0
+
+    def step(self, **line) -> None:
+        self.count += 1
+        if self.count == self.at:
+            self.do()
+
+    def epoch(self, **line) -> None: ...
+
+    def row(self, *line) -> None: ...
