@@ -26,8 +26,7 @@ FLOORS = [
 # Which room may ask a neighbour on its own floor. Everything else on a floor does not know each other.
 NEIGHBOURS = {
     ("api", "registry"),
-    ("events", "settings"),
-    ("settings", "train_settings"),
+    ("settings", "events"),
     ("settings", "train_settings"),
     ("functional", "errors"),
 }

@@ -1,0 +1,80 @@
+"""What exists, by name: encoders, objectives, methods, formats. Found by listing the folders of the package.   [reads]
+
+A file `tuning/pcl.py` holds the class whose `name` is "pcl"; adding a file adds a method. Nothing outside the
+package is ever imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+from pathlib import Path
+from typing import Any
+
+from perdure.errors import UsageError, shorten
+
+__all__ = ["KINDS", "about", "find", "names", "trial"]
+
+KINDS = {"encoders": "encoders", "objectives": "objectives", "methods": "tuning", "formats": "events/formats"}
+NOT_PARTS = {"__init__", "base", "parts"}
+
+
+def _folder(kind: str) -> Path:
+    if kind not in KINDS:
+        raise UsageError(f"no kind {shorten(kind)!r}", expected=f"one of {', '.join(KINDS)}")
+    return Path(__file__).parent / KINDS[kind]
+
+
+@functools.cache
+def _names(kind: str) -> tuple[str, ...]:
+    return tuple(sorted(file.stem for file in _folder(kind).glob("*.py") if file.stem not in NOT_PARTS))
+
+
+def names(kind: str) -> list[str]:
+    """Names of a kind, sorted: "encoders", "objectives", "methods" or "formats". Imports none of them."""
+    return list(_names(kind))
+
+
+def find(kind: str, name: str) -> Any:
+    """The class registered under a name (for formats the module).
+
+    Raises:
+        UsageError: no such kind or name; tells the nearest.
+    """
+    if name not in _names(kind):
+        close = difflib.get_close_matches(name.lower(), _names(kind), n=1)
+        fix = f"did you mean {close[0]}?" if close else ""
+        raise UsageError(
+            f"no {kind.removesuffix('s')} {shorten(name)!r}", expected=f"one of {', '.join(_names(kind))}", fix=fix
+        )
+    module = importlib.import_module("perdure." + KINDS[kind].replace("/", ".") + "." + name)
+    for thing in vars(module).values():
+        if isinstance(thing, type) and getattr(thing, "name", None) == name and thing.__module__ == module.__name__:
+            return thing
+    return module
+
+
+def about(kind: str) -> list[dict[str, Any]]:
+    """One entry a name: name, paper, keeps (methods), summary."""
+    told = []
+    for name in names(kind):
+        found = find(kind, name)
+        summary = getattr(found, "summary", None) or (found.__doc__ or "").strip().split("\n")[0]
+        entry = {"name": name, "paper": getattr(found, "paper", ""), "summary": summary}
+        if kind == "methods":
+            entry["keeps"] = bool(found.keeps)
+        told.append(entry)
+    return told
+
+
+def trial(kind: str, name: str, options: dict[str, Any]) -> None:
+    """Build the part once, without memory for its weights, so that it can refuse options that contradict each other.
+
+    Raises:
+        SettingsError: what the constructor refuses.
+    """
+    import torch
+
+    with torch.device("meta"):
+        find(kind, name)(*([1] if kind == "encoders" else []), **options)

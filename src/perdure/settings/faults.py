@@ -1,0 +1,111 @@
+"""What is wrong with settings, said in one line each and all at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from perdure.errors import SettingsError, shorten
+from perdure.settings.schema import properties, step, words
+
+__all__ = ["Fault", "SettingsFaults", "nearest", "of_model"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong.
+
+    Attributes:
+        key: `train.learning_rate`, `tasks.0.name`, or a section alone.
+        found: what stands there, in words.
+        expected: type and range, or what would be right.
+        fix: the nearest known key, or the next thing to do.
+    """
+
+    key: str
+    found: str
+    expected: str = ""
+    fix: str = ""
+
+    def __str__(self) -> str:
+        """One line."""
+        text = f"{self.key}: {self.found}" if self.key else self.found
+        text += f"; expected {self.expected}" if self.expected else ""
+        return text + (f"; {self.fix}" if self.fix else "")
+
+
+class SettingsFaults(SettingsError):
+    """All faults of one recipe and its overrides.
+
+    Attributes:
+        faults: each of them, in the order of the sections.
+        file: the recipe, or "" where settings came from Python.
+    """
+
+    def __init__(self, faults: Sequence[Fault], file: str = "") -> None:
+        one = faults[0]
+        if len(faults) == 1:
+            found = f"{one.key}: {one.found}" if one.key else one.found
+            super().__init__(found, expected=one.expected, where=file, fix=one.fix)
+        else:
+            lines = [str(fault) for fault in faults]
+            super().__init__(f"{len(faults)} faults in the settings\n" + "\n".join(lines), where=file)
+        self.faults, self.file = list(faults), file
+
+    def as_dict(self) -> dict[str, object]:
+        """For `--json`: with every fault by itself."""
+        told = [{"key": f.key, "found": f.found, "expected": f.expected, "fix": f.fix} for f in self.faults]
+        return {**super().as_dict(), "error": "SettingsError", "faults": told}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`did you mean learning_rate?`, or the known names where none is near."""
+    known = list(known)
+    close = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"known: {', '.join(known)}" if known else ""
+
+
+def of_model(model: type[BaseModel], values: Any, section: str) -> tuple[Any, list[Fault]]:
+    """Validate `values` against a pydantic model: (the object or None, its faults, one a key)."""
+    try:
+        return model.model_validate(values), []
+    except ValidationError as error:
+        schema = model.model_json_schema()
+        faults: dict[str, Fault] = {}
+        for one in error.errors(include_url=False):
+            fault = _fault(one, schema, values, section)
+            faults.setdefault(fault.key + (one["msg"] if one["type"] in ("value_error", "perdure") else ""), fault)
+        return None, list(faults.values())
+
+
+def _fault(error: Mapping[str, Any], schema: dict[str, Any], values: Any, section: str) -> Fault:
+    """One pydantic error as a Fault: the key it stands at, what was found there, what the schema wants."""
+    key, node, value, known = section, schema, values, properties(schema, schema)
+    for part in error["loc"]:
+        if error["type"] == "extra_forbidden" and part == error["loc"][-1]:
+            return Fault(f"{key}.{part}", "unknown key", fix=nearest(str(part), known))
+        below = step(node, part, schema)
+        if below is None:  # the tag of a union, or the place in a list: the key before it is named
+            continue
+        node, known, key = below, properties(below, schema), f"{key}.{part}"
+        value = _at(value, part)
+    if error["type"] == "missing":
+        return Fault(key, "is missing", words(node, schema))
+    if error["type"] == "perdure":
+        return Fault(key, error["msg"], error["ctx"]["expected"], error["ctx"]["fix"])
+    if error["type"] == "value_error":
+        return Fault(key, str(error["ctx"]["error"]))
+    return Fault(key, f"found {shorten(repr(value))}", words(node, schema))
+
+
+def _at(value: Any, part: Any) -> Any:
+    try:
+        return value[part]
+    except (KeyError, IndexError, TypeError):
+        return value
