@@ -16,7 +16,7 @@ def names_in(room: str) -> set[str]:
 
 
 def code_words(module) -> set[str]:
-    """Identifiers and string constants of the code; docstrings, comments and `paper`, `summary` (for people) left out."""
+    """Identifiers and string constants of the code; docstrings, comments and texts for people left out."""
     words: set[str] = set()
     docs = {
         id(node.body[0].value)

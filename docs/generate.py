@@ -1,0 +1,340 @@
+"""Writes the pages that are made from the code: methods.md, settings.md, cli.md, errors.md.
+
+    python docs/generate.py            write them
+    python docs/generate.py --check    say which are not current (exit 1)
+
+A test calls `pages()` and compares, so a page that is not current is a failing test.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+MADE = "<!-- made by docs/generate.py from the code; do not edit by hand -->\n\n"
+
+
+def pages() -> dict[str, str]:
+    """File name below docs/ -> what it must hold."""
+    return {"methods.md": methods(), "settings.md": settings(), "cli.md": cli(), "errors.md": errors()}
+
+
+# -- reading docstrings -------------------------------------------------------------------------------------------------
+
+
+def told(cls: type) -> dict[str, str]:
+    """Argument or attribute -> its text, from the `Args:` and `Attributes:` blocks of a class and its constructor.
+
+    `a, b: text` and `a / b: text` speak of both names.
+    """
+    found: dict[str, str] = {}
+    documented = [*reversed(cls.__mro__), getattr(cls, "__init__", None)]
+    for thing in documented:
+        text = inspect.cleandoc(getattr(thing, "__doc__", "") or "")
+        block = re.search(r"(?ms)^(?:Args|Attributes):\n(.*?)(?=^\S|\Z)", text)
+        if not block:
+            continue
+        for entry in re.finditer(r"(?ms)^    ([\w, /]+?):\s+(.*?)(?=^    [\w, /]+?:\s|\Z)", block.group(1)):
+            for name in re.split(r"\s*[,/]\s*", entry.group(1)):
+                found[name] = re.sub(r"\s+", " ", entry.group(2)).strip()
+    return found
+
+
+def first_line(thing: Any) -> str:
+    return inspect.cleandoc(thing.__doc__ or "").split("\n\n")[0].replace("\n", " ")
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def value(default: Any) -> str:
+    """A default as a recipe writes it."""
+    if default is dataclasses.MISSING or default is ...:
+        return "required"
+    if default is None:
+        return "none"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    if isinstance(default, str):
+        return f'`"{default}"`'
+    if isinstance(default, tuple | list):
+        return f"`{list(default)}`"
+    if isinstance(default, dict) or hasattr(default, "model_dump") or dataclasses.is_dataclass(default):
+        return ""
+    return f"`{default}`"
+
+
+# What a key means where its class does not say so itself.
+MEANING = {
+    "epochs": "most passes over the training examples; early stopping may end sooner.",
+    "batch_size": "users (or windows) in a step.",
+    "learning_rate": "step size after the warm-up, before the schedule.",
+    "optimizer": "Adam, or Adam with decoupled weight decay.",
+    "weight_decay": "of the optimiser.",
+    "betas": "decay of the optimiser's two moments.",
+    "schedule": "learning rate after the warm-up: as it is, along half a cosine to 0, or along a line to 0.",
+    "warmup_steps": "steps over which the learning rate rises from 0.",
+    "clip": "largest global norm of a gradient; 0 leaves gradients as they are.",
+    "patience": "evaluations without a better validation score before a task ends; 0 never stops early.",
+    "evaluate_every": "epochs between two evaluations on the validation users.",
+    "windows": "a history longer than the encoder reads: its last events only, or cut into windows so that every event is"
+    " a target once (next_item).",
+    "max_steps": "most optimiser steps; none for no limit.",
+    "checkpoint_minutes": "minutes between two checkpoints of a running task.",
+    "sparse": "sparse gradients for the item table, for very large catalogues with sampled losses.",
+    "heads": "attention heads.",
+    "attention_dropout": "on attention weights.",
+    "block": '"sasrec" as published (the residual adds the normalised query), or "prenorm", the usual pre-norm block.',
+}
+
+
+# -- settings -----------------------------------------------------------------------------------------------------------
+
+
+def options(cls: type) -> list[list[str]]:
+    """Rows name, what may be given, default, meaning: of a pydantic model, a dataclass, or a class with options."""
+    from perdure.settings.schema import model_of, schema_of, words
+
+    if dataclasses.is_dataclass(cls):
+        schema = model_of(cls)
+    elif hasattr(cls, "model_fields"):
+        schema = cls
+    else:
+        schema = schema_of(cls)
+    root = schema.model_json_schema()
+    meaning = told(cls)
+    rows = []
+    for name, field in schema.model_fields.items():
+        default = field.get_default(call_default_factory=True) if not field.is_required() else ...
+        rows.append(
+            [
+                f"`{name}`",
+                words(root["properties"][name], root),
+                value(default),
+                meaning.get(name) or MEANING.get(name, ""),
+            ]
+        )
+    return rows
+
+
+def section(title: str, cls: type, intro: str = "", skip: tuple[str, ...] = ()) -> str:
+    rows = [row for row in options(cls) if row[0].strip("`") not in skip]
+    return f"## {title}\n\n{intro or first_line(cls)}\n\n" + table(["key", "value", "default", "meaning"], rows) + "\n"
+
+
+def settings() -> str:
+    from perdure import registry
+    from perdure.events.data_settings import ColumnNames, DataSettings, TableSettings
+    from perdure.events.examples import History, Task
+    from perdure.events.splits import Split
+    from perdure.settings import EvaluateSettings, PretrainSettings, RunSettings, TrainSettings
+
+    text = (
+        MADE
+        + """# Settings
+
+A recipe is one TOML file. Whatever it leaves out has the default below; whatever it gives is checked before anything
+runs, all faults at once, each with its key and the nearest name that exists. A single value is overridden on the command line:
+`-s train.epochs=3`, `-s tasks.watch.train.epochs=3`. `perdure check RECIPE` checks a recipe without running it. The complete effective
+settings, with the origin of each, go into the run folder and the report.
+
+"""
+    )
+    text += section("[data]", DataSettings)
+    text += section("[data.columns]", ColumnNames)
+    text += section("[data.users] and [data.items_table]", TableSettings)
+    text += section("[history]", History)
+    text += section("[split]", Split)
+    for title, kind, key in (
+        ("[encoder]", "encoders", "name"),
+        ("[objective]", "objectives", "name"),
+        ("[tuning]", "methods", "method"),
+    ):
+        names = registry.names(kind)
+        text += (
+            f"## {title}\n\n`{key}` is one of "
+            + ", ".join(f"`{name}`" for name in names)
+            + "; the other keys are its options.\n\n"
+        )
+        for name in names:
+            cls = registry.find(kind, name)
+            rows = options(cls)
+            text += f'### {title} {key} = "{name}"\n\n{first_line(cls)}\n\n'
+            text += table(["key", "value", "default", "meaning"], rows) + "\n" if rows else "No options.\n\n"
+    text += section(
+        "[[tasks]]",
+        Task,
+        "One table for each task, in the order they are learned; `train` holds what differs from [train].",
+    )
+    text += section("[train]", TrainSettings, "How every task is trained, unless its own `train` says otherwise.")
+    own = tuple(name for name in TrainSettings.model_fields)
+    text += section(
+        "[pretrain]",
+        PretrainSettings,
+        "How the first task is trained, where it differs: every key of [train], and:",
+        skip=own,
+    )
+    text += section("[evaluate]", EvaluateSettings)
+    text += section("[run]", RunSettings)
+    return text.rstrip() + "\n"
+
+
+# -- methods ------------------------------------------------------------------------------------------------------------
+
+
+def methods() -> str:
+    from perdure import registry
+
+    text = (
+        MADE
+        + """# Methods, encoders, objectives
+
+What `perdure list` tells, and for each the opening of its file: citation, formula, notation, and how it differs from the
+paper. *Keeps* is a promise: older tasks answer bit for bit as before, whatever is learned later. The tests and every
+training run hold a method to it.
+
+*Reproduced* compares with the numbers of the method's own paper: **yes** within its tolerance, **partly**, or **not yet** tried.
+A method is never called reproduced because its tests pass.
+
+"""
+    )
+    kinds = (("Methods", "methods"), ("Encoders", "encoders"), ("Objectives", "objectives"))
+    for title, kind in kinds:
+        rows = []
+        for name in registry.names(kind):
+            cls = registry.find(kind, name)
+            row = [f"[`{name}`](#{name})", cls.paper, cls.summary]
+            if kind == "methods":
+                row += ["yes" if cls.keeps else "no", REPRODUCED.get(name, "not yet")]
+            rows.append(row)
+        heads = ["name", "paper", "in one line"] + (["keeps", "reproduced"] if kind == "methods" else [])
+        text += f"## {title}\n\n" + table(heads, rows) + "\n"
+    text += f"## Formats\n\nLayouts of logs: {', '.join(f'`{name}`' for name in registry.names('formats'))}; see `[data]` in the [settings](settings.md).\n\n"
+    for title, kind in kinds:
+        for name in registry.names(kind):
+            module = sys.modules[registry.find(kind, name).__module__]
+            text += f"### {name}\n\n{opening(module.__doc__ or '')}\n\n"
+    return text.rstrip() + "\n"
+
+
+# Filled from results of recipes on real data, never from belief. Baselines have no paper of their own to reproduce.
+REPRODUCED: dict[str, str] = {name: "(baseline)" for name in ("finetune", "frozen", "single")}
+
+
+def opening(docstring: str) -> str:
+    """A file's opening as Markdown: indented formulas become blocks, `Differs:` a bold word."""
+    text = inspect.cleandoc(docstring)
+    text = re.sub(r"\s*\[(reads|writes|reads, writes)\]", "", text)
+    lines, inside = [], False
+    for line in text.split("\n"):
+        formula = line.startswith("    ")
+        if formula and not inside and (not lines or lines[-1] == ""):
+            lines.append("```text")
+            inside = True
+        elif inside and not formula and line:
+            while lines[-1] == "":
+                lines.pop()
+            lines += ["```", ""]
+            inside = False
+        lines.append(line[4:] if inside and formula else line)
+    if inside:
+        lines.append("```")
+    return re.sub(r"(?m)^Differs\b", "**Differs**", "\n".join(lines))
+
+
+# -- errors and command line ---------------------------------------------------------------------------------------------
+
+
+def errors() -> str:
+    from perdure import errors as module
+
+    classes = [cls for _, cls in inspect.getmembers(module, inspect.isclass) if issubclass(cls, module.PerdureError)]
+    classes = sorted(classes, key=lambda cls: (cls.exit_code if cls is not module.PerdureError else 0, cls.__name__))
+    rows = [[f"`{cls.__name__}`", str(cls.exit_code), first_line(cls)] for cls in classes]
+    return (
+        MADE
+        + """# Errors
+
+Every error that perdure raises on purpose says what was found, what was expected, where, and what to do. On the command line
+it is a few lines and an exit code; `--trace` adds the traceback; with `--json` it is an object with the same entries.
+Anything else that is raised is a fault of perdure.
+
+"""
+        + table(["error", "exit code", "meaning"], rows)
+    )
+
+
+def cli() -> str:
+    import typer
+
+    from perdure.cli import main as module
+
+    command = typer.main.get_command(module.app)
+    text = (
+        MADE
+        + """# Command line
+
+Every verb has a Python function of the same name (see the [tour](tour.md)). `--help` shows what stands here; `--json` prints one object
+instead of tables. Exit codes are those of the [errors](errors.md).
+
+"""
+    )
+    text += table(["verb", ""], [[f"[`{name}`](#{name})", summary(sub)] for name, sub in command.commands.items()])
+    for name, sub in command.commands.items():
+        text += f"\n## {name}\n\n{body(sub)}\n\n"
+        usage = " ".join(p.human_readable_name.upper() if p.required else f"[{p.human_readable_name.upper()}]"
+                         for p in sub.params if p.param_type_name == "argument")  # fmt: skip
+        text += f"```text\nperdure {name} {usage}".rstrip() + " [options]\n```\n\n"
+        rows = [row for p in sub.params if (row := parameter(p))]
+        if rows:
+            text += table(["", "default", "meaning"], rows)
+    return text.rstrip() + "\n"
+
+
+def summary(command: Any) -> str:
+    return inspect.cleandoc(command.help or "").split("\n")[0]
+
+
+def body(command: Any) -> str:
+    """Help and example; what is indented, or begins with `perdure`, becomes a block."""
+    parts = [inspect.cleandoc(command.help or ""), inspect.cleandoc(command.epilog or "")]
+    return opening("\n\n".join(part for part in parts if part).replace("\b\n", ""))
+
+
+def parameter(p: Any) -> list[str] | None:
+    if getattr(p, "hidden", False):
+        return None
+    names = (
+        " ".join(f"`{n}`" for n in [*p.opts, *p.secondary_opts])
+        if p.param_type_name == "option"
+        else f"`{p.human_readable_name.upper()}`"
+    )
+    default = "" if p.required or p.default in (None, False, (), []) or callable(p.default) else f"`{p.default}`"
+    text = re.sub(r"\s+", " ", getattr(p, "help", None) or "").strip()
+    return [names, "required" if p.required and p.param_type_name == "option" else default, text]
+
+
+def main() -> int:
+    stale = []
+    for name, text in pages().items():
+        path = DOCS / name
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(name)
+        if "--check" not in sys.argv:
+            path.write_text(text, encoding="utf-8")
+    if stale:
+        print(("not current: " if "--check" in sys.argv else "written: ") + ", ".join(stale))
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
