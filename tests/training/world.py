@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -12,10 +13,14 @@ from perdure.encoders.sasrec import SASRec
 from perdure.events.examples import Examples, Sequences, Task, TaskData
 from perdure.events.ids import Ids
 from perdure.events.loader import Loader
+from perdure.model.files import sha256, tensor_digest
 from perdure.model.store import build
 from perdure.model.user_model import UserModel
 from perdure.objectives.next_item import NextItem
 from perdure.train_settings import TrainSettings
+from perdure.training.lifelong import learn
+from perdure.training.loop import make_fabric
+from perdure.training.runlog import RunLog
 from perdure.tuning.finetune import Finetune
 from perdure.tuning.frozen import Frozen
 from perdure.tuning.pcl import PCL
@@ -23,6 +28,7 @@ from perdure.tuning.peterrec import PeterRec
 from perdure.tuning.single import Single
 
 ITEMS, USERS = 30, 80
+FABRIC = make_fabric()
 METHODS = {"finetune": Finetune, "frozen": Frozen, "pcl": PCL, "peterrec": PeterRec, "single": Single}
 CLASSES = {"encoders": {"sasrec": SASRec}, "objectives": {"next_item": NextItem}, "methods": METHODS}
 ORDER = ["next", "later", "kind"]
@@ -33,7 +39,7 @@ def find(kind: str, name: str) -> type:
 
 
 def datas(seed: int = 0) -> dict[str, TaskData]:
-    """next (next_item), later (item, several positives) and kind (one_of), all told by which third of items a user walks."""
+    """next (next_item), later (item) and kind (one_of); what decides is the third of the items a user walks."""
     rng = np.random.default_rng(seed)
     group = rng.integers(0, 3, USERS)
     lengths = rng.integers(3, 12, USERS)
@@ -128,3 +134,28 @@ class At(SimpleNamespace):
     def epoch(self, **line) -> None: ...
 
     def row(self, *line) -> None: ...
+
+
+IDENTITY = {"settings": {"train": {"epochs": 2}}, "data_digest": "d", "seed": 0, "device": "cpu"}
+
+
+def live(folder, method: str = "pcl", show=None, resume: str = "auto", identity=IDENTITY, **more):
+    """One session of a run in `folder`; (what it learned, the model)."""
+    built = more.pop("model", None) or model(method)
+    evaluate_with = more.pop("evaluate", evaluate)
+    with RunLog(folder, identity, resume=resume) as run:
+        out = learn(built, datas(), ORDER, settings(**more), run, evaluate=evaluate_with, show=show, fabric=FABRIC)
+    return out, built
+
+
+TIMES = ("seconds", "targets_per_second", "at", "peak_rss")
+
+
+def outcome(folder, out, built) -> dict:
+    """All that must be equal, bit for bit, between an uninterrupted run and one that was stopped and resumed."""
+    weights = {name: tensor_digest(tensor) for name, tensor in built.state_dict().items()}
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    log = [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+    costs = [{k: v for k, v in cost.items() if k not in TIMES} for cost in out.costs]
+    files = {p.name: sha256(p.read_bytes()) for p in (folder / "model").rglob("*.safetensors")}
+    return {"R": out.R, "weights": weights, "log": log, "costs": costs, "files": files, "scores": out.scores}

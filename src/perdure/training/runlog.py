@@ -148,11 +148,10 @@ class RunLog:
             )
         moved = [d for key in MACHINE for d in differences(before.get(key), self.identity.get(key), key)]
         self.same_machine, self.resuming = not moved, True
-        self.state("running", **{k: v for k, v in before.items() if k not in self.identity})
         if moved:
-            self.log(
-                "warning", text="resumed on another machine, numbers may differ in the last bits: " + "; ".join(moved)
-            )
+            self.notes.append("resumed on another machine, numbers may differ in the last bits: " + "; ".join(moved))
+        known = {k: v for k, v in before.items() if k not in self.identity and k != "state"}
+        self.state("running", **{**known, "resumed": before.get("resumed", 0) + 1})
 
     def _lock(self) -> None:
         handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
