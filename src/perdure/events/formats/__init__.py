@@ -1,0 +1,47 @@
+"""Layouts of public data sets: one file each, found by listing this folder.
+
+A format is a class with `name` (the name of its file), `summary` (one line) and
+`read(data: DataSettings) -> Reading`, which says what the columns of its files mean. Nothing is registered by hand.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from typing import Protocol
+
+from perdure.errors import SettingsError, shorten
+from perdure.events.data_settings import DataSettings
+from perdure.events.sources import Reading
+
+
+class Format(Protocol):
+    """What every file of this folder defines."""
+
+    name: str
+    summary: str
+
+    @staticmethod
+    def read(data: DataSettings) -> Reading:
+        """What to read, and as what."""
+        ...
+
+
+def names() -> list[str]:
+    """All formats, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def find(name: str) -> type[Format]:
+    """The format called `name`.
+
+    Raises:
+        SettingsError: there is none; tells the nearest.
+    """
+    if name not in names():
+        close = difflib.get_close_matches(name, names(), 1)
+        raise SettingsError(f"no format {shorten(name)!r}", expected=f"one of: {', '.join(names())}",
+                            where="data.format", fix=f"did you mean {close[0]!r}?" if close else "")  # fmt: skip
+    module = importlib.import_module(f"{__name__}.{name}")
+    return next(v for v in vars(module).values() if isinstance(v, type) and vars(v).get("name") == name)

@@ -1,0 +1,144 @@
+"""From judged rows to histories: conflicts, order, duplicates, rare items and users, rows without gaps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from perdure.events.clean import Books
+from perdure.events.data_settings import DataSettings
+from perdure.events.gather import Columns
+from perdure.events.text import Bad
+
+
+@dataclass
+class Arranged:
+    """Events in CSR order.
+
+    Attributes:
+        rows: (E,) int64 positions in `Columns`, user after user, oldest first.
+        user_map, item_map: code -> row number without gaps, -1 where nothing is left.
+        counts: (U,) int64 events a user.
+        left_out: what was left out, for the books.
+    """
+
+    rows: np.ndarray
+    user_map: np.ndarray
+    item_map: np.ndarray
+    counts: np.ndarray
+    left_out: dict[str, int]
+
+
+def arrange(columns: Columns, data: DataSettings, books: Books, files: list[str]) -> Arranged:
+    """Sorts, removes duplicates and rare ids; what goes is counted in `left_out` or in the books."""
+    left_out = {"duplicate": 0, "min_item_count": 0, "min_user_count": 0}
+    rows = order_of(columns, data.ties)
+    if columns.origin is not None:
+        rows = _by_event_id(columns, rows, books, files, left_out)
+    if data.duplicates == "drop":
+        before = len(rows)
+        rows = without_duplicates(columns, rows)
+        left_out["duplicate"] += before - len(rows)
+    users, items = columns.codes["user"], columns.codes["item"]
+    for bound, codes, name in ((data.min_item_count, items, "min_item_count"), (data.min_user_count, users, "min_user_count")):
+        if bound > 1:
+            before = len(rows)
+            rows = rows[(np.bincount(codes[rows], minlength=len(columns.texts[name[4:8]])) >= bound)[codes[rows]]]
+            left_out[name] = before - len(rows)
+    user_counts = np.bincount(users[rows], minlength=len(columns.texts["user"]))
+    item_counts = np.bincount(items[rows], minlength=len(columns.texts["item"]))
+    return Arranged(rows, _without_gaps(user_counts), _without_gaps(item_counts), user_counts[user_counts > 0], left_out)
+
+
+def _without_gaps(counts: np.ndarray) -> np.ndarray:
+    return np.where(counts > 0, np.cumsum(counts > 0) - 1, -1).astype(np.int32)
+
+
+def order_of(columns: Columns, ties: str) -> np.ndarray:
+    """(E,) positions by user, time, `order`; then as `ties` says."""
+    keys = [columns.codes["user"]]
+    if columns.ticks is not None:
+        keys.append(columns.ticks)
+    if "order" in columns.numbers:
+        keys.append(columns.numbers["order"].to_numpy())
+    if ties == "item":
+        rest = [name for name in sorted({*columns.codes, *columns.numbers}) if name not in {"user", "item", "order"}]
+        keys += [_sortable(columns, name) for name in ["item", *rest]]
+    packed = _packed(keys)
+    if packed is not None:
+        return np.argsort(packed, kind="stable")
+    return np.lexsort(keys[::-1])
+
+
+def _sortable(columns: Columns, name: str) -> np.ndarray:
+    return columns.codes[name] if name in columns.codes else columns.numbers[name].rank("dense").fill_null(0).to_numpy()
+
+
+def _packed(keys: list[np.ndarray]) -> np.ndarray | None:
+    """The keys as one int64 with the same order, or None where they do not fit."""
+    spans = [(int(key.min()), int(key.max())) if len(key) else (0, 0) for key in keys]
+    if np.prod([float(high - low + 1) for low, high in spans]) > 2**62:
+        return None
+    packed = keys[0].astype(np.int64) - spans[0][0]
+    for key, (low, high) in zip(keys[1:], spans[1:], strict=True):
+        packed *= high - low + 1
+        packed += key
+        packed -= low
+    return packed
+
+
+def _run_mates(columns: Columns, rows: np.ndarray) -> np.ndarray:
+    """Places in `rows` of events that share user, time and order with a neighbour: only these can be duplicates."""
+    same = np.ones(max(len(rows) - 1, 0), bool)
+    keys = [columns.codes["user"]]
+    if columns.ticks is not None:
+        keys.append(columns.ticks)
+    if "order" in columns.numbers:
+        keys.append(columns.numbers["order"].to_numpy())
+    for key in keys:
+        taken = key[rows]
+        same &= taken[1:] == taken[:-1]
+    return np.flatnonzero(np.append(same, False) | np.append(False, same))
+
+
+def _content(columns: Columns, rows: np.ndarray, event: bool = False) -> pl.DataFrame:
+    names = [name for name in columns.codes if event or name != "event"]
+    frame = {name: columns.codes[name][rows] for name in names}
+    if columns.ticks is not None:
+        frame["\0time"] = columns.ticks[rows]
+    return pl.DataFrame(frame).with_columns(series.gather(rows).alias(name) for name, series in columns.numbers.items())
+
+
+def without_duplicates(columns: Columns, rows: np.ndarray) -> np.ndarray:
+    """`rows` with each group of equal events cut to its first."""
+    mates = _run_mates(columns, rows)
+    if not len(mates):
+        return rows
+    content = _content(columns, rows[mates], event=True)
+    first = content.select(pl.struct(pl.all()).is_first_distinct()).to_series().to_numpy()
+    keep = np.ones(len(rows), bool)
+    keep[mates[~first]] = False
+    return rows[keep]
+
+
+def _by_event_id(columns: Columns, rows: np.ndarray, books: Books, files: list[str], left_out: dict[str, int]) -> np.ndarray:
+    """One event an id: the first in the sources stays, equal ones are duplicates, others conflicts."""
+    ids = columns.codes["event"]
+    origin = columns.origin
+    given = np.flatnonzero(ids >= 0)
+    _, first, group = np.unique(ids[given], return_index=True, return_inverse=True)
+    leader = given[first][group]  # first row with the same id
+    later = given[leader != given]
+    if not len(later) or origin is None:
+        return rows
+    leader = leader[leader != given]
+    mine, theirs = _content(columns, later), _content(columns, leader)
+    same = np.logical_and.reduce([mine[name].eq_missing(theirs[name]).to_numpy() for name in mine.columns])
+    left_out["duplicate"] += int(same.sum())
+    books.add_all([(files[int(origin[row] >> 40)], Bad(int(origin[row] & (1 << 40) - 1), "event", "conflict"))
+                   for row in later[~same]])  # fmt: skip
+    gone = np.zeros(columns.n, bool)
+    gone[later] = True
+    return rows[~gone[rows]]

@@ -1,0 +1,196 @@
+"""All rows of all files, judged, as columns in memory: codes for text, numbers for numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from perdure.errors import DataError, shorten
+from perdure.events.clean import Books, Clock, Texts, Verdict, clock_of, judge_ids, numbers, whole
+from perdure.events.data_settings import DataSettings
+from perdure.events.detect import Source
+from perdure.events.sources import Reading, Table, pieces
+from perdure.events.text import Piece
+
+IDS = ("user", "item")
+LABELS = ("behaviour", "domain", "event")
+
+
+@dataclass
+class Columns:
+    """The sound events, in the order of the sources; E of them.
+
+    Attributes:
+        codes: name -> (E,) int32 codes, -1 for null: user, item, and every text column.
+        texts: name -> its distinct texts in code point order.
+        numbers: name -> (E,) numeric column (float64 `value`, int64 `order`, features as they came).
+        ticks: (E,) int64 times in `unit`, or None.
+        per_second: ticks a second.
+        origin: (E,) int64 file number << 40 | line, kept only when events have ids of their own.
+        features: names of the free columns, in the order of the settings.
+    """
+
+    codes: dict[str, np.ndarray]
+    texts: dict[str, pl.Series]
+    numbers: dict[str, pl.Series]
+    ticks: np.ndarray | None
+    per_second: int
+    origin: np.ndarray | None
+    features: list[str]
+    user_columns: list[str]
+
+    @property
+    def n(self) -> int:
+        """Number of events."""
+        return len(self.codes["user"])
+
+
+@dataclass
+class Gatherer:
+    """Takes piece after piece; see `gather`."""
+
+    data: DataSettings
+    clock: Clock | None
+    books: Books = field(default_factory=Books)
+    texts: dict[str, Texts] = field(default_factory=dict)
+    parts: dict[str, list[pl.Series]] = field(default_factory=dict)
+    ticks: list[np.ndarray] = field(default_factory=list)
+    origin: list[np.ndarray] = field(default_factory=list)
+
+    def take(self, piece: Piece, table: Table, source: Source, file: int) -> None:
+        """Judges a piece, keeps what is sound, sets the rest aside."""
+        n, frame, columns = piece.frame.height, piece.frame, table.columns
+        self.books.received += n + len(piece.bad)
+        verdict, is_text, where = Verdict(n), source.kind == "text", str(source.path)
+        taken: list[Texts] = []
+        for role in IDS:
+            column = frame[columns[role]]
+            if column.dtype.is_float():
+                raise DataError(f"column {column.name!r} holds decimal numbers ({column.dtype}), no ids", where=where,
+                                expected="text or whole numbers", fix="write the ids as text or integers")  # fmt: skip
+            taken.append(self.texts.setdefault(role, Texts()))
+            judge_ids(taken[-1], column, role, is_text, verdict)
+        if self.clock is not None:
+            if "time" in columns:
+                ticks = self.clock.ticks(frame[columns["time"]], verdict, self.books, where)
+        kept: dict[str, pl.Series] = {}
+        if "order" in columns:
+            order, given, readable = whole(frame[columns["order"]])
+            verdict.fault(~(given & readable), columns["order"], "order")
+            kept["order"] = pl.Series(order)
+        if "value" in columns:
+            values, given, readable = numbers(frame[columns["value"]])
+            wrong = given & (~readable | ~np.isfinite(values) | (values < 0))
+            verdict.fault(wrong, columns["value"], "value")
+            kept["value"] = pl.Series(values).set(pl.Series(~given), None)
+        self._labels(frame, table, taken, kept)
+        good = verdict.good
+        if not good.all():
+            for texts in taken:
+                texts.keep(good)
+            kept = {name: series.filter(pl.Series(good)) for name, series in kept.items()}
+        for name, series in kept.items():
+            self.parts.setdefault(name, []).append(series)
+        if self.clock is not None:
+            self.ticks.append(ticks if good.all() else ticks[good])
+        if "event" in columns:
+            self.origin.append((np.int64(file) << 40 | piece.lines)[good])
+        self.books.add(source.path.name, [*piece.bad, *verdict.bad(piece)])
+
+    def _labels(self, frame: pl.DataFrame, table: Table, taken: list[Texts], kept: dict[str, pl.Series]) -> None:
+        for role in LABELS:
+            if role in table.columns or role in table.constants:
+                column = frame[table.columns[role]] if role in table.columns else pl.Series(
+                    role, [table.constants[role]]).new_from_index(0, frame.height)
+                taken.append(self._text(role, column))
+        for name in (*table.features, *table.user_columns):
+            column = frame[name]
+            if column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Date) or isinstance(column.dtype, pl.Datetime):
+                kept[name] = column
+            else:
+                taken.append(self._text(name, column))
+
+    def _text(self, name: str, column: pl.Series) -> Texts:
+        texts = self.texts.setdefault(name, Texts())
+        texts.take(column.cast(pl.String).replace("", None) if column.dtype == pl.String else column)
+        return texts
+
+    def finish(self, reading: Reading) -> Columns:
+        """The columns of all pieces; features of text files that are plain numbers throughout become numbers."""
+        from perdure.events.sources import as_numbers
+
+        table = reading.tables[0]
+        texts: dict[str, pl.Series] = {}
+        codes: dict[str, np.ndarray] = {}
+        for name in list(self.texts):
+            texts[name], codes[name] = self.texts.pop(name).finish()
+        n = len(codes.get("user", ()))
+        found = {name: pl.concat(self.parts.pop(name), how="vertical_relaxed", rechunk=True) for name in list(self.parts)}
+        for name, series in found.items():
+            if len(series) != n or name in texts:
+                raise DataError(f"column {name!r} is text in one file and numbers in another", where="data.features",
+                                fix="write it the same way in every file")  # fmt: skip
+        for name in (*table.features, *table.user_columns):
+            if name in texts and (typed := as_numbers(texts[name])).dtype != pl.String:
+                found[name] = typed.gather(pl.Series(codes.pop(name)).replace(-1, None))
+                del texts[name]
+        ticks = np.concatenate(self.ticks) if self.ticks else (np.zeros(0, np.int64) if self.clock else None)
+        self.ticks = []
+        return Columns(codes, texts, found, ticks, 1, np.concatenate(self.origin) if self.origin else None,
+                       list(table.features), list(table.user_columns))  # fmt: skip
+
+
+def gather(data: DataSettings, reading: Reading, sources: list[list[Source]], now: float | None
+           ) -> tuple[Columns, Books, dict[str, int]]:  # fmt: skip
+    """Reads everything.
+
+    Args:
+        sources: the files of each table of `reading`.
+        now: seconds; events more than 5 minutes later are set aside. None: no clock, only times after 2099 are.
+
+    Returns:
+        the columns, the books, and by role how many spellings of ids fell together by NFC.
+
+    Raises:
+        DataError: more than `data.max_bad_share` of the rows are bad, or a file as a whole is.
+    """
+    from perdure.events.clean import PER_SECOND
+
+    unit = reading.time_unit if "time" in reading.tables[0].columns else None
+    clock = None if unit is None else clock_of(data, unit, now)
+    gatherer, file = Gatherer(data, clock), 0
+    for table, files in zip(reading.tables, sources, strict=True):
+        for source in files:
+            for piece in pieces(table, source, data.max_ratio):
+                gatherer.take(piece, table, source, file)
+            file += 1
+    books = gatherer.books
+    if books.bad > data.max_bad_share * books.received:
+        raise too_many_bad(books, data, clock)
+    merges = {role: texts.merges() for role, texts in gatherer.texts.items() if role in IDS}
+    columns = gatherer.finish(reading)
+    columns.per_second = PER_SECOND[unit] if unit else 1
+    return columns, books, merges
+
+
+def too_many_bad(books: Books, data: DataSettings, clock: Clock | None) -> DataError:
+    """The error for a log with more bad rows than allowed: reasons, the first rows, and what to do."""
+    reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(books.quarantined.items(), key=lambda x: -x[1]))
+    first = "; ".join(f"{row['file']} line {row['line']} {row['reason']}" + (f" in {row['column']}" if row["column"] else "")
+                      for row in books.table().head(3).to_dicts())  # fmt: skip
+    fix = "mend the rows, or raise data.max_bad_share"
+    if "encoding" in books.quarantined:
+        fix = 'set data.encoding, for example "latin-1" or "cp1252" (now: ' + f'"{data.encoding}")'
+    elif clock is not None and "time_range" in books.quarantined and (unit := clock.likely_unit()):
+        fix = f'times look like {unit}: set data.time_unit = "{unit}" (now: "{clock.unit}")'
+    return DataError(f"{books.bad} of {books.received} rows are bad: {shorten(reasons, 200)}",
+                     expected=f"at most {data.max_bad_share:.2%}; nothing was stored", where=shorten(first, 250),
+                     fix=fix)  # fmt: skip
+
+
+def names_of(sources: list[list[Source]]) -> list[Path]:
+    """Every input file."""
+    return [source.path for files in sources for source in files]

@@ -1,0 +1,232 @@
+"""Making a store: open, gather, arrange, write, and the data card.  [reads, writes]"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+import perdure
+from perdure.errors import DataError
+from perdure.events.arrange import Arranged, arrange
+from perdure.events.clean import Books
+from perdure.events.data_settings import DataSettings
+from perdure.events.detect import Source, look, sha256
+from perdure.events.gather import Columns, gather
+from perdure.events.ids import FIRST_ITEM, Ids
+from perdure.events.sources import Attributes, Reading, read_attributes
+from perdure.events.store import FORMAT_VERSION, published, write_array, write_card, write_frames, write_table
+
+SLICE = 1 << 19  # events written at a time
+LONG = 100_000  # a history longer than this is told in the card
+TRAINABLE = "cannot train: needs ≥ 25 users with ≥ 2 events, ≥ 2 items"
+
+
+def open_sources(data: DataSettings) -> tuple[Reading, list[list[Source]]]:
+    """What the settings name, looked at but not read."""
+    from perdure.events import formats
+
+    reading = formats.find(data.format).read(data)
+    sources = [[look(path, "text" if table.rows else None) for path in table.paths] for table in reading.tables]
+    for attributes in (reading.users, reading.items):
+        for path in attributes.table.paths if attributes else ():
+            look(path, None, attributes.where if attributes else "")
+    return reading, sources
+
+
+def fingerprint_of(data: DataSettings, reading: Reading, sources: list[list[Source]]) -> str:
+    """SHA-256 of the settings, of every input file and of the program's version."""
+    paths = [s.path for files in sources for s in files]
+    for attributes in (reading.users, reading.items):
+        paths += attributes.table.paths if attributes else ()
+    told = [FORMAT_VERSION, perdure.__version__, data.model_dump(), [sha256(path) for path in paths]]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def write_store(data: DataSettings, reading: Reading, sources: list[list[Source]], folder: Path,
+                fingerprint: str, now: float | None) -> None:  # fmt: skip
+    """Reads everything and writes the store; nothing is there if anything fails."""
+    with published(folder) as part:
+        columns, books, merges = gather(data, reading, sources, now)
+        files = [source.path.name for group in sources for source in group]
+        arranged = arrange(columns, data, books, files)
+        _enough(arranged, books, data)
+        user_ids = Ids(_left(columns.texts["user"], arranged.user_map))
+        item_ids = Ids(_left(columns.texts["item"], arranged.item_map), first=FIRST_ITEM)
+        digest = hashlib.sha256(f"perdure events {FORMAT_VERSION} {user_ids.digest} {item_ids.digest}".encode())
+        times = _write_arrays(part, columns, arranged, digest)
+        _write_events(part, columns, arranged, times, (user_ids, item_ids), digest)
+        notes = [*reading.notes]
+        unknown = _write_attributes(part, data, reading, (user_ids, item_ids), columns, arranged, digest, notes)
+        notes += [note for group in sources for source in group for note in source.notes]
+        write_table(part / "user_ids.parquet", pl.DataFrame({"id": user_ids.series}))
+        write_table(part / "item_ids.parquet", pl.DataFrame({"id": item_ids.series}))
+        write_table(part / "quarantine.parquet", books.table())
+        card = data_card(columns, arranged, books, times, merges, unknown, notes)
+        write_card(part, {
+            "format": "perdure events", "format_version": FORMAT_VERSION, "perdure": perdure.__version__,
+            "polars": pl.__version__, "settings": data.model_dump(), "fingerprint": fingerprint,
+            "sources": [{"file": s.path.name, "bytes": s.stamp[0]} for group in sources for s in group],
+            "counts": card["counts"], "digest": digest.hexdigest(), "card": card,
+        })  # fmt: skip
+
+
+def _left(texts: pl.Series, row_of: np.ndarray) -> pl.Series:
+    return texts.filter(pl.Series(row_of >= 0))
+
+
+def _enough(arranged: Arranged, books: Books, data: DataSettings) -> None:
+    if data.allow_empty:
+        return
+    if not len(arranged.rows):
+        raise DataError(f"0 events are left of {books.received} rows", expected="at least one sound row",
+                        where="data.path", fix="set data.allow_empty = true to store an empty log")  # fmt: skip
+    users, items = len(arranged.counts), int((arranged.item_map >= 0).sum())
+    if users < 2 or items < 2:
+        raise DataError(f"only {users} user(s) and {items} item(s) in {len(arranged.rows)} events", expected=TRAINABLE,
+                        where="data.path", fix="check data.columns; data.allow_empty = true stores it nevertheless",
+                        )  # fmt: skip
+
+
+def _write_arrays(part: Path, columns: Columns, arranged: Arranged, digest) -> np.ndarray | None:
+    rows = arranged.rows
+    items = arranged.item_map[columns.codes["item"]][rows] + np.int32(FIRST_ITEM)  # (E,)
+    starts = np.concatenate([[0], np.cumsum(arranged.counts)]).astype(np.int64)  # (U + 1,)
+    times = None if columns.ticks is None else columns.ticks[rows] // columns.per_second  # (E,)
+    for name, array in (("items", items), ("starts", starts), ("times", times)):
+        if array is not None:
+            write_array(part / f"{name}.npy", array)
+            digest.update(f"{name} {len(array)}".encode())
+            digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
+    columns.ticks = None
+    return times
+
+
+def _write_events(part: Path, columns: Columns, arranged: Arranged, times: np.ndarray | None,
+                  ids: tuple[Ids, Ids], digest) -> None:  # fmt: skip
+    starts = np.concatenate([[0], np.cumsum(arranged.counts)])
+    extras = [n for n in ("value", "behaviour", "domain", *columns.features) if n in columns.codes or n in columns.numbers]
+    digest.update(f"columns {extras}".encode())
+
+    def slices() -> Iterator[pl.DataFrame]:
+        for begin in range(0, max(len(arranged.rows), 1), SLICE):
+            rows = arranged.rows[begin : begin + SLICE]
+            users = arranged.user_map[columns.codes["user"][rows]]
+            frame = {
+                "user": ids[0].series.gather(users),
+                "item": ids[1].series.gather(arranged.item_map[columns.codes["item"][rows]]),
+                "position": pl.Series((np.arange(begin, begin + len(rows)) - starts[users]).astype(np.int32)),
+            }
+            if times is not None:
+                frame["time"] = pl.Series(times[begin : begin + SLICE])
+            for name in extras:
+                frame[name] = _extra(columns, name, rows)
+                digest.update(_bytes_of(frame[name]))
+            yield pl.DataFrame(frame)
+
+    parts = slices()
+    first = next(parts)
+    write_frames(part / "events.parquet", _chain(first, parts), first.schema)
+
+
+def _chain(first: pl.DataFrame, rest: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    yield first
+    yield from rest
+
+
+def _extra(columns: Columns, name: str, rows: np.ndarray) -> pl.Series:
+    if name in columns.numbers:
+        return columns.numbers[name].gather(rows)
+    return columns.texts[name].gather(pl.Series(columns.codes[name][rows]).replace(-1, None))
+
+
+def _bytes_of(column: pl.Series) -> bytes:
+    """The content of a column, for the digest: type, nulls, values."""
+    head = f"{column.name} {column.dtype} {len(column)} ".encode() + np.packbits(column.is_null().to_numpy()).tobytes()
+    if column.dtype == pl.String:
+        filled = column.fill_null("")
+        return head + filled.str.len_bytes().to_numpy().astype("<u4").tobytes() + filled.str.join("").item().encode()
+    if column.dtype.is_temporal() or column.dtype == pl.Boolean:
+        column = column.to_physical().cast(pl.Int64)
+    if column.dtype.is_numeric() and not column.dtype.is_decimal():
+        return head + np.ascontiguousarray(column.fill_null(0).to_numpy()).tobytes()
+    return head + column.to_frame().write_ndjson().encode()
+
+
+def _write_attributes(part: Path, data: DataSettings, reading: Reading, ids: tuple[Ids, Ids], columns: Columns,
+                      arranged: Arranged, digest, notes: list[str]) -> dict[str, int]:  # fmt: skip
+    unknown: dict[str, int] = {}
+    own = _user_columns(columns, arranged)
+    for role, attributes, known, file in (("user", reading.users, ids[0], "users.parquet"),
+                                          ("item", reading.items, ids[1], "items.parquet")):  # fmt: skip
+        frame = None
+        if attributes is not None:
+            frame, told = read_attributes(attributes, data.max_ratio)
+            notes += told
+            rows = known.rows(frame["id"])
+            unknown[f"{role}_unknown"] = len(known) - int((rows >= 0).sum())
+            if gone := int((rows < 0).sum()):
+                notes.append(f"{attributes.where}: {gone} rows describe a {role} without events and are left out")
+            own_ids = pl.DataFrame({"id": known.series})
+            frame = own_ids.join(frame, on="id", how="left", maintain_order="left").drop("id")
+        if role == "user" and own is not None:
+            frame = own if frame is None else frame.hstack([c for c in own if c.name not in frame.columns])
+        if frame is not None and frame.width:
+            write_table(part / file, frame)
+            digest.update(f"{role} {frame.columns}".encode())
+            for column in frame.get_columns():
+                digest.update(_bytes_of(column))
+    return unknown
+
+
+def _user_columns(columns: Columns, arranged: Arranged) -> pl.DataFrame | None:
+    """Event columns that describe the user: the user's first value that is not missing, in the order of the source."""
+    if not columns.user_columns:
+        return None
+    rows = np.sort(arranged.rows)
+    users = pl.Series("user", arranged.user_map[columns.codes["user"][rows]])
+    frame = pl.DataFrame([users, *(_extra(columns, name, rows).alias(name) for name in columns.user_columns)])
+    return frame.group_by("user").agg(pl.all().drop_nulls().first()).sort("user").drop("user")
+
+
+def data_card(columns: Columns, arranged: Arranged, books: Books, times: np.ndarray | None, merges: dict[str, int],
+              unknown: dict[str, int], notes: list[str]) -> dict:  # fmt: skip
+    """What a reader should know of the log: counts that balance, time range, shape, what was left out and why."""
+    stored, counts = len(arranged.rows), arranged.counts
+    users, items = len(counts), int((arranged.item_map >= 0).sum())
+    left = arranged.left_out
+    quantiles = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+    lengths = {f"{q:.0%}": int(np.quantile(counts, q, method="lower")) for q in quantiles} if users else {}
+    filtered = {name: left[name] for name in ("min_item_count", "min_user_count")}
+    card = {
+        "counts": {"events": stored, "users": users, "items": items},
+        "books": {"received": books.received, "stored": stored, "duplicate": left["duplicate"],
+                  "quarantined": books.bad, "filtered": sum(filtered.values())},
+        "quarantined": dict(sorted(books.quarantined.items())),
+        "filtered": filtered,
+        "density": stored / (users * items) if stored else 0.0,
+        "history_length": {**lengths, "mean": float(counts.mean()) if users else 0.0},
+        "users_with_one_event": int((counts == 1).sum()),
+        "id_spellings_merged": merges,
+        **unknown,
+    }  # fmt: skip
+    if times is not None and stored:
+        first, last = int(times.min()), int(times.max())
+        card["time_range"] = {"first": _iso(first), "last": _iso(last), "seconds": [first, last]}
+    if books.future[0]:
+        card["ahead_of_now"] = {"rows": books.future[0], "most_seconds": books.future[1]}
+    if users and counts.max() > LONG:
+        notes.append(f"the longest history has {counts.max()} events; training sees what its `windows` and "
+                     "`max_length` let through")  # fmt: skip
+    if times is None and "order" not in columns.numbers:
+        notes.append("no time and no order column: the order of the rows is taken as the order of the events")
+    return {**card, "notes": notes}
+
+
+def _iso(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,220 @@
+"""Tables of every accepted kind as pieces of rows, a bounded number at a time.  [reads]
+
+What a column *means* is told by `Table`, which a format makes from the settings; here files are only opened and cut
+into pieces. Judging the values is the work of `clean.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from perdure.errors import DataError, ModelError, shorten
+from perdure.events.detect import Source, chunks, look
+from perdure.events.jsonl import read_jsonl
+from perdure.events.text import Dialect, Piece, missing_column, read_text
+
+ROWS = 1 << 20  # rows of a Parquet file held at a time
+CAPITALS = {"tsv": "\t", "tab": "\t", "dat": "::"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Files of one layout.
+
+    Attributes:
+        paths: the files.
+        columns: role -> source column; roles as in `ColumnNames`.
+        features: further source columns.
+        constants: role -> text that holds for every row.
+        separator: None tells it from the name (.tsv, .tab: tab; .dat: `::`; else comma).
+        rows: a reader of the layout's own, from the file's UTF-8 bytes to pieces that hold the columns above; for
+            layouts that are no tables.
+        user_columns: features that describe the user and move to the user table (first value in the source's order).
+    """
+
+    paths: tuple[Path, ...]
+    columns: dict[str, str]
+    features: tuple[str, ...] = ()
+    constants: dict[str, str] = field(default_factory=dict)
+    separator: str | None = None
+    encoding: str = "utf-8"
+    header: bool | tuple[str, ...] = True
+    quote: bool | None = None
+    rows: Callable[[Iterator[bytes], str], Iterator[Piece]] | None = None
+    user_columns: tuple[str, ...] = ()
+
+    @property
+    def wanted(self) -> list[str]:
+        """Source columns to read, each once."""
+        return list(dict.fromkeys([*self.columns.values(), *self.features, *self.user_columns]))
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """A table of attributes. `columns` None keeps all; `rename` maps the source's names to ours."""
+
+    table: Table
+    id: str
+    columns: tuple[str, ...] | None = None
+    rename: dict[str, str] = field(default_factory=dict)
+    where: str = "data.users"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a format makes of the settings: event tables, attribute tables, and how times are written."""
+
+    tables: list[Table]
+    users: Attributes | None = None
+    items: Attributes | None = None
+    time_unit: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def dialect_of(table: Table, path: Path) -> Dialect:
+    """How a text file of this table is written."""
+    endings = [suffix.lower().lstrip(".") for suffix in path.suffixes if suffix.lower() not in {".gz", ".zst", ".zstd"}]
+    separator = table.separator or CAPITALS.get(endings[-1] if endings else "", ",")
+    quote = table.quote if table.quote is not None else len(separator) == 1
+    return Dialect(separator, table.header, quote and len(separator) == 1)
+
+
+def pieces(table: Table, source: Source, max_ratio: int = 200) -> Iterator[Piece]:
+    """The rows of one file.
+
+    Raises:
+        DataError: as the readers say; also if the file changed while it was read.
+        ModelError: a damaged or unsafe Parquet file.
+    """
+    where = str(source.path)
+    if source.kind == "parquet":
+        yield from _parquet(source, table.wanted)
+    else:
+        parts = chunks(source, table.encoding, max_ratio)
+        if table.rows is not None:
+            yield from table.rows(parts, where)
+        elif source.kind == "jsonl":
+            yield from read_jsonl(parts, table.wanted, where)
+        else:
+            yield from read_text(parts, dialect_of(table, source.path), table.wanted, where)
+    source.unchanged()
+
+
+def _guarded(source: Source, work: Callable[[], pl.DataFrame | pl.Schema]):
+    """`work()`, where any complaint of the Parquet reader, its panics included, means a damaged file."""
+    try:
+        return work()
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:
+        source.unchanged()
+        raise ModelError(f"the Parquet file is damaged: {shorten(error)}", where=str(source.path),
+                         fix="fetch or write the file again; nothing was stored") from None  # fmt: skip
+
+
+def _parquet(source: Source, wanted: list[str] | None) -> Iterator[Piece]:
+    scan = pl.scan_parquet(source.path, glob=False)
+    schema = _guarded(source, scan.collect_schema)
+    names = list(schema)
+    for name in wanted or []:
+        if name not in schema:
+            raise missing_column(name, names, str(source.path))
+        _check_type(name, schema[name], source.path)
+    batches = scan.select(wanted if wanted is not None else names).collect_batches(chunk_size=ROWS, lazy=True)
+    start = 1
+    while True:
+        frame = _guarded(source, lambda: next(batches, None))
+        if frame is None:
+            return
+        for part in frame.iter_slices(ROWS):
+            yield Piece(part, np.arange(start, start + part.height))
+            start += part.height
+
+
+def _check_type(name: str, dtype: pl.DataType, path: Path) -> None:
+    if type(dtype).__name__ in {"Extension", "BaseExtension", "Object"}:
+        raise ModelError(f"column {shorten(name)!r} has extension type {dtype}", where=str(path),
+                         expected="plain Parquet types", fix="write the column as text or numbers")  # fmt: skip
+    if dtype.is_nested() or dtype in (pl.Binary, pl.Time, pl.Duration):
+        raise DataError(f"column {shorten(name)!r} has type {shorten(dtype)}", where=str(path),
+                        expected="text, whole or decimal numbers, booleans, dates, dictionary of text",
+                        fix="write the column as one of these")  # fmt: skip
+
+
+def read_attributes(attributes: Attributes, max_ratio: int = 200) -> tuple[pl.DataFrame, list[str]]:
+    """An attribute table as one frame whose first column is `id` (text), and notes for the data card.
+
+    Columns of text files whose every value is a number written in the plain way become numbers; `007` stays text.
+
+    Raises:
+        DataError: more than 1 % of the rows are malformed, or the id column is missing.
+    """
+    table, notes, frames, bad, first_bad = attributes.table, [], [], 0, None
+    for path in table.paths:
+        source = look(path, None, attributes.where)
+        for piece in _attribute_pieces(attributes, source, max_ratio):
+            frames.append(piece.frame)
+            bad += len(piece.bad)
+            first_bad = first_bad or (piece.bad[0] if piece.bad else None)
+        source.unchanged()
+        notes += source.notes
+    frame = pl.concat(frames, how="vertical_relaxed")
+    if first_bad and bad > 0.01 * (frame.height + bad):
+        raise DataError(f"{bad} of {frame.height + bad} rows are malformed; first: line {first_bad.line}, "
+                        f"{first_bad.reason} {first_bad.sample}", where=str(table.paths[0]),
+                        fix='try encoding = "latin-1"' if first_bad.reason == "encoding" else "")  # fmt: skip
+    if bad:
+        notes.append(f"{attributes.where}: {bad} malformed rows left out")
+    frame = frame.rename({attributes.id: "id", **{k: v for k, v in attributes.rename.items() if k in frame.columns}})
+    keys = frame["id"].cast(pl.String).str.normalize("NFC")
+    frame = frame.with_columns(keys.alias("id")).filter(keys.is_not_null() & (keys != ""))
+    once = frame.unique("id", keep="first", maintain_order=True)
+    if once.height < frame.height:
+        notes.append(f"{attributes.where}: {frame.height - once.height} rows repeat an id; the first row of each is kept")
+    return plain_numbers(once.select("id", *[c for c in once.columns if c != "id"]), skip={"id"}), notes
+
+
+def _attribute_pieces(attributes: Attributes, source: Source, max_ratio: int) -> Iterator[Piece]:
+    table, where = attributes.table, str(source.path)
+    wanted = None if attributes.columns is None else list(dict.fromkeys([attributes.id, *attributes.columns]))
+    if source.kind == "parquet":
+        read = _parquet(source, wanted)
+    elif source.kind == "jsonl":
+        if wanted is None:
+            raise DataError("attributes from JSON lines need their columns named", where=f"{attributes.where}.columns")
+        read = read_jsonl(chunks(source, table.encoding, max_ratio), wanted, where)
+    else:
+        read = read_text(chunks(source, table.encoding, max_ratio), dialect_of(table, source.path), wanted, where)
+    for piece in read:
+        if attributes.id not in piece.frame.columns:
+            raise missing_column(attributes.id, piece.frame.columns, where)
+        yield piece
+
+
+def plain_numbers(frame: pl.DataFrame, skip: set[str] = frozenset()) -> pl.DataFrame:  # type: ignore[assignment]
+    """Text columns whose every value is a plainly written number as numbers; an empty text is null.
+
+    `0`, `-3`, `2.50` are plain; `007`, `1e5`, `+1` and 16 or more digits are not, and keep their column as text.
+    """
+    changed = []
+    for column in frame.get_columns():
+        if column.dtype != pl.String or column.name in skip:
+            continue
+        filled = column.set(column == "", None) if (column == "").any() else column
+        changed.append(as_numbers(filled))
+    return frame.with_columns(changed)
+
+
+def as_numbers(texts: pl.Series) -> pl.Series:
+    """`texts` as Int64 or Float64 where every value is a plainly written number, else unchanged."""
+    given = texts.drop_nulls()
+    if given.len() and given.str.contains(r"^-?(0|[1-9]\d{0,14})$").all():
+        return texts.cast(pl.Int64)
+    if given.len() and given.str.contains(r"^-?(0|[1-9]\d{0,14})(\.\d{1,15})?$").all():
+        return texts.cast(pl.Float64)
+    return texts

@@ -1,0 +1,183 @@
+"""The store of a prepared log: a folder of arrays and Parquet files, written whole or not at all.  [reads, writes]
+
+store.json (format version, settings, sources, counts, data card, SHA-256 of every file, and a seal over itself) ·
+items.npy starts.npy times.npy · events.parquet · item_ids.parquet user_ids.parquet · users.parquet items.parquet
+(when given) · quarantine.parquet (file, line, column, reason, at most 100 characters of the field).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from perdure.errors import DataError, MachineError, ModelError, UsageError, shorten
+from perdure.events.detect import sha256
+
+FORMAT_VERSION = 1
+CARD_FILE = "store.json"
+
+
+@contextmanager
+def published(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder` that takes its name when the block ends well, and vanishes when not.
+
+    Raises:
+        UsageError: `folder` exists and is not empty, or cannot be made.
+        MachineError: the disk is full.
+    """
+    folder = Path(os.path.abspath(folder))
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already", expected="a new or empty folder",
+                         fix="choose another folder, or remove this one")  # fmt: skip
+    part = folder.parent / f".{folder.name}.part-{os.getpid()}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        part.mkdir()
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written: {error.strerror}", expected="a writable folder") from None
+    try:
+        yield part
+        for file in part.iterdir():
+            _sync(file)
+        _sync(part)
+        os.replace(part, folder)
+        _sync(folder.parent)
+    except OSError as error:
+        raise MachineError(f"the store could not be written: {error.strerror or error}", where=str(folder),
+                           fix="free disk space and try again; nothing was stored") from None  # fmt: skip
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what killed preparations of the same folder left behind."""
+    for left in folder.parent.glob(f".{folder.name}.part-*"):
+        owner = left.name.rpartition("-")[2]
+        if owner.isdecimal() and (int(owner) == os.getpid() or not _alive(int(owner))):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_card(folder: Path, card: dict) -> None:
+    """Writes store.json: `card` with the SHA-256 of every other file, sealed."""
+    files = sorted(path for path in folder.iterdir() if path.name != CARD_FILE)
+    card = {**card, "files": {f.name: {"sha256": sha256(f), "bytes": f.stat().st_size} for f in files}}
+    card["seal"] = _seal(card)
+    (folder / CARD_FILE).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _seal(card: dict) -> str:
+    plain = json.dumps({k: v for k, v in card.items() if k != "seal"}, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(plain.encode()).hexdigest()
+
+
+def read_card(folder: Path) -> dict:
+    """store.json, its seal checked.
+
+    Raises:
+        UsageError: no store is there.
+        ModelError: damaged, or written by a newer perdure.
+    """
+    path = Path(folder) / CARD_FILE
+    if not path.is_file():
+        raise UsageError(f"{folder} holds no event store", expected=f"a folder with {CARD_FILE}",
+                         fix="make one with `perdure prepare`")  # fmt: skip
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        version = card["format_version"]
+        sound = card["seal"] == _seal(card)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(f"{CARD_FILE} is damaged: {shorten(error)}", where=str(path), fix=AGAIN) from None
+    if version != FORMAT_VERSION:
+        raise ModelError(f"the store has format version {shorten(version)}", expected=f"version {FORMAT_VERSION}",
+                         where=str(path), fix="prepare it again with this perdure")  # fmt: skip
+    if not sound:
+        raise ModelError(f"{CARD_FILE} was changed after it was written", where=str(path), fix=AGAIN)
+    return card
+
+
+AGAIN = "remove the folder and run `perdure prepare` again"
+
+
+def verify(folder: Path, card: dict) -> None:
+    """Raises ModelError naming the first file that is missing, changed or not ours."""
+    for name, told in card["files"].items():
+        path = folder / name
+        if "/" in name or "\\" in name or name.startswith(".") or path.is_symlink():
+            raise ModelError(f"{shorten(name)} is no plain file of a store", where=str(folder), fix=AGAIN)
+        if not path.is_file():
+            raise ModelError(f"{name} is missing", where=str(path), fix=AGAIN)
+        if path.stat().st_size != told["bytes"] or sha256(path) != told["sha256"]:
+            raise ModelError(f"{name} is damaged: its SHA-256 is not the one in {CARD_FILE}", where=str(path), fix=AGAIN)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """One .npy file."""
+    np.save(path, array, allow_pickle=False)
+
+
+def read_array(path: Path, dtype: type, length: int | None = None) -> np.ndarray:
+    """A memory-mapped .npy file of one dimension.
+
+    Raises:
+        ModelError: another type or length than the store tells.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError:
+        array = np.load(path, allow_pickle=False)  # an empty file cannot be mapped
+    if array.dtype != dtype or array.ndim != 1 or (length is not None and len(array) != length):
+        raise ModelError(f"{path.name} holds {array.shape} {array.dtype}", where=str(path), fix=AGAIN,
+                         expected=f"({length},) {np.dtype(dtype)}")  # fmt: skip
+    array.flags.writeable = False
+    return array
+
+
+def write_frames(path: Path, frames: Iterator[pl.DataFrame], schema: pl.Schema) -> None:
+    """Frames, one after the other, as one Parquet file; only a few are in memory at a time."""
+    from polars.io.plugins import register_io_source
+
+    def source(columns: list[str] | None, predicate: object, n_rows: int | None, batch: int | None):
+        yield from frames
+
+    lazy = register_io_source(source, schema=schema)  # type: ignore[arg-type]
+    lazy.sink_parquet(path, compression="zstd", row_group_size=1 << 18)
+
+
+def write_table(path: Path, frame: pl.DataFrame) -> None:
+    """A small table as Parquet."""
+    frame.write_parquet(path, compression="zstd")
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """A small table; DataError if it is no Parquet."""
+    try:
+        return pl.read_parquet(path, glob=False)
+    except Exception as error:
+        raise DataError(f"{path.name} cannot be read: {shorten(error)}", where=str(path), fix=AGAIN) from None
