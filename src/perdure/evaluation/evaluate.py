@@ -1,0 +1,306 @@
+"""A model and a task -> a Score.
+
+Goes through inference.represent and model.score_of, as recommend does: what is measured is what is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perdure.errors import DataError, ModelError, UsageError
+from perdure.evaluation import bootstrap, metrics
+from perdure.evaluation.ranking import Sampled, rank_blocks, users_at_once
+from perdure.inference.represent import card_of, label_of_item, represent, scores_of, seen_cells
+
+if TYPE_CHECKING:
+    from perdure.events.examples import Examples, TaskData
+    from perdure.model.user_model import UserModel
+
+__all__ = ["PRIMARY", "Score", "difference", "evaluate"]
+
+RANKING = {
+    "hr": metrics.hit_rate,
+    "ndcg": metrics.ndcg,
+    "mrr": metrics.reciprocal_rank,
+    "recall": metrics.recall,
+}
+PRIMARY = {"next_item": "ndcg@10", "item": "ndcg@10", "one_of": "accuracy"}
+USERS = 2**16  # user vectors in memory at a time
+MOST_KEPT = 2**26  # class scores kept for the AUC; above, it is left out
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good a model is at one task.
+
+    Attributes:
+        task, split: what was measured, on which examples.
+        n: users that had an answer to be found.
+        values: measure -> mean over users (macro_f1 and the AUC of classes: one number of all users).
+        per_user: measure -> (n,) float64.
+        users: (n,) int32 user rows, in the order of `per_user`.
+        primary: the measure that stands for the task in the matrix R.
+        protocol: "full ranking", "sampled: 100 uniform negatives, seed 0", or "all classes".
+        notes: what a reader of the numbers must know.
+        confusion: (Y + 1, Y) counts for one_of, else None; see metrics.confusion.
+    """
+
+    task: str
+    split: str
+    n: int
+    values: Mapping[str, float]
+    per_user: Mapping[str, np.ndarray]
+    users: np.ndarray
+    primary: str
+    protocol: str
+    notes: tuple[str, ...] = ()
+    confusion: np.ndarray | None = field(default=None, repr=False)
+
+    @property
+    def value(self) -> float:
+        """The primary measure."""
+        return self.values[self.primary]
+
+    def interval(
+        self, name: str | None = None, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    ) -> tuple[float, float]:
+        """Bootstrap percentile interval (low, high) of a measure: how far it would move with other users.
+
+        Raises:
+            UsageError: no such measure, or one without an interval (AUC of classes).
+        """
+        name = name or self.primary
+        bootstrap.check(level, resamples)
+        if name == "macro_f1" and self.confusion is not None:
+            return bootstrap.interval(bootstrap.tables(self.confusion, resamples, seed), level)
+        return bootstrap.interval(bootstrap.means(_of(self, name), resamples, seed), level)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it, without the users: task, split, n, metric, value, low, high, values, protocol, notes."""
+        low, high = self.interval()
+        told = {"task": self.task, "split": self.split, "n": self.n, "metric": self.primary, "value": self.value}
+        return {**told, "low": low, "high": high, "values": dict(self.values), "protocol": self.protocol,
+                "notes": list(self.notes)}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A score less another on the same users: mean, and its interval (low, high). Chance alone if 0 lies within."""
+
+    name: str
+    mean: float
+    low: float
+    high: float
+
+
+def difference(
+    a: Score, b: Score, name: str | None = None, level: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> Difference:
+    """a - b with a paired bootstrap: the same users are drawn for both, so what is common to them cancels.
+
+    Raises:
+        UsageError: the scores are of other users, or were measured in another way.
+    """
+    name = name or a.primary
+    bootstrap.check(level, resamples)
+    if a.task != b.task or a.protocol != b.protocol or not np.array_equal(a.users, b.users):
+        raise UsageError(
+            f"{a.task} on {a.n} users ({a.protocol}) against {b.task} on {b.n} users ({b.protocol})",
+            expected="one task, one protocol, the same users in the same order",
+            where="difference",
+        )
+    change = _of(a, name) - _of(b, name)  # (n,)
+    low, high = bootstrap.interval(bootstrap.means(change, resamples, seed), level)
+    return Difference(name, float(change.mean()), low, high)
+
+
+def evaluate(
+    model: UserModel,
+    data: TaskData,
+    split: str = "test",
+    *,
+    ks: Sequence[int] = (1, 5, 10, 20),
+    seen: Literal["drop", "keep"] = "drop",
+    sampled: Sampled | int | str | None = None,
+    batch_size: int = 256,
+    generator: torch.Generator | None = None,
+) -> Score:
+    """Measures a model on the examples of a task.
+
+    Tasks whose labels are ranked (next_item, item) give hr@k, ndcg@k, mrr@k, recall@k for each k and auc; one_of gives
+    accuracy, macro_f1, log_loss and auc. Formulas: metrics.py; ties and left-out labels: ranking.py.
+
+    Args:
+        data: the task made ready, over the store whose items the model reads.
+        split: "train", "valid" or "test".
+        ks: cut-offs; 10 is added, as the primary measure needs it.
+        seen: "drop": labels that are items of the user's own input are no candidates, unless they are right.
+        sampled: None ranks among all labels. A number, "100 uniform", "100 popularity" or a Sampled ranks among so
+            many drawn wrong labels; the result says so in `protocol` and must not be compared with full ranking.
+        batch_size: histories the encoder sees at once; changes no result beyond rounding.
+        generator: its initial seed is the seed of the sampled ranking (0 without).
+
+    Raises:
+        UsageError: unknown task or split, ks, seen or sampled out of range. DataError: nobody to measure.
+        ModelError: the task's labels differ between model and data. NonFiniteError: a score is NaN or infinite.
+    """
+    card, cuts, drawn = card_of(model, data.task.name), metrics.check_ks([*ks, 10]), _sampled(sampled, generator)
+    if seen not in ("drop", "keep") or split not in ("train", "valid", "test"):
+        raise UsageError(
+            f"split = {split!r}, seen = {seen!r}",
+            expected='"train", "valid" or "test"; "drop" or "keep"',
+            where="evaluate",
+        )
+    if card.kind != data.task.kind or len(card.labels) != len(data.labels) or card.labels.digest != data.labels.digest:
+        raise ModelError(
+            f"task {card.name!r}: the model answers with {len(card.labels)} labels of kind {card.kind}, "
+            f"the data with {len(data.labels)} of kind {data.task.kind}, and they differ",
+            expected="the store and the tasks this model was trained on",
+            where="evaluate",
+        )
+    examples, notes = _judged(data.part(split), card.name, split)
+    empty = int((examples.end == examples.begin).sum())
+    if empty:
+        notes.append(f"{empty} users without input events were answered by popularity")
+    outside = int((examples.answers < 0).sum())
+    if outside:
+        notes.append(f"{outside} right answers are no labels of the task (never met in training): misses")
+    if card.kind == "one_of":
+        return _classes(model, card, data, examples, split, notes, batch_size)
+    return _ranked(model, card, data, examples, split, notes, batch_size, cuts, seen == "drop", drawn)
+
+
+def _ranked(model, card, data, examples, split, notes, batch_size, ks, drop, sampled) -> Score:
+    """Score of a task whose labels are ranked."""
+    labels = label_of_item(card, model.backbone.n_items) if drop else None
+    label_of, items = labels if labels is not None else np.zeros(0, np.int64), np.asarray(data.sequences.items)
+    parts = []
+    for low, high, u, empty in _vectors(model, card.name, data, examples, batch_size):
+        begin, end, starts = examples.begin[low:high], examples.end[low:high], examples.answer_starts[low : high + 1]
+
+        def scores(a: int, b: int, u: Tensor = u, empty: np.ndarray = empty) -> Tensor:
+            return scores_of(model, card.name, u[a:b], empty[a:b])
+
+        def seen(a: int, b: int, begin: np.ndarray = begin, end: np.ndarray = end) -> tuple[np.ndarray, np.ndarray]:
+            return seen_cells(label_of, items, begin[a:b], end[a:b])
+
+        block = Sampled(sampled.negatives, sampled.by, sampled.seed + low) if sampled else None
+        answers = examples.answers[starts[0] : starts[-1]]
+        cells = None if labels is None else seen
+        own = starts - starts[0]
+        found = rank_blocks(
+            scores, len(card.labels), answers, own, seen=cells, sampled=block, popularity=card.popularity
+        )
+        parts.append(found)
+    rank, auc = np.concatenate([p.rank for p in parts]), np.concatenate([p.auc for p in parts])
+    starts, per_user = examples.answer_starts, {}
+    for name, measure in RANKING.items():
+        per_user |= {f"{name}@{k}": measure(rank, starts, k) for k in ks}
+    per_user["auc"] = metrics.mean_per_user(auc, starts)
+    if labels is not None:
+        notes.append("items of a user's own input are left out of the ranking, unless they are right")
+    protocol = str(sampled) if sampled else "full ranking"
+    values = {name: float(v.mean()) for name, v in per_user.items()}
+    n, users, primary = len(examples), examples.users, PRIMARY[card.kind]
+    return Score(card.name, split, n, values, per_user, users, primary, protocol, tuple(notes))
+
+
+def _classes(model, card, data, examples, split, notes, batch_size) -> Score:
+    """Score of a one_of task. A wrong class with the same score as the right one wins, as in ranking."""
+    n, n_labels = len(examples), len(card.labels)
+    right = np.asarray(examples.answers, np.int64)[examples.answer_starts[:-1]]  # (n,)
+    predicted, probability = np.zeros(n, np.int64), np.zeros(n)
+    kept = np.zeros((n, n_labels), np.float32) if n * n_labels <= MOST_KEPT else None
+    step = users_at_once(n_labels)
+    for low, high, u, empty in _vectors(model, card.name, data, examples, batch_size):
+        for a in range(low, high, step):
+            b = min(a + step, high)
+            scores = scores_of(model, card.name, u[a - low : b - low], empty[a - low : b - low])  # (B, Y)
+            chance = scores.softmax(1)  # (B, Y)
+            known = np.flatnonzero(right[a:b] >= 0)
+            at = (torch.from_numpy(known).to(u.device), torch.from_numpy(right[a:b][known]).to(u.device))
+            theirs = scores[at]  # (known,)
+            scores[at] = -torch.inf
+            best, column = scores.max(1)  # (B,) the best wrong class
+            wins = theirs > best[at[0]]
+            column[at[0][wins]] = at[1][wins]
+            predicted[a:b] = column.cpu().numpy()
+            probability[a + known] = chance[at].cpu().numpy()
+            if kept is not None:
+                kept[a:b] = chance.cpu().numpy()
+    table = metrics.confusion(right, predicted, n_labels)
+    per_user = {"accuracy": (predicted == right).astype(np.float64), "log_loss": metrics.log_loss(probability)}
+    values = {name: float(v.mean()) for name, v in per_user.items()} | {"macro_f1": float(metrics.macro_f1(table))}
+    area = metrics.area_of_classes(kept, right) if kept is not None else float("nan")
+    if np.isnan(area):
+        notes.append("no AUC: " + ("too many users times classes" if kept is None else "all users have one class"))
+    else:
+        values["auc"] = area
+    values = {name: values[name] for name in ("accuracy", "macro_f1", "log_loss", "auc") if name in values}
+    users, primary = examples.users, PRIMARY[card.kind]
+    return Score(card.name, split, n, values, per_user, users, primary, "all classes", tuple(notes), table)
+
+
+def _vectors(model: UserModel, task: str, data: TaskData, examples: Examples, batch_size: int):
+    """(from, to, user vectors, which of them have no input) of one stretch of users after the other."""
+    for low in range(0, len(examples), USERS):
+        high = min(low + USERS, len(examples))
+        begin, end = examples.begin[low:high], examples.end[low:high]
+        yield low, high, represent(model, task, data.sequences, begin, end, batch_size), begin == end
+
+
+def _judged(examples: Examples, task: str, split: str) -> tuple[Examples, list[str]]:
+    """The examples that have an answer, and a note on those that have none."""
+    starts = examples.answer_starts
+    if starts is None:
+        raise UsageError(
+            f"the {split} examples of {task!r} are every shift of the input",
+            expected='split "valid" or "test"',
+            where="evaluate, split",
+        )
+    asked = np.diff(starts) > 0
+    if not asked.any():
+        raise DataError(
+            f"task {task!r} has no {split} user with an answer",
+            expected="at least one",
+            where=f"evaluate, split {split!r}",
+            fix="give the split a larger share, or take more users into the task",
+        )
+    if asked.all():
+        return examples, []
+    kept = type(examples)(
+        examples.users[asked],
+        examples.begin[asked],
+        examples.end[asked],
+        examples.answers,
+        np.append(starts[:-1][asked], starts[-1]),
+    )
+    return kept, [f"{int((~asked).sum())} users without any answer are left out"]
+
+
+def _sampled(asked: Sampled | int | str | None, generator: torch.Generator | None) -> Sampled | None:
+    """What the caller wrote, as Sampled."""
+    if asked is None or isinstance(asked, Sampled):
+        return asked
+    seed = generator.initial_seed() if generator is not None else 0
+    words = str(asked).split()
+    by = words[1] if len(words) > 1 else "uniform"
+    clear = not isinstance(asked, bool) and len(words) in (1, 2) and words[0].isdecimal()
+    if not clear or by not in ("uniform", "popularity"):
+        raise UsageError(
+            f"sampled = {asked!r}", expected='a number, "100 uniform" or "100 popularity"', where="evaluate, sampled"
+        )
+    return Sampled(int(words[0]), "popularity" if by == "popularity" else "uniform", seed)
+
+
+def _of(score: Score, name: str) -> np.ndarray:
+    if name in score.per_user:
+        return score.per_user[name]
+    why = "is one number of all users and has no interval here" if name in score.values else "was not measured"
+    raise UsageError(f"{name!r} {why}", expected="one of " + ", ".join(score.per_user), where=f"score of {score.task}")

@@ -1,0 +1,130 @@
+"""User vectors as a Parquet file: bounded memory, all or nothing.                                          [writes]
+
+    user     text id
+    task     name, only where several tasks are asked
+    vector   fixed-size list of float32, the bits the model gave
+
+Key-value metadata: perdure.model (digest of the model folder, empty for a model that was never saved), perdure.task,
+perdure.width, perdure.rows, perdure.items (digest of the item vocabulary).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import polars as pl
+
+from perdure.errors import UsageError
+from perdure.inference.recommend import histories
+from perdure.inference.represent import card_of, represent
+from perdure.model.disk import DISK, machine_faults
+
+if TYPE_CHECKING:
+    from perdure.events.examples import Sequences
+    from perdure.events.ids import Ids
+    from perdure.model.user_model import UserModel
+
+__all__ = ["embed"]
+
+Schema = dict[str, pl.DataType]
+ROWS = 2**14  # vectors in memory at a time
+
+
+def embed(
+    model: UserModel,
+    source: Sequences | Sequence[Sequence[str]],
+    user_ids: Ids | Sequence[str] | pl.Series,
+    path: Path | str,
+    tasks: str | Sequence[str] | None = None,
+    *,
+    batch_size: int = 256,
+) -> dict[str, str]:
+    """Writes the vectors of all users, one row a user and task, in the order of `source`.
+
+    Args:
+        source: the shared history of a prepared log (its whole ranges are read), or raw histories of item ids.
+        user_ids: (n,) text ids of the same users.
+        path: the Parquet file; replaced only when the new one is complete. Its folder is made when missing.
+        tasks: the task whose vectors are wanted, several, or None for the plain backbone.
+
+    Returns:
+        The metadata written.
+
+    Raises:
+        UsageError: unknown task, or not one id for each user. NonFiniteError: a vector is not finite.
+        MachineError: the disk is full or refuses. In all cases an older file still stands.
+    """
+    names: list[str | None] = [tasks] if isinstance(tasks, str) or tasks is None else list(tasks)
+    for name in names:
+        if name is not None:
+            card_of(model, name)
+    ragged: Any = source if hasattr(source, "starts") else histories(model, cast("Sequence[Sequence[str]]", source))
+    users = _texts(user_ids)
+    starts = np.asarray(ragged.starts, np.int64)
+    if len(users) != len(starts) - 1 or not names:
+        raise UsageError(
+            f"{len(users)} user ids for {len(starts) - 1} histories and {len(names)} tasks",
+            expected="one id for each history, one task or more",
+            where="embed",
+        )
+    width, several = model.backbone.width, len(names) > 1
+    task_column: Schema = {"task": pl.String()} if several else {}
+    schema: Schema = {"user": pl.String(), **task_column, "vector": pl.Array(pl.Float32(), width)}
+    told = {
+        "perdure.model": str(model.manifest.get("digest", "")),
+        "perdure.task": ",".join(name or "" for name in names),
+        "perdure.width": str(width),
+        "perdure.rows": str(len(users) * len(names)),
+        "perdure.items": model.item_ids.digest,
+    }
+
+    def frames() -> Iterator[pl.DataFrame]:
+        for name in names:
+            for low in range(0, len(users), ROWS):
+                part = slice(low, min(low + ROWS, len(users)))
+                u = represent(model, name, ragged, starts[:-1][part], starts[1:][part], batch_size)  # (n, d)
+                frame = pl.DataFrame({"user": users[part], "vector": u.cpu().numpy()})
+                yield frame.with_columns(task=pl.lit(name or "")).select(*schema).cast(schema)  # type: ignore[arg-type]
+
+    _write(Path(path), frames(), schema, told)
+    return told
+
+
+def _texts(ids: Ids | Sequence[str] | pl.Series) -> pl.Series:
+    series: Any = getattr(ids, "series", ids)
+    return series if isinstance(series, pl.Series) else pl.Series("user", list(series), pl.String)
+
+
+def _write(path: Path, frames: Iterator[pl.DataFrame], schema: Schema, metadata: dict[str, str]) -> None:
+    """One Parquet file from frames that come one at a time: written beside, fsynced, renamed."""
+    new = path.with_name(f".{path.name}.new")
+    faults: list[BaseException] = []
+
+    def stream(columns: object, predicate: object, n_rows: object, batch: object) -> Iterator[pl.DataFrame]:
+        try:
+            yield from frames
+        except BaseException as fault:  # Polars would wrap it; it is raised as it was below
+            faults.append(fault)
+            raise
+
+    with machine_faults(path):
+        DISK.make_folder(path.parent)
+        try:
+            from polars.io.plugins import register_io_source
+
+            register_io_source(stream, schema=schema).sink_parquet(new, metadata=metadata, row_group_size=ROWS)
+            with new.open("rb+") as file:
+                os.fsync(file.fileno())
+            DISK.rename(new, path)
+            DISK.sync_folder(path.parent)
+        except BaseException as fault:
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
+            if faults:
+                raise faults[0] from fault
+            raise

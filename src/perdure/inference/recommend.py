@@ -1,0 +1,179 @@
+"""What a model answers when it is asked about people: the best labels of a task for raw histories of item ids.
+
+    history with a known event      the model's scores; for one_of the probabilities of the classes
+    history without a known event   what is popular in the task's training answers; `source` says "popularity"
+
+Ids the model does not know are ignored and listed. Items of the history are left out of answers that are items, unless
+asked for. Equal scores go by label row. The answer to one history is the same alone or in a crowd (up to rounding in
+the last digits of the scores).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perdure.errors import UsageError, shorten
+from perdure.inference.represent import card_of, label_of_item, represent, scores_of, seen_cells, users_at_once
+from perdure.inference.topk import top
+
+if TYPE_CHECKING:
+    from perdure.model.user_model import TaskCard, UserModel
+
+__all__ = ["Answer", "Histories", "histories", "recommend"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says about one history.
+
+    Attributes:
+        items: text ids of the best labels, best first.
+        scores: their scores; probabilities for one_of; training counts where source is "popularity" and labels are
+            ranked.
+        source: "model", or "popularity" when no event of the history is known.
+        unknown: ids of the history, allow and deny lists that the model does not know, in order, each once.
+        truncated: fewer than k labels were left to give.
+    """
+
+    items: list[str]
+    scores: list[float]
+    source: Literal["model", "popularity"]
+    unknown: list[str]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Raw histories as rows of a model: the known events of history u are items[starts[u]:starts[u + 1]].
+
+    Attributes:
+        items: (H,) int64. starts: (n + 1,) int64. unknown: per history the ids that were ignored, each once.
+    """
+
+    items: np.ndarray
+    starts: np.ndarray
+    unknown: list[list[str]]
+
+
+def histories(model: UserModel, raw: Sequence[Sequence[str]]) -> Histories:
+    """Text ids -> item rows; what the model does not know is set aside.
+
+    Raises:
+        UsageError: a single history instead of a list of histories, or an id that is no text.
+    """
+    if isinstance(raw, str) or any(isinstance(h, str) for h in raw):
+        raise UsageError(
+            f"histories = {shorten(repr(raw))}",
+            expected="a list of lists of item ids",
+            where="histories",
+            fix="write [[...]]",
+        )
+    flat = list(chain.from_iterable(raw))
+    wrong = [value for value in flat if not isinstance(value, str)]
+    if wrong:
+        raise UsageError(
+            f"id {shorten(repr(wrong[0]))} is no text", expected="ids as text", where="histories", fix="str()"
+        )
+    counts = np.array([len(h) for h in raw], np.int64)
+    rows = model.item_ids.rows(flat).astype(np.int64) if flat else np.zeros(0, np.int64)  # (E,)
+    owner = np.repeat(np.arange(len(raw)), counts)  # (E,)
+    unknown: list[list[str]] = [[] for _ in raw]
+    for at in np.flatnonzero(rows < 0):
+        if flat[at] not in unknown[owner[at]]:
+            unknown[owner[at]].append(flat[at])
+    known = rows >= 0
+    starts = np.concatenate([[0], np.cumsum(np.bincount(owner[known], minlength=len(raw)))]).astype(np.int64)
+    return Histories(rows[known], starts, unknown)
+
+
+def recommend(
+    model: UserModel,
+    task: str,
+    raw: Sequence[Sequence[str]],
+    k: int = 10,
+    *,
+    seen: Literal["drop", "keep"] = "drop",
+    allow: Sequence[str] | None = None,
+    deny: Sequence[str] | None = None,
+) -> list[Answer]:
+    """The k best labels of a task for each history.
+
+    Args:
+        raw: histories, each a list of item ids as text, oldest first; a user need not have been seen in training.
+        k: 1 or more.
+        seen: "drop" leaves out labels that are items of the history (of tasks whose labels are items).
+        allow: only these labels may be given. deny: these may not. A label in both is not given.
+
+    Returns:
+        One Answer a history, in order.
+
+    Raises:
+        UsageError: unknown task (says the nearest), k below 1, ids that are no text.
+        NonFiniteError: the model gave a NaN or an infinity.
+    """
+    card = card_of(model, task)
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise UsageError(f"k = {k!r}", expected="a whole number of 1 or more", where="recommend, k")
+    if seen not in ("drop", "keep"):
+        raise UsageError(f"seen = {seen!r}", expected='"drop" or "keep"', where="recommend, seen")
+    asked = histories(model, raw)
+    barred, strangers = _barred(card, allow, deny)
+    labels = label_of_item(card, model.backbone.n_items) if seen == "drop" else None
+    begin, end = asked.starts[:-1], asked.starts[1:]
+    u, empty, answers = represent(model, task, asked, begin, end), begin == end, []
+    step = users_at_once(len(card.labels))
+    for low in range(0, len(begin), step):
+        part = slice(low, low + step)
+        scores = scores_of(model, task, u[part], empty[part])  # (B, Y)
+        if card.kind == "one_of":
+            scores = scores.softmax(1)
+        if barred is not None:
+            scores[:, barred.to(scores.device)] = -torch.inf
+        if labels is not None:
+            cells = seen_cells(labels, asked.items, begin[part], end[part])
+            scores[tuple(torch.from_numpy(c).to(scores.device) for c in cells)] = -torch.inf
+        answers += _answers(card, scores, k, empty[part], [[*h, *strangers] for h in asked.unknown[part]])
+    return answers
+
+
+def _answers(card: TaskCard, scores: Tensor, k: int, empty: np.ndarray, unknown: list[list[str]]) -> list[Answer]:
+    """The best k of each row as text."""
+    values, columns = (t.cpu().numpy() for t in top(scores, k))  # (B, k')
+    kept = values > -np.inf  # (B, k'), a prefix of every row
+    texts = card.labels.text(columns[kept])
+    ends = np.cumsum(kept.sum(1))
+    found = []
+    for row, stop in enumerate(ends.tolist()):
+        size = int(kept[row].sum())
+        source = "popularity" if empty[row] else "model"
+        items, given = texts[stop - size : stop], values[row, :size].tolist()
+        found.append(Answer(items, given, source, list(dict.fromkeys(unknown[row])), size < k))
+    return found
+
+
+def _barred(card: TaskCard, allow: Sequence[str] | None, deny: Sequence[str] | None) -> tuple[Tensor | None, list[str]]:
+    """Label rows that may not be given, and the ids of both lists that are no labels."""
+    if allow is None and deny is None:
+        return None, []
+    open_, strangers = np.full(len(card.labels), allow is None), []
+    for ids, verdict in ((allow, True), (deny, False)):
+        if ids is None:
+            continue
+        if isinstance(ids, str) or not all(isinstance(one, str) for one in ids):
+            raise UsageError(
+                f"{'allow' if verdict else 'deny'} = {shorten(repr(ids))}",
+                expected="a list of ids as text",
+                where="recommend",
+            )
+        texts = list(ids)
+        rows = card.labels.rows(texts) if texts else np.zeros(0, np.int64)
+        open_[rows[rows >= 0]] = verdict
+        strangers += [text for text, row in zip(texts, rows, strict=True) if row < 0]
+    return torch.from_numpy(np.flatnonzero(~open_)), strangers

@@ -1,0 +1,220 @@
+"""Histories -> user vectors -> scores: the one path by which a model is measured, served and exported.
+
+Histories that need the same padded length share a batch. That length is the history's own, rounded up to a multiple
+of 8 (and at most max_length), so it never depends on who else is asked. A history without events is answered by what
+is popular in the task's training answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from perdure.errors import DataError, NonFiniteError, UsageError
+from perdure.events.batch import Batch
+from perdure.events.filters import nearest
+from perdure.events.splits import ragged
+
+if TYPE_CHECKING:
+    from perdure.model.user_model import TaskCard, UserModel
+
+__all__ = ["card_of", "label_of_item", "represent", "scores_of", "seen_cells", "users_at_once", "vector"]
+
+GRID = 8  # padded lengths are multiples of this
+CELLS = 2**20  # scores of one block on a CPU: 4 MiB, so that it is still in the cache when it is looked at again
+MOST_CELLS = 2**24  # never more scores than this at once, unless one user alone has more
+
+
+class HasItems(Protocol):
+    """(H,) item rows of many histories, one after the other: Sequences of the log, or raw ones."""
+
+    @property
+    def items(self) -> np.ndarray: ...
+
+
+def card_of(model: UserModel, task: str) -> TaskCard:
+    """The card of a task.
+
+    Raises:
+        UsageError: no such task; says the nearest name.
+    """
+    if task in model.tasks:
+        return model.tasks[task]
+    near = nearest(str(task), model.tasks)
+    raise UsageError(
+        f"no task {task!r} in this model",
+        expected="one of " + (", ".join(model.tasks) or "(it has none)"),
+        where="task",
+        fix=f"did you mean {near}?" if near else "",
+    )
+
+
+def represent(
+    model: UserModel,
+    task: str | None,
+    sequences: HasItems,
+    begin: np.ndarray,
+    end: np.ndarray,
+    batch_size: int = 256,
+) -> Tensor:
+    """User vectors of n histories.
+
+    Args:
+        task: the task whose overlay is used; None for the plain backbone.
+        sequences: anything with `items`, (H,) integer item rows.
+        begin, end: (n,) int64; a history is items[begin:end], of which the last max_length events are read.
+        batch_size: histories of a batch, 1 or more.
+
+    Returns:
+        (n, d) float32 on the model's device, in the order asked; zeros where a history has no event.
+
+    Raises:
+        UsageError: unknown task, batch_size below 1. DataError: an item row the model does not have.
+        NonFiniteError: the model gave a NaN or an infinity.
+    """
+    if task is not None:
+        card_of(model, task)
+    if batch_size < 1:
+        raise UsageError(f"batch_size = {batch_size}", expected="1 or more", where="represent")
+    begin, end = np.asarray(begin, np.int64), np.asarray(end, np.int64)
+    begin = np.maximum(begin, end - model.backbone.max_length)
+    items, device = np.asarray(sequences.items), _device(model)
+    u = torch.zeros(len(begin), model.backbone.width, device=device)  # (n, d)
+    with _answering(model), torch.inference_mode():
+        for rows, width in _batches(end - begin, model.backbone.max_length, batch_size):
+            batch = _batch(items, begin[rows], end[rows], width, model.backbone.n_items)
+            u[torch.from_numpy(rows).to(device)] = model.represent(batch.to(device), task).float()
+    _finite(u, "user vectors", task)
+    return u
+
+
+def vector(model: UserModel, task: str | None, item_rows: Sequence[int]) -> Tensor:
+    """User vector (d,) of one history given as item rows, oldest first. Raises as `represent`."""
+    items = np.asarray(item_rows, np.int64).reshape(-1)  # (h,)
+    return represent(model, task, _Rows(items), np.zeros(1, np.int64), np.array([len(items)]))[0]
+
+
+def scores_of(model: UserModel, task: str, u: Tensor, empty: np.ndarray) -> Tensor:
+    """Scores (B, Y) float32 of the task's labels, fresh, so that the caller may write into them.
+
+    Args:
+        u: (B, d) user vectors of `represent`.
+        empty: (B,) bool; those users get the popularity of the labels instead: their training counts, or for one_of
+            the logarithm of their shares.
+
+    Raises:
+        NonFiniteError: a score is NaN or infinite.
+    """
+    with _answering(model), torch.no_grad():
+        scores = model.score_of(u, task).float()  # (B, Y)
+        if empty.any():
+            card = model.tasks[task]
+            popular = torch.as_tensor(np.asarray(card.popularity), dtype=torch.float32, device=scores.device)  # (Y,)
+            if card.kind == "one_of":
+                popular = (popular.clamp(min=1e-6) / popular.sum().clamp(min=1e-6)).log()
+            scores[torch.from_numpy(np.flatnonzero(empty)).to(scores.device)] = popular
+    _finite(scores, "scores", task)
+    return scores
+
+
+def users_at_once(n_labels: int) -> int:
+    """How many users to score together: a block fits the cache, but a large table is not read for a few users only."""
+    return max(1, min(MOST_CELLS // max(n_labels, 1), max(CELLS // max(n_labels, 1), 64)))
+
+
+def label_of_item(card: TaskCard, n_items: int) -> np.ndarray | None:
+    """(n_items + 2,) int64 label row of each item row, -1 where none; None for tasks whose labels are no items."""
+    rows = np.asarray(card.label_items)  # (Y,)
+    if card.kind == "one_of" or not (rows >= 0).any():
+        return None
+    found = np.full(n_items + 2, -1, np.int64)
+    known = np.flatnonzero(rows >= 0)
+    found[rows[known]] = known
+    return found
+
+
+def seen_cells(
+    labels: np.ndarray, items: np.ndarray, begin: np.ndarray, end: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which labels each of B users has already met, from the whole history and not only the part the encoder reads.
+
+    Args:
+        labels: label row of each item row, from `label_of_item`.
+        items: (H,) item rows. begin, end: (B,) int64 ranges.
+
+    Returns:
+        (user 0 to B - 1, label row), int64, one entry an event; entries may repeat.
+    """
+    counts = end - begin
+    columns = labels[items[ragged(begin, counts)]]  # (E,)
+    rows = np.repeat(np.arange(len(begin)), counts)  # (E,)
+    known = columns >= 0
+    return (rows, columns) if known.all() else (rows[known], columns[known])
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The least that `represent` needs of sequences."""
+
+    items: np.ndarray
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def _answering(model: nn.Module) -> Iterator[None]:
+    """No dropout inside; every module is as it was afterwards."""
+    training = [m for m in model.modules() if m.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _batches(lengths: np.ndarray, most: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Rows of like padded length, and that length; rows without events are left out."""
+    padded = np.minimum(-(-lengths // GRID) * GRID, most)  # (n,)
+    order = np.argsort(padded, kind="stable")
+    order = order[lengths[order] > 0]
+    cuts = np.flatnonzero(np.diff(padded[order])) + 1
+    for rows in np.split(order, cuts):
+        for at in range(0, len(rows), size):
+            yield rows[at : at + size], int(padded[rows[0]])
+
+
+def _batch(items: np.ndarray, begin: np.ndarray, end: np.ndarray, width: int, n_items: int) -> Batch:
+    """Histories items[begin:end] of at most `width` events as a Batch of exactly that width."""
+    at = begin[:, None] + np.arange(width)  # (B, T)
+    inside = at < end[:, None]  # (B, T)
+    rows = np.where(inside, items[np.minimum(at, len(items) - 1)], 0).astype(np.int64)  # (B, T)
+    if rows.max() >= n_items + 2 or rows.min() < 0:
+        raise DataError(
+            f"item row {int(rows.max())} is not in the model's vocabulary",
+            expected=f"rows 2 to {n_items + 1}",
+            where="histories",
+            fix="use the store this model was trained on",
+        )
+    return Batch(torch.from_numpy(rows), torch.from_numpy(end - begin))
+
+
+def _finite(values: Tensor, what: str, task: str | None) -> None:
+    """One quick pass; a sum that overflows is looked at again, number by number."""
+    if bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all()):
+        return
+    raise NonFiniteError(
+        f"the model's {what} are not finite",
+        expected="finite numbers",
+        where=f"task {task!r}" if task else "backbone",
+        fix="the weights are damaged: load an earlier model folder",
+    )
