@@ -24,7 +24,7 @@ def pages() -> dict[str, str]:
     return {"methods.md": methods(), "settings.md": settings(), "cli.md": cli(), "errors.md": errors()}
 
 
-# -- reading docstrings -------------------------------------------------------------------------------------------------
+# -- reading docstrings ---
 
 
 def told(cls: type) -> dict[str, str]:
@@ -85,8 +85,8 @@ MEANING = {
     "clip": "largest global norm of a gradient; 0 leaves gradients as they are.",
     "patience": "evaluations without a better validation score before a task ends; 0 never stops early.",
     "evaluate_every": "epochs between two evaluations on the validation users.",
-    "windows": "a history longer than the encoder reads: its last events only, or cut into windows so that every event is"
-    " a target once (next_item).",
+    "windows": "a history longer than the encoder reads: its last events only, or cut into windows so that every event"
+    " is a target once (next_item).",
     "max_steps": "most optimiser steps; none for no limit.",
     "checkpoint_minutes": "minutes between two checkpoints of a running task.",
     "sparse": "sparse gradients for the item table, for very large catalogues with sampled losses.",
@@ -96,7 +96,7 @@ MEANING = {
 }
 
 
-# -- settings -----------------------------------------------------------------------------------------------------------
+# -- settings ---
 
 
 def options(cls: type) -> list[list[str]]:
@@ -142,9 +142,9 @@ def settings() -> str:
         + """# Settings
 
 A recipe is one TOML file. Whatever it leaves out has the default below; whatever it gives is checked before anything
-runs, all faults at once, each with its key and the nearest name that exists. A single value is overridden on the command line:
-`-s train.epochs=3`, `-s tasks.watch.train.epochs=3`. `perdure check RECIPE` checks a recipe without running it. The complete effective
-settings, with the origin of each, go into the run folder and the report.
+runs, all faults at once, each with its key and the nearest name that exists. A single value is overridden on the
+command line: `-s train.epochs=3`, `-s tasks.watch.train.epochs=3`. `perdure check RECIPE` checks a recipe without running it.
+The complete effective settings, with the origin of each, go into the run folder and the report.
 
 """
     )
@@ -187,7 +187,7 @@ settings, with the origin of each, go into the run folder and the report.
     return text.rstrip() + "\n"
 
 
-# -- methods ------------------------------------------------------------------------------------------------------------
+# -- methods ---
 
 
 def methods() -> str:
@@ -197,12 +197,12 @@ def methods() -> str:
         MADE
         + """# Methods, encoders, objectives
 
-What `perdure list` tells, and for each the opening of its file: citation, formula, notation, and how it differs from the
-paper. *Keeps* is a promise: older tasks answer bit for bit as before, whatever is learned later. The tests and every
+What `perdure list` tells, and for each the opening of its file: citation, formula, notation, and how it differs from
+the paper. *Keeps* is a promise: older tasks answer bit for bit as before, whatever is learned later. The tests and every
 training run hold a method to it.
 
-*Reproduced* compares with the numbers of the method's own paper: **yes** within its tolerance, **partly**, or **not yet** tried.
-A method is never called reproduced because its tests pass.
+*Reproduced* compares with the numbers of the method's own paper: **yes** within its tolerance, **partly**, or **not
+yet** tried. A method is never called reproduced because its tests pass.
 
 """
     )
@@ -217,8 +217,9 @@ A method is never called reproduced because its tests pass.
             rows.append(row)
         heads = ["name", "paper", "in one line"] + (["keeps", "reproduced"] if kind == "methods" else [])
         text += f"## {title}\n\n" + table(heads, rows) + "\n"
-    text += f"## Formats\n\nLayouts of logs: {', '.join(f'`{name}`' for name in registry.names('formats'))}; see `[data]` in the [settings](settings.md).\n\n"
-    for title, kind in kinds:
+    layouts = ", ".join(f"`{name}`" for name in registry.names("formats"))
+    text += f"## Formats\n\nLayouts of logs: {layouts}; see `[data]` in the [settings](settings.md).\n\n"
+    for _, kind in kinds:
         for name in registry.names(kind):
             module = sys.modules[registry.find(kind, name).__module__]
             text += f"### {name}\n\n{opening(module.__doc__ or '')}\n\n"
@@ -226,7 +227,7 @@ A method is never called reproduced because its tests pass.
 
 
 # Filled from results of recipes on real data, never from belief. Baselines have no paper of their own to reproduce.
-REPRODUCED: dict[str, str] = {name: "(baseline)" for name in ("finetune", "frozen", "single")}
+REPRODUCED: dict[str, str] = dict.fromkeys(("finetune", "frozen", "single"), "(baseline)")
 
 
 def opening(docstring: str) -> str:
@@ -250,7 +251,7 @@ def opening(docstring: str) -> str:
     return re.sub(r"(?m)^Differs\b", "**Differs**", "\n".join(lines))
 
 
-# -- errors and command line ---------------------------------------------------------------------------------------------
+# -- errors and command line ---
 
 
 def errors() -> str:
@@ -263,9 +264,9 @@ def errors() -> str:
         MADE
         + """# Errors
 
-Every error that perdure raises on purpose says what was found, what was expected, where, and what to do. On the command line
-it is a few lines and an exit code; `--trace` adds the traceback; with `--json` it is an object with the same entries.
-Anything else that is raised is a fault of perdure.
+Every error that perdure raises on purpose says what was found, what was expected, where, and what to do. On the command
+line it is a few lines and an exit code; `--trace` adds the traceback; with `--json` it is an object with the same
+entries. Anything else that is raised is a fault of perdure.
 
 """
         + table(["error", "exit code", "meaning"], rows)
@@ -282,8 +283,8 @@ def cli() -> str:
         MADE
         + """# Command line
 
-Every verb has a Python function of the same name (see the [tour](tour.md)). `--help` shows what stands here; `--json` prints one object
-instead of tables. Exit codes are those of the [errors](errors.md).
+Every verb has a Python function of the same name (see the [tour](tour.md)). `--help` shows what stands here; `--json`
+prints one object instead of tables. Exit codes are those of the [errors](errors.md).
 
 """
     )

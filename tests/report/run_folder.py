@@ -16,32 +16,22 @@ METRIC = {
     "gender": "accuracy",
     "status": "accuracy",
 }
+AT = "2026-01-02T10:02:07+00:00"
 ORACLE = {"watch": 0.61, "later": 0.52, "liked": 0.47, "age": 0.80, "gender": 0.90, "status": 0.70}
 
 
 def write(folder: Path, method: str = "pcl", loss: float = 0.0, learned: int = 6, sampled: bool = False) -> Path:
     """A run of `learned` tasks; an older task loses the share `loss` of its score with every later task."""
     folder.mkdir(parents=True, exist_ok=True)
-    R = [
-        [0.9 * ORACLE[task] * (1 - loss) ** (t - k) if k <= t else None for k, task in enumerate(TASKS)]
-        for t in range(learned)
-    ]
+    R = [[0.9 * ORACLE[task] * (1 - loss) ** (t - k) for k, task in enumerate(TASKS[: t + 1])] for t in range(learned)]
     protocol = "sampled: 100 uniform, seed 0" if sampled else "full ranking"
+    rows = [score(TASKS[t], task, R[t][k], protocol) for t in range(learned) for k, task in enumerate(TASKS[: t + 1])]
     documents: dict[str, Any] = {
         "run.json": run(method, learned),
-        "matrix.json": {"tasks": TASKS, "R": R, "metrics": METRIC},
+        "matrix.json": {"tasks": TASKS[:learned], "R": R, "metrics": METRIC},
         "oracle.json": ORACLE,
-        "scores.json": [score(task, R[-1][k], protocol) for k, task in enumerate(TASKS[:learned])],
-        "cost.json": [
-            {
-                "task": t,
-                "seconds": 30.5 / (1 + k),
-                "epochs": 12 - k,
-                "trainable": 250000 if k == 0 else 9216 + k,
-                "bytes": 80000 * (k == 0) + 41000,
-            }
-            for k, t in enumerate(TASKS[:learned])
-        ],
+        "scores.json": rows,
+        "cost.json": [cost(k, task) for k, task in enumerate(TASKS[:learned])],
     }
     for name, document in documents.items():
         (folder / name).write_text(json.dumps(document), encoding="utf-8")
@@ -59,31 +49,78 @@ def write(folder: Path, method: str = "pcl", loss: float = 0.0, learned: int = 6
 def epochs(task: str, count: int) -> list[dict[str, Any]]:
     top = 0.9 * ORACLE[task]
     return [
-        {"event": "epoch", "task": task, "stage": "train", "epoch": e, "loss": 0.8 + 2.2 * math.exp(-e / 3), "metric": METRIC[task],
-         "valid": top * (1 - math.exp(-e / 2.5)) - 0.004 * max(0, e - 8)}
+        {
+            "event": "epoch",
+            "task": task,
+            "stage": "train",
+            "epoch": e,
+            "step": 25 * e,
+            "loss": 0.8 + 2.2 * math.exp(-e / 3),
+            "valid": top * (1 - math.exp(-e / 2.5)) - 0.004 * max(0, e - 8),
+            "seconds": 2.5 * e,
+            "targets_per_second": 50000.0 + e,
+            "metric": METRIC[task],
+            "at": AT,
+        }
         for e in range(1, count + 1)
-    ]  # fmt: skip
+    ]
 
 
-def score(task: str, value: float, protocol: str) -> dict[str, Any]:
+def cost(k: int, task: str) -> dict[str, Any]:
+    trainable, size = (250000, 121000) if k == 0 else (9216 + k, 41000)
+    told = {"task": task, "seconds": 30.5 / (1 + k), "epochs": 12 - k, "trainable": trainable, "bytes": size}
+    return {**told, "peak_rss": 600 * 2**20}
+
+
+def score(after: str, task: str, value: float, protocol: str) -> dict[str, Any]:
     values = {"hr@10": min(1.0, 1.4 * value), METRIC[task]: value}
-    return {"task": task, "n": 600, "metric": METRIC[task], "value": value, "low": value - 0.02, "high": value + 0.02,
-            "protocol": protocol, "values": values, "notes": []}  # fmt: skip
+    told = {"after": after, "task": task, "n": 600, "metric": METRIC[task], "value": value, "low": value - 0.02}
+    return {**told, "high": value + 0.02, "protocol": protocol, "values": values, "notes": []}
 
 
 def run(method: str, learned: int) -> dict[str, Any]:
+    tasks = [{"name": task, "kind": "next_item" if k == 0 else "item"} for k, task in enumerate(TASKS)]
+    asked = {
+        "kind": "item",
+        "description": "what they take next",
+        "labels": 300,
+        "train": 3200,
+        "valid": 200,
+        "test": 600,
+    }
     return {
-        "name": "quickstart", "state": "finished" if learned == len(TASKS) else "interrupted", "seed": 0, "threads": 2,
-        "device": "cpu", "precision": "32-true", "started": "2026-01-02 10:00:00 UTC", "finished": "2026-01-02 10:02:07 UTC",
+        "name": "quickstart",
+        "state": "finished" if learned == len(TASKS) else "interrupted",
+        "seed": 0,
+        "threads": 2,
+        "cpu": "AVX2",
+        "device": "cpu",
+        "precision": "32-true",
+        "started": "2026-01-02T10:00:00+00:00",
         "settings": {
+            "data": {"path": "events.csv", "columns": {"user": "u", "item": "i"}},
             "encoder": {"name": "sasrec", "width": 64, "blocks": 2, "dropout": 0.1},
             "tuning": {"method": method, "prompts": 10, "path": "<script>alert(1)</script>"},
             "train": {"epochs": 20, "batch_size": 128, "learning_rate": 0.001, "optimizer": "adam", "patience": 5},
-            "tasks": [{"name": task, "kind": "next_item" if k == 0 else "item"} for k, task in enumerate(TASKS)],
+            "tasks": tasks,
         },
-        "origin": {"encoder.name": "recipe.toml", "tuning.method": "-s", "tuning.path": "recipe.toml", "train.epochs": "recipe.toml"},
+        "origin": {
+            "data.columns.user": "recipe",
+            "encoder.name": "recipe",
+            "tuning.method": "override",
+            "tuning.path": "recipe",
+            "train.epochs": "recipe",
+        },
         "versions": {"perdure": "0.1.0", "python": "3.11.7", "torch": "2.13.0", "numpy": "2.4.6", "polars": "2.1.0"},
-        "data": {"digest": "4f1c" * 16, "card": {"users": 4000, "items": 300, "events": 80123, "sparsity": "93.3%",
-                 "first_event": "2020-01-01", "last_event": "2020-12-31", "duplicates_dropped": 17, "quarantined": 0}},
-        "tasks": {task: {"kind": "next_item", "description": f"what {task} asks", "labels": 300, "train": 3200, "valid": 200, "test": 600} for task in TASKS},
-    }  # fmt: skip
+        "data_digest": "4f1c" * 16,
+        "data": {
+            "users": 4000,
+            "items": 300,
+            "events": 80123,
+            "first_event": "2020-01-01",
+            "last_event": "2020-12-31",
+            "duplicates": 17,
+            "quarantined": 0,
+        },
+        "tasks": dict.fromkeys(TASKS, asked),
+    }

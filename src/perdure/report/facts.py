@@ -4,7 +4,7 @@ run.json      effective settings with their origin, versions, data card and dige
 log.jsonl     one line per event: epochs with loss and validation score, notes, warnings
 matrix.json   tasks and R; R[t][k] is the score on task k after learning task t
 scores.json   every score behind R: users, interval, protocol, all metrics, notes
-cost.json     per task: seconds, epochs, trainable parameters, bytes of its file
+cost.json     per task: seconds, epochs, trainable parameters, bytes of its file, peak memory
 oracle.json   the best score that can be reached on each task, where the world is known (synthetic data)
 alone.json    the score of each task learned alone, where such a run was made
 """
@@ -12,6 +12,7 @@ alone.json    the score of each task learned alone, where such a run was made
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,13 @@ class Facts:
     """One run, as far as its folder tells.
 
     Attributes:
-        tasks: names, in the order learned.
+        tasks: names of the tasks learned so far, in order.
+        planned: names of all tasks the run is to learn.
         R: R[t][k], None where task k was not yet learned (or not measured).
         oracle, alone: best reachable score, and score when learned alone, per task; empty where unknown.
         epochs: per task its epoch lines in order: stage, epoch, loss, valid, metric, kept.
         scores: per task its last score: n, metric, value, low, high, protocol, values, notes.
-        cost: per task: seconds, epochs, trainable, bytes.
+        cost: per task: seconds, epochs, trainable, bytes, peak_rss.
         settings: (section, key, value, origin) of every setting.
         missing: what the page would have shown if the folder held it, each with the reason.
     """
@@ -39,6 +41,7 @@ class Facts:
     folder: Path
     run: dict[str, Any]
     tasks: list[str] = field(default_factory=list)
+    planned: list[str] = field(default_factory=list)
     R: list[list[float | None]] = field(default_factory=list)
     metrics: dict[str, str] = field(default_factory=dict)
     oracle: dict[str, float] = field(default_factory=dict)
@@ -67,6 +70,7 @@ def read(folder: Path | str) -> Facts:
             fix="name the run's folder, not the model's or the store's",
         )
     facts = Facts(folder=folder, run=run)
+    facts.planned = [str(task.get("name")) for task in (run.get("settings") or {}).get("tasks") or []]
     _matrix(facts)
     _scores(facts)
     _cost(facts)
@@ -123,17 +127,19 @@ def _log(facts: Facts) -> None:
     if not path.exists():
         facts.missing.append("learning curves (no log.jsonl)")
         return
-    broken = 0
+    broken, at = 0, None
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
         except json.JSONDecodeError:
             broken += 1
             continue
+        at = line.get("at", at)
         if line.get("event") == "epoch":
             facts.epochs.setdefault(line["task"], []).append(line)
         elif line.get("event") in {"note", "warning"} and line.get("text") not in facts.notes:
             facts.notes.append(str(line.get("text")))
+    facts.run.setdefault("finished" if facts.run.get("state") == "finished" else "last line of the log", at)
     if broken:
         facts.missing.append(
             f"{broken} line{'s' * (broken > 1)} of log.jsonl that cannot be read (a run cut off while writing)"
@@ -143,11 +149,20 @@ def _log(facts: Facts) -> None:
 def _settings(facts: Facts) -> None:
     origins = facts.run.get("origin") or {}
     for section, entries in (facts.run.get("settings") or {}).items():
-        items = entries if isinstance(entries, list) else [entries]
-        for place, entry in enumerate(items):
-            for key, value in (entry or {}).items():
-                name = f"{section}.{place}.{key}" if isinstance(entries, list) else f"{section}.{key}"
-                facts.settings.append((section, name, value, str(origins.get(name, "default"))))
+        for key, value in _leaves(entries, section):
+            facts.settings.append((section, key, value, str(origins.get(key, "default"))))
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of everything that is neither a table nor a list of tables."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{key}.{name}")
+    elif isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+        for place, entry in enumerate(value):
+            yield from _leaves(entry, f"{key}.{place}")
+    else:
+        yield key, value
 
 
 def _number(value: Any) -> float | None:

@@ -79,7 +79,8 @@ def _sentence(facts: Facts) -> str:
     how = f" with {method}" if method else ""
     first = f"{who} was taught {words.count(count, 'task')}{' one after the other' if count > 1 else ''}{how}."
     if str(facts.run.get("state", "finished")) != "finished":
-        first = f"{who} has been taught {count} of {len(facts.tasks)} tasks{how}; the run has not finished."
+        planned = words.count(max(count, len(facts.planned)), "task")
+        first = f"{who} has been taught {words.number(count)} of {planned}{how}; the run has not finished."
     lost = _forgotten(facts)
     if not lost:
         return first
@@ -259,32 +260,33 @@ def scores(facts: Facts) -> dict[str, Any] | None:
 
 
 def cost(facts: Facts) -> dict[str, Any] | None:
-    """Seconds, epochs, trainable parameters and bytes of each task."""
+    """Seconds, epochs, speed, trainable parameters, bytes and memory of each task."""
     if not facts.cost:
         return None
     ordered = [facts.cost[task] for task in facts.tasks if task in facts.cost]
     ordered += [row for task, row in facts.cost.items() if task not in facts.tasks]
-    rows = [
-        [
-            row["task"],
-            words.duration(row.get("seconds")),
-            words.whole(row.get("epochs")),
-            words.whole(row.get("trainable")),
-            words.size(row.get("bytes")),
-        ]
-        for row in ordered
+    columns = [
+        ("time", words.duration, [row.get("seconds") for row in ordered], sum),
+        ("epochs", words.whole, [row.get("epochs") for row in ordered], sum),
+        ("targets/s", words.whole, [_speed(facts, row["task"]) for row in ordered], None),
+        ("trainable", words.whole, [row.get("trainable") for row in ordered], None),
+        ("file", words.size, [row.get("bytes") for row in ordered], sum),
+        ("memory", words.size, [row.get("peak_rss") for row in ordered], max),
     ]
-
-    def total(key: str) -> Any:
-        known = [row[key] for row in ordered if row.get(key) is not None]
-        return sum(known) if known else None
-
-    sums = ["all", words.duration(total("seconds")), words.whole(total("epochs")), "", words.size(total("bytes"))]
+    columns = [column for column in columns if any(value is not None for value in column[2])]
+    rows = [[row["task"], *[say(values[n]) for _, say, values, _ in columns]] for n, row in enumerate(ordered)]
+    totals = [say(fold(v for v in values if v is not None)) if fold else "" for _, say, values, fold in columns]
     caption = (
         "Trainable: parameters the optimiser could move while this task was learned. File: what this task added to the"
-        " model folder."
+        " model folder. Targets/s: training targets a second, without validation. Memory: the most the process had held"
+        " by then."
     )
-    return {"heads": ["task", "time", "epochs", "trainable", "file"], "rows": rows, "total": sums, "caption": caption}
+    return {"heads": ["task", *[c[0] for c in columns]], "rows": rows, "total": ["all", *totals], "caption": caption}
+
+
+def _speed(facts: Facts, task: str) -> float | None:
+    told = [line["targets_per_second"] for line in facts.epochs.get(task, []) if line.get("targets_per_second")]
+    return sorted(told)[len(told) // 2] if told else None
 
 
 def card(facts: Facts) -> list[tuple[str, str]]:
@@ -332,7 +334,7 @@ def machine(facts: Facts) -> list[tuple[str, str]]:
     told = [(str(name), str(version)) for name, version in (run.get("versions") or {}).items()]
     return told + [
         (key, words.plain(run[key]))
-        for key in ("machine", "command", "model_digest", "started", "finished")
+        for key in ("cpu", "device", "precision", "data_digest", "started", "finished")
         if run.get(key)
     ]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from perdure.errors import shorten
 
-__all__ = ["count", "duration", "lost", "mean", "plain", "score", "signed", "size", "whole"]
+__all__ = ["count", "duration", "lost", "mean", "number", "plain", "score", "signed", "size", "whole"]
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
@@ -39,8 +39,12 @@ def whole(value: Any) -> str:
 
 def count(n: int, word: str, digits: bool = False) -> str:
     """`three tasks`, or `3 tasks` with `digits`."""
-    said = str(n) if digits or n >= len(NUMBERS) else NUMBERS[n]
-    return f"{said} {word}{'' if n == 1 else 's'}"
+    return f"{n if digits else number(n)} {word}{'' if n == 1 else 's'}"
+
+
+def number(n: int) -> str:
+    """`three`, and `13` from there on."""
+    return NUMBERS[n] if n < len(NUMBERS) else str(n)
 
 
 def duration(seconds: float | None) -> str:
