@@ -12,6 +12,7 @@ for every task:
 from __future__ import annotations
 
 import hashlib
+import math
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -24,6 +25,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from perdure.errors import ModelError, UsageError
+from perdure.evaluation.evaluate import PRIMARY, evaluate
+from perdure.evaluation.matrix import Matrix
 from perdure.events.examples import TaskData
 from perdure.events.loader import Loader
 from perdure.model import store
@@ -36,32 +39,20 @@ from perdure.training.promises import ground, hold, probe
 from perdure.training.runlog import RunLog, now
 from perdure.training.signals import Asked, Signals
 
-METRIC = {"next_item": "ndcg@10", "item": "ndcg@10", "one_of": "accuracy"}
 
-
-@dataclass
+@dataclass(frozen=True)
 class Learned:
     """What a life gave.
 
     Attributes:
-        tasks: names in the order learned.
-        R: R[t][k], primary metric of task k on its test users after learning task t, k <= t.
-        metrics: task -> name of its primary metric.
-        scores: one entry per cell of R: after, task, n, metric, value, low, high, values, protocol, notes.
-        costs: per task: seconds, epochs, trainable, bytes, peak_rss.
+        matrix: R, the primary metric of every task on its test users after each task learned.
+        scores: one entry per cell of R: `after`, and what `Score.to_dict` tells.
+        costs: per task: task, seconds, epochs, trainable, bytes (of its file), peak_rss (bytes, the process so far).
     """
 
-    tasks: list[str]
-    R: list[list[float]]
-    metrics: dict[str, str]
+    matrix: Matrix
     scores: list[dict[str, Any]]
     costs: list[dict[str, Any]]
-
-    def matrix(self) -> Any:
-        """R as an evaluation.matrix.Matrix, with average, forgetting and transfers."""
-        from perdure.evaluation.matrix import Matrix
-
-        return Matrix(self.tasks, self.R)
 
 
 @dataclass
@@ -88,7 +79,8 @@ def learn(
     *,
     seed: int = 0,
     fabric: Any = None,
-    evaluate: Callable[..., Any] | None = None,
+    evaluate: Callable[..., Any] = evaluate,
+    alone: Mapping[str, float] | None = None,
     cards: Mapping[str, TaskCard] | None = None,
     keep: int = 2,
     compiled: bool = False,
@@ -102,7 +94,8 @@ def learn(
         datas: task -> compiled data.
         settings: task -> how it is trained.
         run: an entered RunLog; when it is resuming, the life goes on from the newest sound checkpoint.
-        evaluate: `(model, data, split) -> Score`; perdure.evaluation.evaluate.evaluate when None.
+        evaluate: `(model, data, split) -> Score`, here "valid" and "test".
+        alone: task -> score of a model that learned it alone, for the forward transfer.
         cards: task -> TaskCard where the default (`card_of`) will not do.
         keep: checkpoints kept, 2 or more.
         compiled: torch.compile the losses.
@@ -118,24 +111,46 @@ def learn(
             f"the model knows {', '.join(known)}", expected=f"the first tasks of {', '.join(order)}", where="tasks"
         )
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []), Signals() as signals:
-        return _Teacher(model, datas, list(order), settings, run, signals, seed, fabric, evaluate, cards, keep).live(
-            compiled, show
-        )
+        return _Teacher(
+            model=model.to(fabric.device),
+            datas=datas,
+            order=list(order),
+            settings=settings,
+            run=run,
+            signals=signals,
+            fabric=fabric,
+            checkpoints=Checkpoints(run.folder / "checkpoints", keep, run.disk),
+            seed=seed,
+            evaluate=evaluate,
+            alone=alone or {},
+            cards=cards or {},
+            compiled=compiled,
+            show=show,
+        ).live()
 
 
+@dataclass
 class _Teacher:
     """One life being lived: what `learn` needs in more than one of its steps."""
 
-    def __init__(self, model, datas, order, settings, run, signals, seed, fabric, evaluate, cards, keep) -> None:
-        self.model, self.datas, self.order, self.settings = model.to(fabric.device), datas, order, settings
-        self.run, self.signals, self.seed, self.fabric = run, signals, seed, fabric
-        self.evaluate, self.cards, self.life = evaluate or _evaluate, cards or {}, _Life()
-        self.checkpoints = Checkpoints(run.folder / "checkpoints", keep, run.disk)
-        self.compiled, self.show = False, None
+    model: UserModel
+    datas: Mapping[str, TaskData]
+    order: list[str]
+    settings: Mapping[str, TrainSettings]
+    run: RunLog
+    signals: Signals
+    fabric: Any
+    checkpoints: Checkpoints
+    seed: int
+    evaluate: Callable[..., Any]
+    alone: Mapping[str, float]
+    cards: Mapping[str, TaskCard]
+    compiled: bool
+    show: Any
+    life: _Life = field(default_factory=_Life)
 
-    def live(self, compiled: bool, show: Any) -> Learned:
+    def live(self) -> Learned:
         """All tasks, from the beginning or from the newest checkpoint."""
-        self.compiled, self.show = compiled, show
         found = self.checkpoints.latest() if self.run.resuming else None
         self.run.rewind(0 if found is None else found.state["log"])
         for note in [*self.run.notes, *self.checkpoints.notes]:
@@ -250,7 +265,7 @@ class _Teacher:
                 for task in so_far:
                     score = self.evaluate(self.model, self.datas[task], "test")
                     row[task] = float(score.value)
-                    self.life.scores.append({"after": name, **_told(score, task)})
+                    self.life.scores.append({"after": name, **_json(score.to_dict())})
         except Asked:
             raise self.signals.interrupted() from None
         self.life.rows.append([row[task] for task in so_far])
@@ -261,12 +276,12 @@ class _Teacher:
     def _publish(self, name: str) -> None:
         """The model folder and what it cost."""
         life, run, learned = self.life, self.run, self._learned()
-        extra = {
-            "R": learned.R,
-            "data_digest": run.identity.get("data_digest", ""),
-            "settings": run.identity["settings"],
-        }
-        extra |= {"versions": run.identity["versions"], "seed": self.seed, "probes": dict(life.probes)}
+        matrix = learned.matrix.to_dict()
+        if here := {task: value for task, value in self.alone.items() if task in learned.matrix.tasks}:
+            matrix["forward_transfer"] = learned.matrix.forward_transfer(here)
+            run.write("alone.json", here)
+        extra = {"matrix": matrix, "data_digest": run.identity.get("data_digest", ""), "seed": self.seed}
+        extra |= {key: run.identity[key] for key in ("settings", "versions")} | {"probes": dict(life.probes)}
         store.save(self.model, run.folder / "model", extra)
         file = run.folder / "model" / "tasks" / f"{name}.safetensors"
         life.costs.append(
@@ -279,14 +294,14 @@ class _Teacher:
                 "peak_rss": peak_rss(),
             }
         )
-        run.write("matrix.json", {"tasks": learned.tasks, "R": life.rows, "metrics": learned.metrics})
+        run.write("matrix.json", matrix)
         run.write("scores.json", life.scores)
         run.write("cost.json", life.costs)
 
     def _learned(self) -> Learned:
-        life, tasks = self.life, self.order[: len(self.life.rows)]
+        life = self.life
         metrics = {score["task"]: score["metric"] for score in life.scores}
-        return Learned(tasks, life.rows, metrics, life.scores, life.costs)
+        return Learned(Matrix(self.order[: len(life.rows)], life.rows, metrics), life.scores, life.costs)
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
@@ -299,7 +314,7 @@ class _Teacher:
             self.signals,
             self._snapshot,
             minutes=minutes,
-            metric=card.metric or METRIC[card.kind],
+            metric=card.metric or PRIMARY[card.kind],
             show=self.show,
         )
 
@@ -376,7 +391,7 @@ def card_of(data: TaskData, **options: Any) -> TaskCard:
         labels=data.labels,
         label_items=data.label_items,
         popularity=popularity,
-        metric=METRIC[task.kind],
+        metric=PRIMARY[task.kind],
         options=options,
     )
 
@@ -387,17 +402,10 @@ def peak_rss() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def _evaluate(model: UserModel, data: TaskData, split: str) -> Any:
-    from perdure.evaluation.evaluate import evaluate
-
-    return evaluate(model, data, split)
-
-
-def _told(score: Any, task: str) -> dict[str, Any]:
-    """A Score as JSON: what the report shows."""
-    name = getattr(score, "metric", None) or getattr(score, "primary", "")
-    told = {"task": task, "n": int(score.n), "metric": name, "value": float(score.value)}
-    low, high = score.interval(name)
-    values = {key: float(value) for key, value in score.values.items()}
-    told |= {"low": float(low), "high": float(high), "values": values, "protocol": score.protocol}
-    return {**told, "notes": list(getattr(score, "notes", []))}
+def _json(value: Any) -> Any:
+    """`value` as JSON can hold it: numbers that are not finite become None."""
+    if isinstance(value, Mapping):
+        return {str(key): _json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
