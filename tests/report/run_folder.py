@@ -79,23 +79,15 @@ def score(after: str, task: str, value: float, protocol: str) -> dict[str, Any]:
 
 
 def run(method: str, learned: int) -> dict[str, Any]:
-    tasks = [{"name": task, "kind": "next_item" if k == 0 else "item"} for k, task in enumerate(TASKS)]
-    asked = {
-        "kind": "item",
-        "description": "what they take next",
-        "labels": 300,
-        "train": 3200,
-        "valid": 200,
-        "test": 600,
-    }
+    tasks = [{"name": task, "kind": "next_item" if k == 0 else "item", "where": None} for k, task in enumerate(TASKS)]
     return {
         "name": "quickstart",
         "state": "finished" if learned == len(TASKS) else "interrupted",
+        "method": method,
         "seed": 0,
         "threads": 2,
         "cpu": "AVX2",
         "device": "cpu",
-        "precision": "32-true",
         "started": "2026-01-02T10:00:00+00:00",
         "settings": {
             "data": {"path": "events.csv", "columns": {"user": "u", "item": "i"}},
@@ -113,14 +105,16 @@ def run(method: str, learned: int) -> dict[str, Any]:
         },
         "versions": {"perdure": "0.1.0", "python": "3.11.7", "torch": "2.13.0", "numpy": "2.4.6", "polars": "2.1.0"},
         "data_digest": "4f1c" * 16,
-        "data": {
-            "users": 4000,
-            "items": 300,
-            "events": 80123,
-            "first_event": "2020-01-01",
-            "last_event": "2020-12-31",
-            "duplicates": 17,
-            "quarantined": 0,
+        "data_card": {
+            "counts": {"events": 80123, "users": 4000, "items": 300},
+            "books": {"received": 80140, "stored": 80123, "duplicate": 17, "quarantined": 0, "filtered": 0},
+            "quarantined": {},
+            "filtered": {"min_item_count": 0, "min_user_count": 0},
+            "density": 0.0667,
+            "history_length": {"0%": 3, "5%": 6, "25%": 12, "50%": 19, "75%": 27, "95%": 38, "100%": 40, "mean": 20.03},
+            "users_with_one_event": 0,
+            "id_spellings_merged": {},
+            "time_range": {"first": "2020-01-01T00:00:00Z", "last": "2020-12-31T23:59:59Z", "seconds": [0, 1]},
+            "notes": ["no order column"],
         },
-        "tasks": dict.fromkeys(TASKS, asked),
     }

@@ -113,10 +113,15 @@ def test_drawings_use_the_theme_and_no_background(kept):
 
 def test_settings_carry_their_origin(kept):
     text = words(kept)
-    assert (
-        "tuning.method pcl override" in text and "encoder.name sasrec recipe" in text and "data.columns.user u" in text
-    )
-    assert "train.patience" in text
+    for told in ("tuning.method pcl override", "encoder.name sasrec recipe", "data.columns.user u", "train.patience 5"):
+        assert told in text, told
+
+
+def test_data_card_is_read_out(kept):
+    text = words(kept)
+    assert "rows read 80,140 = 80,123 stored + 17 duplicate" in text
+    assert "median 19" in text and "6.67% of all pairs" in text
+    assert "no order column" in text
 
 
 def test_cost_adds_up(kept):
@@ -201,9 +206,15 @@ def test_same_folder_same_page(tmp_path):
     assert page_of(tmp_path) == page_of(tmp_path)
 
 
-def test_strange_numbers(tmp_path):
+def test_a_number_that_is_none_is_damage(tmp_path):
     run_folder.write(tmp_path)
     matrix = json.loads((tmp_path / "matrix.json").read_text())
     matrix["R"][5][0] = float("nan")
     (tmp_path / "matrix.json").write_text(json.dumps(matrix))
-    assert "nan" not in re.search(r'(?s)<table class="heat">.*?</table>', page_of(tmp_path)).group()
+    with pytest.raises(ModelError, match=r"matrix\.json"):
+        build(tmp_path)
+
+
+def test_a_gain_is_no_forgetting(tmp_path):
+    text = words(page_of(run_folder.write(tmp_path, loss=-0.02)))
+    assert "It has forgotten nothing: on average its older tasks score" in text

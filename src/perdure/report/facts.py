@@ -1,6 +1,6 @@
 """What a run folder tells, gathered for the page. A file not there is missing, never guessed. [reads]
 
-run.json      effective settings with their origin, versions, data card and digest, seed, threads, state
+run.json      effective settings with their origin, versions, data_card and data_digest, seed, threads, state
 log.jsonl     one line per event: epochs with loss and validation score, notes, warnings
 matrix.json   tasks and R; R[t][k] is the score on task k after learning task t
 scores.json   every score behind R: users, interval, protocol, all metrics, notes
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import ModelError, shorten
+from perdure.evaluation.matrix import Matrix
 
 __all__ = ["Facts", "read"]
 
@@ -29,7 +30,8 @@ class Facts:
     Attributes:
         tasks: names of the tasks learned so far, in order.
         planned: names of all tasks the run is to learn.
-        R: R[t][k], None where task k was not yet learned (or not measured).
+        matrix: R as a value with its averages.
+        R: the same as full rows, R[t][k], None where task k was not yet learned.
         oracle, alone: best reachable score, and score when learned alone, per task; empty where unknown.
         epochs: per task its epoch lines in order: stage, epoch, loss, valid, metric, kept.
         scores: per task its last score: n, metric, value, low, high, protocol, values, notes.
@@ -42,6 +44,7 @@ class Facts:
     run: dict[str, Any]
     tasks: list[str] = field(default_factory=list)
     planned: list[str] = field(default_factory=list)
+    matrix: Matrix = field(default_factory=Matrix)
     R: list[list[float | None]] = field(default_factory=list)
     metrics: dict[str, str] = field(default_factory=dict)
     oracle: dict[str, float] = field(default_factory=dict)
@@ -99,10 +102,16 @@ def _matrix(facts: Facts) -> None:
     if not told or not told.get("R"):
         facts.missing.append("the matrix R: the run has not finished its first task (no matrix.json)")
         return
-    facts.tasks = [str(task) for task in told["tasks"]]
+    try:
+        facts.matrix = Matrix.from_dict(told)
+    except ModelError as error:
+        raise ModelError(
+            f"matrix.json: {error.found}", where=str(facts.folder), fix="resume or repeat the run"
+        ) from error
+    facts.tasks = list(facts.matrix.tasks)
     width = len(facts.tasks)
-    facts.R = [[_number(v) for v in [*row, *[None] * (width - len(row))]] for row in told["R"]]
-    facts.metrics = dict(told.get("metrics") or {})
+    facts.R = [[*row, *[None] * (width - len(row))] for row in facts.matrix.rows]
+    facts.metrics = dict(facts.matrix.metrics)
 
 
 def _scores(facts: Facts) -> None:
@@ -163,7 +172,3 @@ def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(entry, f"{key}.{place}")
     else:
         yield key, value
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and value == value else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from perdure.errors import shorten
 from perdure.report import words
 from perdure.report.facts import Facts
 
@@ -48,12 +47,12 @@ def head(facts: Facts) -> dict[str, Any]:
                     "note": f"best possible {words.score(words.mean(best))}",
                 }
             )
-    lost = _forgotten(facts)
+    lost = facts.matrix.forgotten()
     if lost:
         worst = max(lost, key=lambda task: lost[task])
-        note = "nothing" if max(map(abs, lost.values())) == 0 else f"most: {worst} {words.signed(-lost[worst])}"
-        tiles.append({"label": "forgetting", "value": words.score(words.mean(list(lost.values()))), "note": note})
-    seconds = [row.get("seconds") for row in facts.cost.values() if row.get("seconds") is not None]
+        note = "nothing lost" if lost[worst] == 0 else f"most: {worst} {words.signed(-lost[worst])}"
+        tiles.append({"label": "forgetting", "value": words.score(facts.matrix.forgetting()), "note": note})
+    seconds = [float(row["seconds"]) for row in facts.cost.values() if row.get("seconds") is not None]
     if seconds:
         tiles.append({"label": "time to learn", "value": words.duration(sum(seconds)), "note": f"{_device(run)}"})
     chips = [{"text": text, "warn": warn} for text, warn in _chips(facts)]
@@ -81,19 +80,21 @@ def _sentence(facts: Facts) -> str:
     if str(facts.run.get("state", "finished")) != "finished":
         planned = words.count(max(count, len(facts.planned)), "task")
         first = f"{who} has been taught {words.number(count)} of {planned}{how}; the run has not finished."
-    lost = _forgotten(facts)
+    lost = facts.matrix.forgotten()
     if not lost:
         return first
-    mean = words.mean(list(lost.values()))
-    if max(map(abs, lost.values())) == 0:
-        return f"{first} It has forgotten nothing: every older task scores exactly what it scored when it was learned."
-    if mean <= 0:
-        return f"{first} On average its older tasks score {words.score(-mean)} higher than when they were learned."
+    if max(lost.values()) == 0:
+        gain = facts.matrix.backward_transfer()
+        if gain == 0:
+            return (
+                f"{first} It has forgotten nothing: every older task scores exactly what it scored when it was learned."
+            )
+        return f"{first} It has forgotten nothing: on average its older tasks score {words.score(gain)} higher by now."
     worst = max(lost, key=lambda task: lost[task])
-    when = facts.R[facts.tasks.index(worst)][facts.tasks.index(worst)]
-    share = f" ({lost[worst] / when:.0%} of it)" if when else ""
+    best = lost[worst] + (facts.R[-1][facts.tasks.index(worst)] or 0.0)
+    share = f" ({lost[worst] / best:.0%} of it)" if best else ""
     return (
-        f"{first} Since they were learned, its older tasks have lost {words.score(mean)} of their score on average;"
+        f"{first} Its older tasks have lost {words.score(facts.matrix.forgetting())} of their best score on average;"
         f" {worst} has lost most, {words.score(lost[worst])}{share}."
     )
 
@@ -159,7 +160,7 @@ def life(facts: Facts) -> dict[str, Any] | None:
     """Per task: when learned, now, lost, alone, transfer, best reachable."""
     if not facts.R:
         return None
-    final = _final(facts)
+    final, lost_by = _final(facts), facts.matrix.forgotten()
     points, rows = [], []
     for k, task in enumerate(facts.tasks):
         learned, now = (facts.R[k][k] if k < len(facts.R) else None), final[k]
@@ -167,7 +168,7 @@ def life(facts: Facts) -> dict[str, Any] | None:
             continue
         alone, oracle = facts.alone.get(task), facts.oracle.get(task)
         points.append({"task": task, "learned": learned, "now": now, "alone": alone, "oracle": oracle})
-        lost = "" if now is None or k == len(facts.R) - 1 else words.lost(learned - now)
+        lost = words.lost(lost_by[task]) if task in lost_by else ""
         row = [task, _metric(facts, task), words.score(learned), words.score(now), lost]
         if facts.alone:
             row += [words.score(alone), "" if alone is None else words.signed(learned - alone)]
@@ -176,8 +177,7 @@ def life(facts: Facts) -> dict[str, Any] | None:
         rows.append(row)
     if not points:
         return None
-    lost_by = _forgotten(facts)
-    kept = bool(lost_by) and max(map(abs, lost_by.values())) == 0
+    kept = all(point["now"] == point["learned"] for point in points)
     sentence = (
         "Where ring and dot coincide, a task scores as it did on the day it was learned: here every one does."
         if kept
@@ -187,7 +187,7 @@ def life(facts: Facts) -> dict[str, Any] | None:
         sentence = "One task only: there was nothing to forget yet."
     heads = ["task", "metric", "learned", "now", "forgetting"]
     heads += ["alone", "transfer"] * bool(facts.alone) + ["oracle"] * bool(facts.oracle)
-    caption = "Forgetting = score when learned minus score at the end (negative: it improved)."
+    caption = "Forgetting = the best score a task ever had minus its score at the end."
     if facts.alone:
         caption += " Transfer = score when learned minus the score of a model that learned this task alone."
     return {"sentence": sentence, "points": points, "heads": heads, "rows": rows, "caption": caption,
@@ -290,14 +290,24 @@ def _speed(facts: Facts, task: str) -> float | None:
 
 
 def card(facts: Facts) -> list[tuple[str, str]]:
-    """The data card, flattened: name and value."""
-    told = facts.run.get("data") or {}
-    flat = {**{k: v for k, v in told.items() if k != "card"}, **(told.get("card") or {})}
-    if "digest" in flat:
-        flat["digest"] = shorten(flat["digest"], 13)
-    return [
-        (key.replace("_", " "), words.plain(value)) for key, value in flat.items() if value not in (None, {}, [], "")
-    ]
+    """The data card as rows of name and value; what is empty is left out, notes stand in `notes`."""
+    told = {k: v for k, v in (facts.run.get("data_card") or {}).items() if k != "notes" and v not in (None, {}, [], "")}
+    rows = [(name, words.plain(count)) for name, count in told.pop("counts", {}).items()]
+    books = told.pop("books", None)
+    if books:
+        parts = " + ".join(f"{words.plain(n)} {name}" for name, n in books.items() if name != "received")
+        rows.append(("rows read", f"{words.plain(books.get('received'))} = {parts}"))
+    times = told.pop("time_range", None)
+    if times:
+        rows.append(("time", f"{times.get('first')} to {times.get('last')}"))
+    lengths = told.pop("history_length", None)
+    if lengths and "50%" in lengths:
+        usual = f"nine in ten from {lengths['5%']:,} to {lengths['95%']:,}"
+        text = f"median {lengths['50%']:,}, mean {lengths['mean']:.1f}, {usual}, longest {lengths['100%']:,}"
+        rows.append(("events of a user", text))
+    if "density" in told:
+        rows.append(("density", f"{told.pop('density'):.2%} of all pairs of user and item"))
+    return rows + [(key.replace("_", " "), words.plain(value)) for key, value in told.items()]
 
 
 def tasks(facts: Facts) -> dict[str, Any] | None:
@@ -341,7 +351,8 @@ def machine(facts: Facts) -> list[tuple[str, str]]:
 
 def notes(facts: Facts) -> list[str]:
     """Warnings of the run, once each."""
-    return list(dict.fromkeys([*map(str, facts.run.get("notes") or []), *facts.notes]))
+    card = (facts.run.get("data_card") or {}).get("notes") or []
+    return list(dict.fromkeys([*map(str, card), *facts.notes]))
 
 
 def missing(facts: Facts) -> list[str]:
@@ -355,23 +366,13 @@ def missing(facts: Facts) -> list[str]:
         lines.append("how far from the best: on real data nobody knows the best reachable score (no oracle.json)")
     if facts.R and facts.run.get("seed") is not None:
         lines.append("how much is chance: this is one run with one seed; intervals cover the choice of test users only")
-    if not (facts.run.get("data") or {}):
+    if not facts.run.get("data_card"):
         lines.append("the data: run.json carries no data card")
     return lines
 
 
 def _final(facts: Facts) -> list[float | None]:
     return facts.R[-1] if facts.R else []
-
-
-def _forgotten(facts: Facts) -> dict[str, float]:
-    """Score when learned minus score at the end, of every task but the last learned."""
-    lost = {}
-    for k, task in enumerate(facts.tasks[: max(0, len(facts.R) - 1)]):
-        learned, now = facts.R[k][k], facts.R[-1][k]
-        if learned is not None and now is not None:
-            lost[task] = learned - now
-    return lost
 
 
 def _chosen(facts: Facts, section: str, key: str) -> str:
