@@ -1,3 +1,83 @@
-"""perdure: user models that keep learning and never forget."""
+"""perdure: user models that keep learning and never forget.
+
+The verbs of the command line as functions, one to one, and the errors. Everything loads on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from perdure.api import check, doctor, embed, evaluate, learn, list_, prepare, quickstart, recommend, show
+    from perdure.api import report as write_report
+    from perdure.api.asking import load
+    from perdure.errors import (
+        DataError,
+        Interrupted,
+        MachineError,
+        ModelError,
+        NonFiniteError,
+        PerdureError,
+        PromiseBroken,
+        RunLocked,
+        SettingsError,
+        UsageError,
+    )
 
 __version__ = "0.1.0"
+
+# public name -> module and the name there; `report` is a room of the house, so its verb is called write_report here
+_WHERE = {
+    **dict.fromkeys(
+        ["check", "doctor", "embed", "evaluate", "learn", "list_", "prepare", "quickstart", "recommend", "show"],
+        ("perdure.api", ""),
+    ),
+    "load": ("perdure.api.asking", ""),
+    "write_report": ("perdure.api", "report"),
+    **dict.fromkeys(
+        [
+            "DataError", "Interrupted", "MachineError", "ModelError", "NonFiniteError", "PerdureError", "PromiseBroken",
+            "RunLocked", "SettingsError", "UsageError",
+        ],
+        ("perdure.errors", ""),
+    ),
+}  # fmt: skip
+
+__all__ = [
+    "DataError",
+    "Interrupted",
+    "MachineError",
+    "ModelError",
+    "NonFiniteError",
+    "PerdureError",
+    "PromiseBroken",
+    "RunLocked",
+    "SettingsError",
+    "UsageError",
+    "check",
+    "doctor",
+    "embed",
+    "evaluate",
+    "learn",
+    "list_",
+    "load",
+    "prepare",
+    "quickstart",
+    "recommend",
+    "show",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'perdure' has no attribute {name!r}")
+    module, there = _WHERE[name]
+    found = getattr(importlib.import_module(module), there or name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

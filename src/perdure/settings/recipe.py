@@ -113,8 +113,15 @@ def from_dict(
     parts: Parts,
     folder: Path | None = None,
     file: str = "",
+    expand: bool = True,
 ) -> Settings:
-    """Settings from plain values, as TOML would give them. Arguments and errors as in `load`."""
+    """Settings from plain values, as TOML would give them. Arguments and errors as in `load`.
+
+    Args:
+        folder: what relative paths are resolved against; the working directory by default.
+        file: named in errors.
+        expand: False leaves all paths as they are written, for settings whose files are not needed any more.
+    """
     tables: dict[str, Any] = _plain(raw)
     given = dict.fromkeys(_keys(tables), "recipe")
     faults: list[Fault] = []
@@ -124,7 +131,7 @@ def from_dict(
             given = {old: how for old, how in given.items() if not old.startswith(key + ".")}
             given |= {key: "override"} | {f"{key}.{below}": "override" for below in _keys(toml.value(text))}
     folder = folder or Path.cwd()
-    settings = _build(tables, faults, parts, folder, file)
+    settings = _build(tables, faults, parts, folder, file, expand)
     if settings is not None and not faults:
         faults += contradictions(settings)
     if faults or settings is None:
@@ -133,7 +140,9 @@ def from_dict(
     return settings
 
 
-def _build(raw: dict[str, Any], faults: list[Fault], parts: Parts, folder: Path, file: str) -> Settings | None:
+def _build(
+    raw: dict[str, Any], faults: list[Fault], parts: Parts, folder: Path, file: str, expand: bool
+) -> Settings | None:
     """Every section by itself; None where a needed one is wrong. Faults are added to the list."""
     for section in raw:
         if section not in SECTIONS:
@@ -144,7 +153,7 @@ def _build(raw: dict[str, Any], faults: list[Fault], parts: Parts, folder: Path,
         faults.extend(wrong)
         return made
 
-    data: Any = take("data", DataSettings)
+    data: DataSettings | None = take("data", DataSettings)
     if data is not None and (formats := parts.names("formats")) and data.format not in formats:
         faults.append(Fault("data.format", f"no format {shorten(data.format)!r}", fix=nearest(data.format, formats)))
     history, split = take("history", model_of(History)), take("split", model_of(Split))
@@ -154,7 +163,7 @@ def _build(raw: dict[str, Any], faults: list[Fault], parts: Parts, folder: Path,
     train, pretrain = take("train", TrainSettings), take("pretrain", PretrainSettings)
     evaluate, run = take("evaluate", EvaluateSettings), take("run", RunSettings)
     tasks, task_train = _tasks(raw, take, faults)
-    if faults:
+    if faults or data is None:
         return None
     written = {
         "data": data.model_dump(),
@@ -172,7 +181,7 @@ def _build(raw: dict[str, Any], faults: list[Fault], parts: Parts, folder: Path,
         "evaluate": evaluate.model_dump(),
         "run": run.model_dump(),
     }
-    where = _Paths(folder, faults)
+    where = _Paths(folder, faults, expand)
     settings = Settings(
         where.data(data), History(**history.model_dump()), Split(**split.model_dump()), encoder, objective, tuning,
         pretrain.model_copy(update=where.one(pretrain, "model", "pretrain")), train, evaluate,
@@ -245,9 +254,12 @@ class _Paths:
 
     folder: Path
     faults: list[Fault]
+    expand: bool = True
 
     def resolve(self, text: str, key: str) -> str:
         """Absolute, from $PERDURE_DATA, or from the recipe's folder; absolute in the end."""
+        if not self.expand:
+            return text
         if text == f"${VARIABLE}" or text.startswith(f"${VARIABLE}/"):
             root = os.environ.get(VARIABLE)
             if not root:

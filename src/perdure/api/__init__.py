@@ -1,0 +1,32 @@
+"""The verbs. The command line only translates to these; each returns plain values.
+
+quickstart                    a synthetic world, six tasks, a report: the whole library in minutes
+check  prepare  learn         from a recipe to a store, and to a model that learned all its tasks
+evaluate  recommend  embed    what a model folder can say
+show  report  list_  doctor   what stands in a folder, what exists, what this machine has
+"""
+
+from __future__ import annotations
+
+from perdure.api.asking import embed, evaluate, recommend
+from perdure.api.learning import Check, Run, Store, check, learn, prepare, report
+from perdure.api.machine import doctor, list_
+from perdure.api.quickstart import quickstart
+from perdure.api.showing import show
+
+__all__ = [
+    "Check",
+    "Run",
+    "Store",
+    "check",
+    "doctor",
+    "embed",
+    "evaluate",
+    "learn",
+    "list_",
+    "prepare",
+    "quickstart",
+    "recommend",
+    "report",
+    "show",
+]

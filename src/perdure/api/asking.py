@@ -1,0 +1,198 @@
+"""What a model folder can say: evaluate, recommend, embed.                                              [reads, writes]
+
+MODEL is a model folder, a run folder that holds one, or a model that `load` gave. What needs the log (evaluating,
+embedding, a user by name) finds the store beside the model, or takes `store`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from perdure import registry
+from perdure.errors import DataError, ModelError, UsageError, shorten
+
+if TYPE_CHECKING:
+    from perdure.events.sequences import Events
+    from perdure.model.user_model import UserModel
+
+__all__ = ["embed", "evaluate", "load", "locate", "recommend"]
+
+
+def locate(path: str | Path) -> Path:
+    """The model folder that `path` is, or holds.
+
+    Raises:
+        ModelError: there is none.
+    """
+    path = Path(path)
+    for folder in (path, path / "model"):
+        if (folder / "model.json").is_file():
+            return folder
+    fix = "the run has not finished its first task" if (path / "run.json").is_file() else ""
+    raise ModelError(f"no model in {shorten(path)}", expected="a folder with model.json", where="MODEL", fix=fix)
+
+
+def load(path: str | Path, device: str = "cpu") -> UserModel:
+    """A model from its folder, every digest verified.
+
+    Raises:
+        ModelError: names what is missing or damaged.
+    """
+    from perdure.model import store
+
+    folder = locate(path)
+    model = store.load(folder, registry.find, device)
+    model.folder = folder  # type: ignore[assignment]  # where its store may lie
+    return model
+
+
+def _opened(model: Any) -> Any:
+    return load(model) if isinstance(model, str | Path) else model
+
+
+def _log(model: Any, store: str | Path | None) -> Events:
+    """The store that the model learned from."""
+    from perdure.events import sequences
+
+    folder, wanted = getattr(model, "folder", None), model.manifest.get("data_digest", "")
+    beside = [Path(store)] if store else [folder.parent / "store"] if folder else []
+    found = next((place for place in beside if (place / "store.json").is_file()), None)
+    if found is None:
+        raise DataError(
+            "the prepared log is not beside the model",
+            expected=f"a store in {beside[0]}" if beside else "a store",
+            where="--store",
+            fix="name the store's folder, or ask with a history of item ids",
+        )
+    events = sequences.load(found)
+    if wanted and events.digest != wanted:
+        raise DataError(
+            f"{found} holds another log (digest {events.digest[:12]})", expected=f"{wanted[:12]}", where="--store"
+        )
+    return events
+
+
+def _compiled(model: Any, events: Events, names: Sequence[str]) -> dict[str, Any]:
+    """Task data of some of the model's tasks, by the settings it learned with."""
+    from perdure.events.tasks import compile_tasks
+    from perdure.settings import from_dict
+
+    raw = model.manifest.get("settings")
+    if not raw:
+        raise ModelError("the model does not tell its settings", where="model.json", fix="ask it with histories")
+    settings = from_dict(raw, parts=registry, expand=False)
+    chosen = [task for task in settings.tasks if task.name in names]
+    return compile_tasks(events, chosen, settings.history, settings.split)
+
+
+def _tasks(model: Any, task: str | None) -> list[str]:
+    return list(model.tasks) if task is None else [model.card(task).name]
+
+
+def evaluate(
+    model: Any,
+    *,
+    task: str | None = None,
+    split: Literal["valid", "test"] = "test",
+    ks: Sequence[int] = (1, 5, 10, 20),
+    seen: Literal["drop", "keep"] = "drop",
+    sampled: str | None = None,
+    store: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """Measure a model on held-out users.
+
+    Args:
+        task: one task; all of them by default.
+        ks: cut-offs. seen: whether items of the input are left out of a ranking.
+        sampled: "100 uniform" or "100 popularity": rank among so many only; told as such.
+        store: the prepared log, where it does not stand beside the model.
+
+    Returns:
+        Per task: task, split, n, metric, value, low, high (95 % interval), values, protocol, notes.
+
+    Raises:
+        UsageError, DataError, ModelError.
+    """
+    from perdure.evaluation.evaluate import evaluate as measure
+
+    model = _opened(model)
+    names = _tasks(model, task)
+    datas = _compiled(model, _log(model, store), names)
+    return [measure(model, datas[name], split, ks=ks, seen=seen, sampled=sampled).to_dict() for name in names]
+
+
+def recommend(
+    model: Any,
+    *,
+    task: str,
+    user: str | None = None,
+    history: Sequence[str] | None = None,
+    k: int = 10,
+    seen: Literal["drop", "keep"] = "drop",
+    allow: Sequence[str] | None = None,
+    deny: Sequence[str] | None = None,
+    store: str | Path | None = None,
+) -> dict[str, Any]:
+    """The k best answers of a task, for a user of the log or for any history of item ids, oldest first.
+
+    Items the model does not know are ignored and listed in `unknown`. A user or history of which nothing is known is
+    answered by what is popular in the task, and `source` says so.
+
+    Returns:
+        task, user, items, scores, source ("model" or "popularity"), unknown, truncated.
+
+    Raises:
+        UsageError: unknown task, k below 1 or above 10,000, both or neither of user and history. DataError, ModelError.
+    """
+    from perdure.inference.recommend import recommend as ask
+
+    if (user is None) == (history is None):
+        raise UsageError("give a user or a history, one of both", where="--user, --history")
+    if isinstance(history, str):
+        raise UsageError(f"history = {shorten(repr(history))}", expected="a list of item ids", where="history")
+    if not isinstance(k, bool) and isinstance(k, int) and k > 10_000:
+        raise UsageError(f"k = {k}", expected="1 to 10000", where="k")
+    model = _opened(model)
+    name, raw = _tasks(model, task)[0], list(history or [])
+    if user is not None:
+        events = _log(model, store)
+        row = int(events.user_ids.rows([user])[0])
+        if row >= 0:
+            data = _compiled(model, events, [name])[name]
+            raw = events.item_ids.text(data.history(row))
+    answer = asdict(ask(model, name, [raw], k, seen=seen, allow=allow, deny=deny)[0])
+    if user is not None and row < 0:
+        answer["unknown"] = [user, *answer["unknown"]]
+    return {"task": name, "user": user, **answer}
+
+
+def embed(model: Any, out: str | Path, *, task: str | None = None, store: str | Path | None = None) -> dict[str, Any]:
+    """Write the vectors of all users of the log to a Parquet file: columns user and vector.
+
+    Args:
+        out: the file; replaced only when the new one is complete.
+        task: whose representation; the plain backbone's by default.
+
+    Returns:
+        path, users, width, model (digest), task.
+
+    Raises:
+        UsageError, DataError, ModelError, MachineError.
+    """
+    from perdure.inference.export import embed as export
+
+    model = _opened(model)
+    names = _tasks(model, task)
+    events = _log(model, store)
+    data = next(iter(_compiled(model, events, names[:1]).values()))
+    told = export(model, data.sequences, events.user_ids, Path(out), task)
+    return {
+        "path": str(out),
+        "users": events.n_users,
+        "width": model.backbone.width,
+        "model": told["perdure.model"],
+        "task": task,
+    }

@@ -1,0 +1,345 @@
+"""From a recipe to a model: check, prepare, learn, report.  [reads, writes]"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from perdure import registry
+from perdure.errors import MachineError, ModelError, SettingsError, UsageError
+from perdure.settings import Settings, load
+
+__all__ = ["Check", "Run", "Store", "check", "learn", "prepare", "report"]
+
+Evaluate = Callable[[Any, Any, str], Any]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A prepared log: folder, digest, and its data card."""
+
+    folder: str
+    digest: str
+    users: int
+    items: int
+    events: int
+    card: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a recipe would do.
+
+    Attributes:
+        tasks: per task name, kind, users and examples of each part, labels, trainable parameters, bytes, notes.
+        parameters: of the backbone. memory: bytes training needs, roughly.
+        settings: the whole effective settings.
+    """
+
+    recipe: str
+    users: int
+    items: int
+    events: int
+    encoder: str
+    method: str
+    parameters: int
+    memory: int
+    tasks: list[dict[str, Any]]
+    notes: list[str]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run gave.
+
+    Attributes:
+        folder, model: the run's folder and its model folder. report: the page, None where the report extra is missing.
+        tasks: in the order learned. metrics: task -> name of its measure.
+        matrix: R[t][k], the measure of task k after learning task t.
+        scores: task -> its measure after the last task.
+        average, forgetting, backward_transfer: of the matrix.
+        costs: per task: seconds, epochs, trainable parameters, bytes.
+        seconds: of the whole call.
+    """
+
+    folder: str
+    model: str
+    report: str | None
+    tasks: list[str]
+    metrics: dict[str, str]
+    matrix: list[list[float]]
+    scores: dict[str, float]
+    average: float
+    forgetting: float
+    backward_transfer: float
+    costs: list[dict[str, Any]]
+    notes: list[str]
+    seconds: float
+    learned: Any = field(default=None, repr=False, compare=False, metadata={"hidden": True})
+
+
+def prepare(recipe: str | Path, out: str | Path, *, overrides: Sequence[str] = ()) -> Store:
+    """Turn the log that a recipe names into a store: sorted, memory-mapped, immutable.
+
+    Args:
+        recipe: a TOML file. out: the store's folder; one with the same settings and sources is used as it is.
+
+    Raises:
+        SettingsError, DataError, MachineError.
+    """
+    from perdure.events import sequences
+
+    settings = load(recipe, overrides, parts=registry)
+    return _store(sequences.prepare(settings.data, Path(out)))
+
+
+def _store(events: Any) -> Store:
+    return Store(str(events.folder), events.digest, events.n_users, events.n_items, events.n_events, dict(events.card))
+
+
+def check(recipe: str | Path, *, overrides: Sequence[str] = ()) -> Check:
+    """Try everything but the training: settings, files, columns, filters, tasks, memory. Writes nothing that stays.
+
+    Raises:
+        SettingsError, DataError, MachineError.
+    """
+    from perdure.api import plan
+    from perdure.events import sequences, tasks
+
+    settings = load(recipe, overrides, parts=registry)
+    plan.check_machine(settings)
+    with tempfile.TemporaryDirectory(prefix="perdure-check-") as temporary, plan.threads(settings) as notes:
+        folder = Path(settings.run.store) if settings.run.store else Path(temporary) / "store"
+        if settings.run.store and not folder.exists():
+            folder = Path(temporary) / "store"
+        events = sequences.prepare(settings.data, folder)
+        datas = tasks.compile_tasks(events, settings.tasks, settings.history, settings.split)
+        labels = {name: len(data.labels) for name, data in datas.items()}
+        memory = plan.check_memory(settings, events.n_items, labels)
+        backbone, sizes = plan.sizes(settings, events.item_ids, datas)
+        notes += _warnings(settings, datas)
+        told = []
+        for name, data in datas.items():
+            counts = {part: len(data.part(part)) for part in ("train", "valid", "test")}
+            about = {"name": name, "kind": data.task.kind, **counts, "labels": len(data.labels)}
+            told.append({**about, **sizes[name], "notes": data.notes})
+        return Check(
+            str(recipe), events.n_users, events.n_items, events.n_events, settings.encoder.name, settings.tuning.name,
+            backbone, memory, told, notes, settings.as_dict(),
+        )  # fmt: skip
+
+
+def _warnings(settings: Settings, datas: Mapping[str, Any]) -> list[str]:
+    """What is allowed, and perhaps not meant."""
+    notes = []
+    for place, (name, data) in enumerate(datas.items()):
+        batch = settings.train_for(place).batch_size
+        if batch > len(data.train):
+            notes.append(f"task {name}: batch_size {batch} is more than its {len(data.train)} training examples")
+        most = max(settings.evaluate.ks)
+        if data.task.kind != "one_of" and most > len(data.labels):
+            notes.append(f"task {name}: evaluate.ks has {most}, and there are {len(data.labels)} answers")
+        for part in ("valid", "test"):
+            if not len(data.part(part)):
+                notes.append(f"task {name}: no {part} users")
+    return notes
+
+
+def learn(
+    recipe: str | Path,
+    out: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    resume: Literal["never", "auto", "must"] = "never",
+    show: Any = None,
+) -> Run:
+    """Prepare the log, learn all tasks one after the other, measure all of them after each, save, write the report.
+
+    Args:
+        out: the run's folder: new or empty, or with `resume` one where a run stands.
+        resume: "auto" goes on where a run was stopped and begins one where there is none; "must" refuses to begin.
+        show: what tells the progress: a `training.display.Display`, or anything with step, epoch and row.
+
+    Raises:
+        SettingsError, DataError, MachineError, UsageError: the folder is not empty, or there is nothing to resume.
+        RunLocked: another process writes there. Interrupted: a signal came; all is saved.
+    """
+    return run(load(recipe, overrides, parts=registry), out, resume=resume, show=show)
+
+
+def run(
+    settings: Settings,
+    out: str | Path,
+    *,
+    resume: Literal["never", "auto", "must"] = "never",
+    show: Any = None,
+    expected: tuple[str, ...] = (),
+    measure: Callable[[Evaluate], Evaluate] | None = None,
+    started: Callable[[Any, Mapping[str, Any]], None] | None = None,
+) -> Run:
+    """`learn` with settings in hand.
+
+    Args:
+        expected: names the folder may hold before the run begins.
+        measure: wraps the function that measures a model on a task.
+        started: told events and task data before the first step.
+    """
+    from perdure.api import plan
+    from perdure.events import sequences, tasks
+    from perdure.training import lifelong
+    from perdure.training.loop import make_fabric
+    from perdure.training.runlog import RunLog
+
+    began, out = time.monotonic(), Path(out)
+    plan.check_machine(settings)
+    _free(out, resume, ("store", *expected))
+    with plan.threads(settings) as notes:
+        events = sequences.prepare(settings.data, Path(settings.run.store or out / "store"))
+        datas = tasks.compile_tasks(events, settings.tasks, settings.history, settings.split)
+        notes += _warnings(settings, datas)
+        plan.check_memory(settings, events.n_items, {name: len(data.labels) for name, data in datas.items()})
+        model = _taken_over(settings, events) if settings.pretrain.model else plan.fresh(settings, events.item_ids)
+        if started is not None:
+            started(events, datas)
+        evaluate = _evaluator(settings)
+        with RunLog(out, _identity(settings, events), resume=resume, expected=("store", *expected)) as log:
+            if not log.resuming:
+                for note in notes:
+                    log.log("warning", text=note)
+            learned = lifelong.learn(
+                model,
+                datas,
+                list(datas),
+                {name: settings.train_for(place) for place, name in enumerate(datas)},
+                log,
+                seed=settings.run.seed,
+                fabric=make_fabric(settings.run.device, settings.run.precision),
+                evaluate=measure(evaluate) if measure else evaluate,
+                compiled=settings.run.compile,
+                show=show,
+            )
+            notes += log.notes
+    return _told(out, learned, notes, time.monotonic() - began)
+
+
+def _free(out: Path, resume: str, expected: tuple[str, ...]) -> None:
+    """Refuse a folder that cannot be used before anything is read; RunLog asks again when it has its lock."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file", expected="a new or empty folder", where="--out")
+    held = sorted(p.name for p in out.iterdir() if p.name not in (*expected, "lock")) if out.exists() else []
+    if "run.json" in held:
+        if resume == "never":
+            raise UsageError("there is a run here already", where=str(out), fix="--resume auto continues it")
+    elif resume == "must":
+        raise UsageError("there is no run to resume here", where=str(out), fix="use --resume auto to begin one")
+    elif held:
+        names = ", ".join(held[:5])
+        raise UsageError(f"the folder is not empty: {names}", expected="a new or empty folder", where=str(out))
+
+
+def _identity(settings: Settings, events: Any) -> dict[str, Any]:
+    """What this is a run of. Threads, names and folders are no part of it: they change no result."""
+    told = settings.as_dict()
+    told["run"] = {key: value for key, value in told["run"].items() if key not in ("threads", "store", "name")}
+    return {
+        "settings": told,
+        "origin": settings.origin,
+        "data_digest": events.digest,
+        "data_card": events.card,
+        "seed": settings.run.seed,
+        "device": settings.run.device,
+        "name": settings.run.name or "",
+        "method": settings.tuning.name,
+    }
+
+
+def _evaluator(settings: Settings) -> Evaluate:
+    """`evaluate` with the recipe's [evaluate]."""
+    from perdure.evaluation.evaluate import evaluate
+
+    asked = settings.evaluate
+    sampled = f"{asked.sampled} {asked.sampled_by}" if asked.sampled else None
+
+    def measure(model: Any, data: Any, split: str) -> Any:
+        score = evaluate(model, data, split, ks=asked.ks, seen=asked.seen, sampled=sampled)
+        known = asked.metric is not None and asked.metric in score.per_user
+        return dataclasses.replace(score, primary=asked.metric) if known else score
+
+    return measure
+
+
+def _taken_over(settings: Settings, events: Any) -> Any:
+    """A model that knows the first task as another model learned it."""
+    import torch
+
+    from perdure.api import plan
+    from perdure.model import store
+
+    where = "pretrain.model"
+    found = store.load(Path(str(settings.pretrain.model)), registry.find)
+    first = next(iter(found.tasks), None)
+    if first is None or first != settings.tasks[0].name:
+        raise SettingsError(f"{where}: its first task is {first}", expected=settings.tasks[0].name, where=settings.file)
+    if found.spec["encoder"] != settings.encoder.spec():
+        raise SettingsError(f"{where}: its encoder is {found.spec['encoder']}", expected=f"{settings.encoder.spec()}")
+    if found.item_ids.digest != events.item_ids.digest:
+        raise ModelError("the model reads other items than this log has", where=str(settings.pretrain.model))
+    model = plan.fresh(settings, events.item_ids)
+    model.backbone.load_state_dict(found.backbone.state_dict())
+    model.add(dataclasses.replace(found.tasks[first], settled=False), torch.Generator())
+    if first in found.overlays or first in model.overlays:
+        raise SettingsError(
+            f"{where}: its first task has an overlay of its own", fix="take a model whose backbone it is"
+        )
+    model.heads[first].load_state_dict(found.heads[first].state_dict())
+    model.settle(first)
+    return model
+
+
+def _told(out: Path, learned: Any, notes: list[str], seconds: float) -> Run:
+    from perdure.evaluation.matrix import Matrix
+
+    matrix = Matrix(learned.tasks, learned.R, learned.metrics)
+    page = None
+    try:
+        page = str(report(out))
+    except MachineError as fault:
+        notes.append(f"no report: {fault.found}. {fault.fix}")
+    return Run(
+        folder=str(out),
+        model=str(out / "model"),
+        report=page,
+        tasks=list(learned.tasks),
+        metrics=dict(learned.metrics),
+        matrix=[list(row) for row in learned.R],
+        scores=dict(zip(learned.tasks, learned.R[-1], strict=True)),
+        average=matrix.average(),
+        forgetting=matrix.forgetting(),
+        backward_transfer=matrix.backward_transfer(),
+        costs=list(learned.costs),
+        notes=notes,
+        seconds=round(seconds, 3),
+        learned=learned,
+    )
+
+
+def report(run: str | Path, out: str | Path | None = None) -> Path:
+    """Write the page of a run, finished or not; its path.
+
+    Raises:
+        ModelError: no run folder. MachineError: the report extra is not installed.
+    """
+    from perdure.report.build import build
+
+    folder = Path(run)
+    with contextlib.suppress(OSError):
+        if (folder / "model.json").exists() and (folder.parent / "run.json").exists():
+            folder = folder.parent
+    return build(folder, out)

@@ -1,0 +1,123 @@
+"""What a run will be before it runs: the model with all its tasks, its size, whether this machine holds it.  [reads]"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from perdure import registry
+from perdure.errors import MachineError, SettingsError
+from perdure.events.examples import TaskData
+from perdure.events.ids import Ids
+from perdure.model import store
+from perdure.model.user_model import UserModel
+from perdure.settings import Settings
+from perdure.training.lifelong import card_of, seed_of
+
+__all__ = ["check_machine", "estimate", "fresh", "sizes", "threads"]
+
+
+@contextmanager
+def threads(settings: Settings) -> Iterator[list[str]]:
+    """Set torch's threads for a run and put them back; gives the warnings to tell."""
+    before, wanted, cores = torch.get_num_threads(), settings.run.threads, os.cpu_count() or 1
+    notes = []
+    if wanted is not None and wanted > cores:
+        notes.append(f"run.threads = {wanted}, and this machine has {cores} cores: expect it to be slower, not faster")
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+    try:
+        yield notes
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_machine(settings: Settings) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        SettingsError: listing the devices there are.
+    """
+    kind, _, number = settings.run.device.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if int(number or 0) >= count:
+        have = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        raise SettingsError(
+            f"run.device: there is no {settings.run.device}", expected=f"one of {have}", where=settings.file
+        )
+
+
+def estimate(settings: Settings, n_items: int, labels: Mapping[str, int]) -> int:
+    """Bytes that training will need at most, roughly (within a factor of two): weights, gradients, two moments of each,
+    copies of the best state, and the states and scores of the largest batch."""
+    with torch.device("meta"):
+        encoder = registry.find("encoders", settings.encoder.name)(n_items, **settings.encoder.options)
+    backbone = sum(p.numel() for p in encoder.parameters())
+    layers, width, length = len(encoder.sites()), encoder.width, encoder.max_length
+    heads = sum(count * (width + 1) for count in labels.values())
+    twins = len(settings.tasks) if settings.tuning.name == "single" else 1  # a whole model per task
+    weights = 4 * (backbone * (twins + 4) + heads * 5)
+    batch = max(settings.train_for(place).batch_size for place in range(len(settings.tasks)))
+    states = 4 * batch * length * width * (3 * layers + 4)
+    return weights + states
+
+
+def check_memory(settings: Settings, n_items: int, labels: Mapping[str, int]) -> int:
+    """The estimate, when this machine has as much left.
+
+    Raises:
+        MachineError: with need and have.
+    """
+    need = estimate(settings, n_items, labels)
+    have = memory_free()
+    if settings.run.device == "cpu" and have is not None and need > have:
+        raise MachineError(
+            f"training needs about {need / 2**20:,.0f} MiB of memory, {have / 2**20:,.0f} MiB are free",
+            where="[encoder], [train] batch_size",
+            fix="make width, max_length or batch_size smaller",
+        )
+    return need
+
+
+def memory_free() -> int | None:
+    """Bytes of memory this process may still take: what the system has, its group's limit, its own limit."""
+    found = []
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    except (OSError, ValueError, IndexError):
+        pass
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
+        found += [max(int(limit) - used, 0)] if limit != "max" else []
+    except (OSError, ValueError):
+        pass
+    return min(found) if found else None
+
+
+def fresh(settings: Settings, item_ids: Ids) -> UserModel:
+    """The model before its first task, its backbone drawn from the run's seed."""
+    generator = torch.Generator().manual_seed(seed_of(settings.run.seed, "backbone"))
+    return store.build(settings.spec(), item_ids, registry.find, generator)
+
+
+def sizes(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData]) -> tuple[int, dict[str, dict[str, int]]]:
+    """Parameters of the backbone, and per task: trainable parameters and bytes its file adds."""
+    model, told = fresh(settings, item_ids), {}
+    backbone = sum(p.numel() for p in model.backbone.parameters())
+    for name, data in datas.items():
+        model.add(card_of(data), torch.Generator())
+        method: Any = model.method
+        trained = {p for stage in method.stages for p in method.trains(model, name, stage)}
+        model.settle(name)
+        kept = list(model.heads[name].state_dict().values())
+        if name in model.overlays:
+            kept += list(model.overlays[name].state_dict().values())
+        told[name] = {"trainable": sum(p.numel() for p in trained), "bytes": sum(t.nbytes for t in kept)}
+    return backbone, told

@@ -1,0 +1,74 @@
+"""The card of a model or of a run: what it learned, what it forgot, and that every byte is as written.  [reads]"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from perdure.api.asking import load, locate
+from perdure.errors import ModelError, shorten
+
+__all__ = ["show"]
+
+
+def show(path: str | Path) -> dict[str, Any]:
+    """Tell a model folder or a run folder, every digest of the model verified.
+
+    Returns:
+        folder, state (of a run), encoder, method, keeps, items, tasks, matrix, metrics, average, forgetting,
+        backward_transfer, digest, files (file, bytes, sha256), data_digest, versions, seed.
+
+    Raises:
+        ModelError: it is neither, or something in it is damaged; names the file.
+    """
+    from perdure.evaluation.matrix import Matrix
+
+    folder = Path(path)
+    run = _document(folder / "run.json") or _document(folder.parent / "run.json") or {}
+    home = folder if (folder / "run.json").is_file() else folder.parent
+    model = load(locate(folder))
+    manifest = model.manifest
+    tasks = [_task(model, name) for name in model.tasks]
+    told = _document(home / "matrix.json") if run else None
+    metrics = (told or {}).get("metrics") or {card.name: card.metric for card in model.tasks.values()}
+    rows = manifest.get("R") or []
+    matrix = Matrix.from_dict({"tasks": list(model.tasks)[: len(rows)], "R": rows, "metrics": metrics})
+    files = [
+        {"file": name, "bytes": entry.get("bytes", entry.get("size")), "sha256": entry["sha256"]}
+        for name, entry in manifest["files"].items()
+    ]
+    return {
+        "folder": str(locate(folder)),
+        "run": str(home) if run else None,
+        "state": run.get("state"),
+        "encoder": manifest["spec"]["encoder"]["name"],
+        "method": manifest["spec"]["method"]["name"],
+        "keeps": bool(model.method.keeps),
+        "items": len(model.item_ids),
+        "tasks": tasks,
+        **{key: value for key, value in matrix.to_dict().items() if key != "tasks"},
+        "digest": manifest["digest"],
+        "verified": True,  # load has read every file against its digest
+        "files": files,
+        "data_digest": manifest.get("data_digest", ""),
+        "versions": manifest.get("versions", {}),
+        "seed": manifest.get("seed"),
+    }
+
+
+def _task(model: Any, name: str) -> dict[str, Any]:
+    card = model.tasks[name]
+    stored = list(model.heads[name].state_dict().values())
+    stored += list(model.overlays[name].state_dict().values()) if name in model.overlays else []
+    told = {"name": name, "kind": card.kind, "description": card.description, "labels": len(card.labels)}
+    return {**told, "metric": card.metric, "numbers": sum(t.numel() for t in stored)}
+
+
+def _document(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as fault:
+        raise ModelError(f"{path.name} cannot be read: {shorten(fault)}", where=str(path)) from None

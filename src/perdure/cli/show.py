@@ -1,0 +1,258 @@
+"""What a person sees: results as tables on standard output, or as one JSON object. Progress goes to standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from perdure.errors import UsageError, shorten
+
+__all__ = ["ids", "progress", "result"]
+
+Told = Mapping[str, Any]
+
+
+def result(told: Told, as_json: bool, table: Callable[[Console, Told], None]) -> None:
+    """Print a result: one JSON object, or by its own table."""
+    if as_json:
+        sys.stdout.write(json.dumps(plain(told), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+        return
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+    table(console, told)
+
+
+def plain(value: Any) -> Any:
+    """As JSON can hold it: paths as text, numbers that are not finite as null, arrays as lists."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
+@contextlib.contextmanager
+def progress(as_json: bool) -> Iterator[Any]:
+    """What tells a run's progress on standard error."""
+    from perdure.training.display import Display
+
+    with Display() as display:
+        yield display
+
+
+def ids(text: str | None, option: str) -> list[str] | None:
+    """`a,b,c`, or the lines of a file after `@`, as a list of ids.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    if text is None:
+        return None
+    if not text.startswith("@"):
+        return [part for part in text.split(",") if part]
+    try:
+        return [line for line in Path(text[1:]).read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as fault:
+        raise UsageError(f"cannot read {shorten(text[1:])}: {shorten(fault)}", where=option) from None
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def rows(console: Console, heads: Sequence[str], lines: Sequence[Sequence[Any]], title: str | None = None) -> None:
+    """A plain table; numbers stand on the right."""
+    table = Table(box=None, title=title, title_justify="left", pad_edge=False, header_style="bold")
+    for place, head in enumerate(heads):
+        number = any(isinstance(line[place], int | float) for line in lines)
+        table.add_column(head, justify="right" if number else "left", no_wrap=place == 0, overflow="fold")
+    for line in lines:
+        table.add_row(*[cell(value) for value in line])
+    console.print(table)
+
+
+def cell(value: Any) -> str:
+    """Four digits for scores, thousands for counts."""
+    from rich.markup import escape
+
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if isinstance(value, float) else escape(str(value))
+
+
+def pairs(console: Console, told: Told) -> None:
+    """One line a key."""
+    width = max((len(key) for key in told), default=0)
+    for key, value in told.items():
+        if value is not None and not isinstance(value, dict | list):
+            console.print(f"{key.replace('_', ' '):<{width}}  {cell(value)}")
+
+
+def notes(console: Console, lines: Sequence[str]) -> None:
+    """Warnings, each in a line."""
+    for line in lines:
+        console.print(f"note: {cell(line)}")
+
+
+def matrix(console: Console, told: Told) -> None:
+    """R: a row after each task, a column a task."""
+    tasks = list(told["tasks"])
+    names = [task["name"] if isinstance(task, Mapping) else task for task in tasks]
+    lines = [
+        [f"after {names[at]}", *[float(v) for v in row], *[None] * (len(names) - len(row))]
+        for at, row in enumerate(told.get("matrix") or told.get("R") or [])
+    ]
+    if lines:
+        rows(console, ["R", *names], lines)
+
+
+def quickstart(console: Console, told: Told) -> None:
+    """Each task beside the oracle, R, and what was forgotten."""
+    matrix(console, told)
+    console.print()
+    lines = [
+        [
+            n,
+            told["measured"][n],
+            told["metrics"][n],
+            told["oracle"][n],
+            told["alone"][n],
+            told["finetune"]["metrics"][n],
+        ]
+        for n in told["tasks"]
+    ]
+    rows(console, ["task", "measure", "pcl", "best possible", "a model alone", "finetune"], lines)
+    console.print()
+    changed, lost = told["changed"], told["finetune"]["changed"]
+    heads = ["", "pcl", "finetune"]
+    share = [f"{one['answers']:,} of {one['of']:,}" for one in (changed, lost)]
+    forgotten = [float(told["forgetting"]), float(told["finetune"]["forgetting"])]
+    rows(console, heads, [["forgetting", *forgotten], ["answers of older tasks changed", *share]])
+    console.print()
+    pairs(console, {key: told[key] for key in ("model", "report", "recipe", "seconds")})
+    console.print(f"\nnext: perdure recommend {told['model']} --task buy --history s0001,s0013 -k 5")
+
+
+def check(console: Console, told: Told) -> None:
+    """What a recipe would do."""
+    pairs(
+        console, {key: told[key] for key in ("recipe", "users", "items", "events", "encoder", "method", "parameters")}
+    )
+    console.print(f"memory      about {told['memory'] / 2**20:,.0f} MiB to train\n")
+    heads = ["name", "kind", "train", "valid", "test", "labels", "trainable", "bytes"]
+    rows(console, ["task", *heads[1:]], [[task[head] for head in heads] for task in told["tasks"]])
+    notes(console, told["notes"])
+
+
+def prepare(console: Console, told: Told) -> None:
+    """The store and its card."""
+    pairs(console, {key: value for key, value in told.items() if key != "card"})
+    console.print()
+    pairs(console, told["card"])
+
+
+def learn(console: Console, told: Told) -> None:
+    """R and what stands where."""
+    matrix(console, told)
+    console.print()
+    heads = ["task", "seconds", "epochs", "trainable", "bytes"]
+    lines = [[told["metrics"].get(c["task"], ""), *[c.get(head) for head in heads]] for c in told["costs"]]
+    rows(console, ["measure", *heads], lines)
+    console.print()
+    pairs(
+        console,
+        {key: told[key] for key in ("average", "forgetting", "backward_transfer", "model", "report", "seconds")},
+    )
+    notes(console, told["notes"])
+
+
+def evaluate(console: Console, told: Told) -> None:
+    """A line a task; the protocol beside each number."""
+    heads = ["task", "split", "n", "metric", "value", "low", "high", "protocol"]
+    rows(console, heads, [[score[head] for head in heads] for score in told["scores"]])
+    console.print()
+    for score in told["scores"]:
+        values = "  ".join(f"{name} {value:.4f}" for name, value in score["values"].items())
+        console.print(f"{score['task']}: {values}")
+        notes(console, score["notes"])
+
+
+def recommend(console: Console, told: Told) -> None:
+    """Answers, best first."""
+    heads = ["rank", told["task"], "score"]
+    found = zip(told["items"], told["scores"], strict=True)
+    rows(console, heads, [[at + 1, item, float(score)] for at, (item, score) in enumerate(found)])
+    if told["source"] == "popularity":
+        console.print("note: nothing of this history is known to the model; these are the most popular answers")
+    if told["unknown"]:
+        console.print(f"note: unknown and ignored: {cell(', '.join(told['unknown'][:20]))}")
+    if told["truncated"]:
+        console.print("note: there are no more answers to give")
+
+
+def embed(console: Console, told: Told) -> None:
+    """Where the vectors are."""
+    pairs(console, told)
+
+
+def listing(console: Console, told: Told) -> None:
+    """Name, paper, one line."""
+    for entries in told.values():
+        heads = ["name", "paper", *(["keeps"] if entries and "keeps" in entries[0] else []), "summary"]
+        rows(console, heads, [[entry[head] for head in heads] for entry in entries])
+
+
+def card(console: Console, told: Told) -> None:
+    """The card of a model or run."""
+    keys = (
+        "folder",
+        "run",
+        "state",
+        "encoder",
+        "method",
+        "keeps",
+        "items",
+        "digest",
+        "verified",
+        "data_digest",
+        "seed",
+    )
+    pairs(console, {key: told[key] for key in keys})
+    console.print()
+    heads = ["name", "kind", "labels", "metric", "numbers", "description"]
+    rows(console, ["task", *heads[1:]], [[task[head] for head in heads] for task in told["tasks"]])
+    console.print()
+    matrix(console, told)
+    pairs(console, {key: told[key] for key in ("average", "forgetting", "backward_transfer")})
+    console.print()
+    heads = ["file", "bytes", "sha256"]
+    rows(console, heads, [[file["file"], file["bytes"], file["sha256"][:16]] for file in told["files"]])
+
+
+def doctor(console: Console, told: Told) -> None:
+    """Everything about this machine."""
+    pairs(console, {key: told[key] for key in ("perdure", "python", "system", "cores", "threads")})
+    pairs(console, {name: version or "missing" for name, version in told["packages"].items()})
+    build = told["torch"]
+    console.print(f"torch build: {build['build']}, {build['cpu']}, CUDA {build['cuda'] or 'none'}")
+    console.print("devices: " + ", ".join(told["devices"]))
+    for name, missing in told["extras"].items():
+        console.print(f"extra {name}: " + (f"missing {', '.join(missing)}" if missing else "present"))
+    free = [("memory", told["memory_free"]), ("disk", told["disk_free"])]
+    console.print(", ".join(f"{name} {size / 2**30:,.1f} GiB free" for name, size in free if size is not None))
+    test = told["selftest"]
+    console.print(f"self test: {'passed' if test['ok'] else 'FAILED'} in {test['seconds']} s: {cell(test['found'])}")

@@ -1,0 +1,257 @@
+"""One short function a verb: options in, one call of the API, tables or JSON out."""
+
+from __future__ import annotations
+
+import dataclasses
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="perdure",
+    help="User models that keep learning and never forget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="a TOML file, see docs/settings.md")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="a model folder, or the run folder that holds it")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("-s", "--set", metavar="KEY=VALUE", help="one setting, such as train.epochs=3; may be repeated"),
+]
+Store = Annotated[Path | None, typer.Option("--store", help="the prepared log, where it is not beside the model")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
+
+
+class Resume(StrEnum):
+    """Values of --resume."""
+
+    never, auto, must = "never", "auto", "must"
+
+
+class Part(StrEnum):
+    """Values of --split."""
+
+    valid, test = "valid", "test"
+
+
+class Seen(StrEnum):
+    """Values of --seen."""
+
+    drop, keep = "drop", "keep"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from perdure import __version__
+
+        typer.echo(f"perdure {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="and stop")] = False,
+    trace: Annotated[bool, typer.Option("--trace", help="print the traceback of an error; may stand anywhere")] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: perdure quickstart --out first")
+def quickstart(
+    out: Annotated[Path, typer.Option("--out", help="a new or empty folder")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="of the world and of the learning")] = 0,
+    users: Annotated[
+        int, typer.Option("--users", min=100, max=1_000_000, help="users of the world; fewer learn less, and faster")
+    ] = 2400,
+    json: Json = False,
+) -> None:
+    """See it work: six tasks learned in a small world.
+
+    Makes a world, teaches a model six tasks one after the other, and shows that none is forgotten.
+    """
+    from perdure import api
+    from perdure.cli import show
+
+    with show.progress(json) as display:
+        told = api.quickstart(out, seed=seed, users=users, show=display)
+    show.result(told, json, show.quickstart)
+
+
+@app.command(epilog="Example: perdure check first/recipe.toml")
+def check(recipe: Recipe, changes: Changes = None, json: Json = False) -> None:
+    """Try a recipe without training.
+
+    Reads settings, files, columns, filters and tasks, and tells what would be learned and what it would take.
+    """
+    from perdure import api
+    from perdure.cli import show
+
+    show.result(dataclasses.asdict(api.check(recipe, overrides=changes or ())), json, show.check)
+
+
+@app.command(epilog="Example: perdure prepare first/recipe.toml --out store")
+def prepare(
+    recipe: Recipe,
+    out: Annotated[Path, typer.Option("--out", help="the store's folder")],
+    changes: Changes = None,
+    json: Json = False,
+) -> None:
+    """Turn the log of a recipe into a store.
+
+    The store is sorted and memory-mapped and has a data card; bad rows are set aside with their reasons.
+    """
+    from perdure import api
+    from perdure.cli import show
+
+    show.result(dataclasses.asdict(api.prepare(recipe, out, overrides=changes or ())), json, show.prepare)
+
+
+@app.command(epilog="Example: perdure learn first/recipe.toml --out again -s tuning.method=peterrec")
+def learn(
+    recipe: Recipe,
+    out: Annotated[Path, typer.Option("--out", help="the run's folder: new or empty, or to be resumed")],
+    changes: Changes = None,
+    resume: Annotated[
+        Resume, typer.Option("--resume", help="go on where a run stands: auto begins one if there is none")
+    ] = Resume.never,
+    json: Json = False,
+) -> None:
+    """Learn all tasks of a recipe, one after the other.
+
+    After each, all tasks so far are measured, and the model is saved.
+    """
+    from perdure import api
+    from perdure.cli import show
+
+    with show.progress(json) as display:
+        done = api.learn(recipe, out, overrides=changes or (), resume=resume.value, show=display)  # type: ignore[arg-type]
+    show.result(dataclasses.asdict(dataclasses.replace(done, learned=None)), json, show.learn)
+
+
+@app.command(epilog="Example: perdure evaluate first/model --task buy")
+def evaluate(
+    model: Model,
+    task: Annotated[str | None, typer.Option("--task", help="one task; all of them by default")] = None,
+    split: Annotated[Part, typer.Option("--split", help="which held-out users")] = Part.test,
+    seen: Annotated[Seen, typer.Option("--seen", help="leave items of the input out of a ranking, or not")] = Seen.drop,
+    sampled: Annotated[
+        str | None, typer.Option("--sampled", help='rank among few: "100 uniform" or "100 popularity"; told as such')
+    ] = None,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Measure a model on held-out users."""
+    from perdure import api
+    from perdure.cli import show
+
+    scores = api.evaluate(model, task=task, split=split.value, seen=seen.value, sampled=sampled, store=store)  # type: ignore[arg-type]
+    show.result({"scores": scores}, json, show.evaluate)
+
+
+@app.command(epilog="Example: perdure recommend first/model --task buy --history s0001,s0013 -k 5")
+def recommend(
+    model: Model,
+    task: Annotated[str, typer.Option("--task", help="what to answer")],
+    user: Annotated[str | None, typer.Option("--user", help="a user of the log")] = None,
+    history: Annotated[
+        str | None,
+        typer.Option("--history", help="item ids with commas between, oldest first; or @FILE, one a line"),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="how many answers")] = 10,
+    seen: Annotated[Seen, typer.Option("--seen", help="leave items of the history out, or not")] = Seen.drop,
+    allow: Annotated[str | None, typer.Option("--allow", help="only these, as --history")] = None,
+    deny: Annotated[str | None, typer.Option("--deny", help="none of these, as --history")] = None,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Ask a model about a user, or about any history."""
+    from perdure import api
+    from perdure.cli import show
+
+    answer = api.recommend(
+        model,
+        task=task,
+        user=user,
+        history=show.ids(history, "--history"),
+        k=k,
+        seen=seen.value,  # type: ignore[arg-type]
+        allow=show.ids(allow, "--allow"),
+        deny=show.ids(deny, "--deny"),
+        store=store,
+    )
+    show.result(answer, json, show.recommend)
+
+
+@app.command(epilog="Example: perdure embed first/model --out users.parquet")
+def embed(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="the Parquet file to write")],
+    task: Annotated[str | None, typer.Option("--task", help="whose vectors; the plain backbone's by default")] = None,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Write the vectors of all users to a Parquet file."""
+    from perdure import api
+    from perdure.cli import show
+
+    show.result(api.embed(model, out, task=task, store=store), json, show.embed)
+
+
+@app.command(name="list", epilog="Example: perdure list methods")
+def list_(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="methods, encoders, objectives or formats")],
+    json: Json = False,
+) -> None:
+    """What there is: name, paper, one line each."""
+    from perdure import api
+    from perdure.cli import show
+
+    show.result({kind: api.list_(kind)}, json, show.listing)
+
+
+@app.command(name="show", epilog="Example: perdure show first")
+def show_(
+    path: Annotated[Path, typer.Argument(metavar="MODEL|RUN", help="a model folder or a run folder")],
+    json: Json = False,
+) -> None:
+    """The card of a model or run, every digest verified."""
+    from perdure import api
+    from perdure.cli import show
+
+    show.result(api.show(path), json, show.card)
+
+
+@app.command(epilog="Example: perdure report first")
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, finished or not")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="report.html in the run folder by default")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write the page of a run, one HTML file."""
+    from perdure import api
+    from perdure.cli import show
+
+    show.result({"report": str(api.report(run, out))}, json, show.pairs)
+
+
+@app.command(epilog="Example: perdure doctor")
+def doctor(json: Json = False) -> None:
+    """What this machine has, and a self test."""
+    from perdure import api
+    from perdure.cli import show
+
+    told = api.doctor()
+    show.result(told, json, show.doctor)
+    if not told["ok"]:
+        raise typer.Exit(5)
