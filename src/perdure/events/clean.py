@@ -172,8 +172,7 @@ def numbers(column: pl.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(values (n,) float64, given (n,) bool, readable (n,) bool) of a text, boolean or numeric column."""
     if column.dtype == pl.String:
         given = (column.is_not_null() & (column != "")).fill_null(False)
-        plain = column.str.contains(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$").fill_null(False)
-        values = column.set(~plain, None).cast(pl.Float64, strict=False)
+        values = column.cast(pl.Float64, strict=False)
     else:
         given = column.is_not_null()
         values = column.cast(pl.Float64, strict=False)

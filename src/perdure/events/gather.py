@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -128,7 +127,7 @@ class Gatherer:
         for name in list(self.texts):
             texts[name], codes[name] = self.texts.pop(name).finish()
         n = len(codes.get("user", ()))
-        found = {name: pl.concat(self.parts.pop(name), how="vertical_relaxed", rechunk=True) for name in list(self.parts)}
+        found = {name: _joined(self.parts.pop(name)) for name in list(self.parts)}
         for name, series in found.items():
             if len(series) != n or name in texts:
                 raise DataError(f"column {name!r} is text in one file and numbers in another", where="data.features",
@@ -191,6 +190,6 @@ def too_many_bad(books: Books, data: DataSettings, clock: Clock | None) -> DataE
                      fix=fix)  # fmt: skip
 
 
-def names_of(sources: list[list[Source]]) -> list[Path]:
-    """Every input file."""
-    return [source.path for files in sources for source in files]
+def _joined(parts: list[pl.Series]) -> pl.Series:
+    frames = [part.alias("x").to_frame() for part in parts]
+    return pl.concat(frames, how="vertical_relaxed", rechunk=True)["x"]

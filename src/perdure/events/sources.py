@@ -16,10 +16,10 @@ import polars as pl
 from perdure.errors import DataError, ModelError, shorten
 from perdure.events.detect import Source, chunks, look
 from perdure.events.jsonl import read_jsonl
-from perdure.events.text import Dialect, Piece, missing_column, read_text
+from perdure.events.text import Dialect, Piece, header_of, missing_column, read_text
 
 ROWS = 1 << 20  # rows of a Parquet file held at a time
-CAPITALS = {"tsv": "\t", "tab": "\t", "dat": "::"}
+SEPARATORS = {"tsv": "\t", "tab": "\t", "dat": "::"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Table:
         columns: role -> source column; roles as in `ColumnNames`.
         features: further source columns.
         constants: role -> text that holds for every row.
+        typed: header names carry a type, as in RecBole.
         separator: None tells it from the name (.tsv, .tab: tab; .dat: `::`; else comma).
         rows: a reader of the layout's own, from the file's UTF-8 bytes to pieces that hold the columns above; for
             layouts that are no tables.
@@ -45,6 +46,7 @@ class Table:
     encoding: str = "utf-8"
     header: bool | tuple[str, ...] = True
     quote: bool | None = None
+    typed: bool = False
     rows: Callable[[Iterator[bytes], str], Iterator[Piece]] | None = None
     user_columns: tuple[str, ...] = ()
 
@@ -56,13 +58,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Attributes:
-    """A table of attributes. `columns` None keeps all; `rename` maps the source's names to ours."""
+    """A table of attributes. `columns` None keeps all; `texts` are declared text even where all look like numbers."""
 
     table: Table
     id: str
     columns: tuple[str, ...] | None = None
-    rename: dict[str, str] = field(default_factory=dict)
     where: str = "data.users"
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,17 @@ class Reading:
 def dialect_of(table: Table, path: Path) -> Dialect:
     """How a text file of this table is written."""
     endings = [suffix.lower().lstrip(".") for suffix in path.suffixes if suffix.lower() not in {".gz", ".zst", ".zstd"}]
-    separator = table.separator or CAPITALS.get(endings[-1] if endings else "", ",")
+    separator = table.separator or SEPARATORS.get(endings[-1] if endings else "", ",")
     quote = table.quote if table.quote is not None else len(separator) == 1
-    return Dialect(separator, table.header, quote and len(separator) == 1)
+    return Dialect(separator, table.header, quote and len(separator) == 1, table.typed)
+
+
+def columns_of(table: Table, path: Path) -> list[str]:
+    """Names of the columns that one file of the table has."""
+    source = look(path)
+    if source.kind == "parquet":
+        return list(_guarded(source, pl.scan_parquet(path, glob=False).collect_schema))
+    return header_of(chunks(source, table.encoding), dialect_of(table, path), str(path))
 
 
 def pieces(table: Table, source: Source, max_ratio: int = 200) -> Iterator[Piece]:
@@ -170,13 +180,15 @@ def read_attributes(attributes: Attributes, max_ratio: int = 200) -> tuple[pl.Da
                         fix='try encoding = "latin-1"' if first_bad.reason == "encoding" else "")  # fmt: skip
     if bad:
         notes.append(f"{attributes.where}: {bad} malformed rows left out")
-    frame = frame.rename({attributes.id: "id", **{k: v for k, v in attributes.rename.items() if k in frame.columns}})
+    if attributes.id != "id" and "id" in frame.columns:
+        frame = frame.rename({"id": "id_"})
+    frame = frame.rename({attributes.id: "id"})
     keys = frame["id"].cast(pl.String).str.normalize("NFC")
     frame = frame.with_columns(keys.alias("id")).filter(keys.is_not_null() & (keys != ""))
     once = frame.unique("id", keep="first", maintain_order=True)
     if once.height < frame.height:
         notes.append(f"{attributes.where}: {frame.height - once.height} rows repeat an id; the first row of each is kept")
-    return plain_numbers(once.select("id", *[c for c in once.columns if c != "id"]), skip={"id"}), notes
+    return plain_numbers(once.select("id", *[c for c in once.columns if c != "id"]), {"id", *attributes.texts}), notes
 
 
 def _attribute_pieces(attributes: Attributes, source: Source, max_ratio: int) -> Iterator[Piece]:
@@ -196,7 +208,7 @@ def _attribute_pieces(attributes: Attributes, source: Source, max_ratio: int) ->
         yield piece
 
 
-def plain_numbers(frame: pl.DataFrame, skip: set[str] = frozenset()) -> pl.DataFrame:  # type: ignore[assignment]
+def plain_numbers(frame: pl.DataFrame, skip: set[str]) -> pl.DataFrame:
     """Text columns whose every value is a plainly written number as numbers; an empty text is null.
 
     `0`, `-3`, `2.50` are plain; `007`, `1e5`, `+1` and 16 or more digits are not, and keep their column as text.

@@ -1,4 +1,4 @@
-"""Text tables, read strictly: blocks of whole records, each parsed by polars and checked; the careful path for the rest.
+"""Text tables, read strictly: blocks of whole records, parsed by polars and checked; the careful path for the rest.
 
 A block that polars parses without complaint and whose separators add up is taken as it is. Any other block goes
 through a line by line reader that says which lines are bad and why. Memory is bounded by the block, not by the file.
@@ -48,11 +48,17 @@ class Piece:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a text table is written. `header` True: in the first record; otherwise the names (or False: 1, 2, ...)."""
+    """How a text table is written.
+
+    Attributes:
+        header: True: in the first record; otherwise the names (False: 1, 2, ...).
+        typed: names in the header carry a type, `user_id:token`, that is no part of the name.
+    """
 
     separator: str = ","
     header: bool | tuple[str, ...] = True
     quote: bool = True
+    typed: bool = False
 
 
 def read_text(parts: Iterator[bytes], dialect: Dialect, wanted: list[str] | None, where: str) -> Iterator[Piece]:
@@ -122,6 +128,7 @@ def _header(block: bytes, dialect: Dialect, where: str) -> tuple[list[str], int]
     else:
         fields = first.split(dialect.separator)
     if dialect.header is True:
+        fields = [name.partition(":")[0] for name in fields] if dialect.typed else fields
         twice = sorted({name for name in fields if fields.count(name) > 1})
         if twice:
             raise DataError(f"column {shorten(twice[0])!r} stands twice in the header", where=f"{where}, line 1",
@@ -132,6 +139,13 @@ def _header(block: bytes, dialect: Dialect, where: str) -> tuple[list[str], int]
         raise DataError(f"the first line has {len(fields)} fields", expected=f"{len(names)}, as data.header names",
                         where=f"{where}, line 1")  # fmt: skip
     return names, 0
+
+
+def header_of(parts: Iterator[bytes], dialect: Dialect, where: str) -> list[str]:
+    """Column names of a text table."""
+    for _, block in _blocks(parts, dialect.quote, where):
+        return _header(block, dialect, where)[0]
+    raise DataError("the file is empty: no header", expected="a header line and rows", where=where)
 
 
 def _cut_header(block: bytes, lead: int, quote: bool) -> int:
@@ -179,7 +193,7 @@ def _fast(block: bytes, line: int, names: list[str], keep: list[int], dialect: D
         if not opened == closed == quotes / 2:
             return None
     if len(separator) > 1:
-        if STAND_IN in block or b'"' in block and dialect.quote:
+        if STAND_IN in block:
             return None
         block, separator = block.replace(separator, STAND_IN), STAND_IN
     schema = {f"column_{k + 1}": pl.String for k in range(width)}
@@ -219,8 +233,8 @@ def _careful(
                 good.append([fields[k] for k in keep])
                 lines.append(start)
     columns = list(zip(*good, strict=True)) if good else [()] * len(keep)
-    frame = pl.DataFrame({names[k]: pl.Series(column, dtype=pl.String) for k, column in zip(keep, columns, strict=True)})
-    return Piece(frame, np.asarray(lines, np.int64), bad)
+    series = [pl.Series(names[k], column, pl.String) for k, column in zip(keep, columns, strict=True)]
+    return Piece(pl.DataFrame(series), np.asarray(lines, np.int64), bad)
 
 
 def _has_surrogate(text: str) -> bool:
