@@ -36,9 +36,9 @@ class EventEmbedding(nn.Module):
         self, n_items: int, width: int, positions: int = 0, dropout: float = 0.0, scale: bool = False, sparse: bool = False
     ) -> None:
         super().__init__()
-        self.items = nn.Parameter(torch.empty(n_items + 2, width))
+        self.items = nn.Parameter(torch.zeros(n_items + 2, width))
         self.items.sparse = sparse  # type: ignore[attr-defined]  # read by the training loop
-        self.positions = nn.Parameter(torch.empty(positions, width)) if positions else None
+        self.positions = nn.Parameter(torch.zeros(positions, width)) if positions else None
         self.dropout, self.scale, self.sparse = dropout, math.sqrt(width) if scale else 1.0, sparse
 
     def forward(self, items: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class CausalConv(nn.Module):
 
     def __init__(self, width: int, kernel: int, dilation: int) -> None:
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.empty(width, kernel * width)), nn.Parameter(torch.zeros(width))
+        self.weight, self.bias = nn.Parameter(torch.zeros(width, kernel * width)), nn.Parameter(torch.zeros(width))
         self.kernel, self.dilation = kernel, dilation
 
     def forward(self, x: Tensor) -> Tensor:
