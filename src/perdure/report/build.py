@@ -62,6 +62,7 @@ def _parts(facts: Facts) -> dict[str, Any]:
         **sections.head(facts),
         "matrix": sections.matrix(facts),
         "life": _life(facts),
+        "others": sections.others(facts),
         "curves": _curves(facts),
         "scores": sections.scores(facts),
         "cost": sections.cost(facts),

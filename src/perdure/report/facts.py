@@ -7,6 +7,7 @@ scores.json   every score behind R: users, interval, protocol, all metrics, note
 cost.json     per task: seconds, epochs, trainable parameters, bytes of its file, peak memory
 oracle.json   the best score that can be reached on each task, where the world is known (synthetic data)
 alone.json    the score of each task learned alone, where such a run was made
+compare/      runs of other methods on the same tasks, where they were made
 """
 
 from __future__ import annotations
@@ -22,6 +23,20 @@ from perdure.evaluation.matrix import Matrix
 
 __all__ = ["Facts", "read"]
 
+SECTIONS = [
+    "tasks",
+    "tuning",
+    "encoder",
+    "objective",
+    "pretrain",
+    "train",
+    "data",
+    "history",
+    "split",
+    "evaluate",
+    "run",
+]
+
 
 @dataclass
 class Facts:
@@ -33,10 +48,12 @@ class Facts:
         matrix: R as a value with its averages.
         R: the same as full rows, R[t][k], None where task k was not yet learned.
         oracle, alone: best reachable score, and score when learned alone, per task; empty where unknown.
+        others: method -> matrix of its run on the same tasks.
         epochs: per task its epoch lines in order: stage, epoch, loss, valid, metric, kept.
         scores: per task its last score: n, metric, value, low, high, protocol, values, notes.
         cost: per task: seconds, epochs, trainable, bytes, peak_rss.
         settings: (section, key, value, origin) of every setting.
+        last: time of the last line of the log.
         missing: what the page would have shown if the folder held it, each with the reason.
     """
 
@@ -49,12 +66,14 @@ class Facts:
     metrics: dict[str, str] = field(default_factory=dict)
     oracle: dict[str, float] = field(default_factory=dict)
     alone: dict[str, float] = field(default_factory=dict)
+    others: dict[str, Matrix] = field(default_factory=dict)
     epochs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
     cost: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: list[tuple[str, str, Any, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    last: str = ""
 
 
 def read(folder: Path | str) -> Facts:
@@ -82,6 +101,10 @@ def read(folder: Path | str) -> Facts:
     for name, into in (("oracle.json", facts.oracle), ("alone.json", facts.alone)):
         told = _document(folder, name) or {}
         into.update({task: float(v) for task, v in told.items() if isinstance(v, int | float)})
+    for other in sorted(folder.glob("compare/*/matrix.json")):
+        matrix = Matrix.from_dict(_document(other.parent, other.name))
+        if matrix.tasks == facts.matrix.tasks:
+            facts.others[other.parent.name] = matrix
     return facts
 
 
@@ -148,7 +171,7 @@ def _log(facts: Facts) -> None:
             facts.epochs.setdefault(line["task"], []).append(line)
         elif line.get("event") in {"note", "warning"} and line.get("text") not in facts.notes:
             facts.notes.append(str(line.get("text")))
-    facts.run.setdefault("finished" if facts.run.get("state") == "finished" else "last line of the log", at)
+    facts.last = str(at or "")
     if broken:
         facts.missing.append(
             f"{broken} line{'s' * (broken > 1)} of log.jsonl that cannot be read (a run cut off while writing)"
@@ -156,9 +179,9 @@ def _log(facts: Facts) -> None:
 
 
 def _settings(facts: Facts) -> None:
-    origins = facts.run.get("origin") or {}
-    for section, entries in (facts.run.get("settings") or {}).items():
-        for key, value in _leaves(entries, section):
+    origins, told = facts.run.get("origin") or {}, facts.run.get("settings") or {}
+    for section in sorted(told, key=lambda name: SECTIONS.index(name) if name in SECTIONS else len(SECTIONS)):
+        for key, value in _leaves(told[section], section):
             facts.settings.append((section, key, value, str(origins.get(key, "default"))))
 
 

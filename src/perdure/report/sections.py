@@ -17,6 +17,7 @@ __all__ = [
     "matrix",
     "missing",
     "notes",
+    "others",
     "scores",
     "settings",
     "tasks",
@@ -194,6 +195,20 @@ def life(facts: Facts) -> dict[str, Any] | None:
             "alone": bool(facts.alone), "oracle": bool(facts.oracle)}  # fmt: skip
 
 
+def others(facts: Facts) -> dict[str, Any] | None:
+    """The same tasks by other methods: what each scores at the end, and what it forgot."""
+    if not facts.others:
+        return None
+    rows = []
+    for name, matrix in [(_chosen(facts, "tuning", "method") or "this run", facts.matrix), *facts.others.items()]:
+        final = [words.score(value) for value in matrix.rows[-1]]
+        rows.append([name, *final, words.score(matrix.average()), words.lost(matrix.forgetting())])
+    caption = (
+        "One run each, one seed. Scores at the end, after all tasks; forgetting as above, mean over the older tasks."
+    )
+    return {"heads": ["method", *facts.tasks, "mean", "forgetting"], "rows": rows, "caption": caption}
+
+
 def curves(facts: Facts) -> list[dict[str, Any]]:
     """Per task and stage: points, the epoch whose weights were kept, a caption."""
     told = []
@@ -311,17 +326,17 @@ def card(facts: Facts) -> list[tuple[str, str]]:
 
 
 def tasks(facts: Facts) -> dict[str, Any] | None:
-    """What each task asks, of whom, and how many examples it has."""
-    told = facts.run.get("tasks") or {}
+    """What each task asks, of whom, and how many users it is measured on."""
     rows = []
-    for name in facts.tasks:
-        one = told.get(name)
-        if one:
-            rows.append([name, str(one.get("kind", "")), str(one.get("description", "")),
-                         *[words.whole(one.get(key)) for key in ("labels", "train", "valid", "test")]])  # fmt: skip
-    if not rows:
-        return None
-    return {"heads": ["task", "kind", "question", "answers", "train", "valid", "test"], "rows": rows}
+    for told in (facts.run.get("settings") or {}).get("tasks") or []:
+        name = str(told.get("name"))
+        answers = "the next event" if told.get("kind") == "next_item" else str(told.get("answer") or "item")
+        chosen = [f"where {told['where']}"] if told.get("where") else []
+        chosen += [f"users {told['users']}"] if told.get("users") else []
+        tested = words.whole((facts.scores.get(name) or {}).get("n"))
+        question = str(told.get("description") or "")
+        rows.append([name, str(told.get("kind", "")), question, ", ".join([answers, *chosen]), tested])
+    return {"heads": ["task", "kind", "question", "answers", "test users"], "rows": rows} if rows else None
 
 
 def settings(facts: Facts) -> dict[str, Any] | None:
@@ -343,9 +358,7 @@ def machine(facts: Facts) -> list[tuple[str, str]]:
     run = facts.run
     told = [(str(name), str(version)) for name, version in (run.get("versions") or {}).items()]
     return told + [
-        (key, words.plain(run[key]))
-        for key in ("cpu", "device", "precision", "data_digest", "started", "finished")
-        if run.get(key)
+        (key, words.plain(run[key])) for key in ("cpu", "device", "data_digest", "started", "finished") if run.get(key)
     ]
 
 
