@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["card_of", "label_of_item", "represent", "scores_of", "seen_cells", "users_at_once", "vector"]
 
+TOKENS = 4096  # events of a batch on a CPU: its states stay in the cache
 GRID = 8  # padded lengths are multiples of this
 CELLS = 2**20  # scores of one block on a CPU: 4 MiB, so that it is still in the cache when it is looked at again
 MOST_CELLS = 2**24  # never more scores than this at once, unless one user alone has more
@@ -69,7 +70,7 @@ def represent(
         task: the task whose overlay is used; None for the plain backbone.
         sequences: anything with `items`, (H,) integer item rows.
         begin, end: (n,) int64; a history is items[begin:end], of which the last max_length events are read.
-        batch_size: histories of a batch, 1 or more.
+        batch_size: most histories of a batch, 1 or more; on a CPU long histories come in smaller batches.
 
     Returns:
         (n, d) float32 on the model's device, in the order asked; zeros where a history has no event.
@@ -87,7 +88,8 @@ def represent(
     items, device = np.asarray(sequences.items), _device(model)
     u = torch.zeros(len(begin), model.backbone.width, device=device)  # (n, d)
     with _answering(model), torch.inference_mode():
-        for rows, width in _batches(end - begin, model.backbone.max_length, batch_size):
+        tokens = TOKENS if device.type == "cpu" else None
+        for rows, width in _batches(end - begin, model.backbone.max_length, batch_size, tokens):
             batch = _batch(items, begin[rows], end[rows], width, model.backbone.n_items)
             u[torch.from_numpy(rows).to(device)] = model.represent(batch.to(device), task).float()
     _finite(u, "user vectors", task)
@@ -182,15 +184,17 @@ def _answering(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _batches(lengths: np.ndarray, most: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+def _batches(lengths: np.ndarray, most: int, size: int, tokens: int | None) -> Iterator[tuple[np.ndarray, int]]:
     """Rows of like padded length, and that length; rows without events are left out."""
     padded = np.minimum(-(-lengths // GRID) * GRID, most)  # (n,)
     order = np.argsort(padded, kind="stable")
     order = order[lengths[order] > 0]
     cuts = np.flatnonzero(np.diff(padded[order])) + 1
     for rows in np.split(order, cuts):
-        for at in range(0, len(rows), size):
-            yield rows[at : at + size], int(padded[rows[0]])
+        width = int(padded[rows[0]]) if len(rows) else 1
+        step = size if tokens is None else max(1, min(size, tokens // width))
+        for at in range(0, len(rows), step):
+            yield rows[at : at + step], width
 
 
 def _batch(items: np.ndarray, begin: np.ndarray, end: np.ndarray, width: int, n_items: int) -> Batch:

@@ -1,0 +1,58 @@
+"""Intervals: seeded, right on average, and the same whether users or their distinct values are drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from perdure.errors import UsageError
+from perdure.evaluation import bootstrap
+from perdure.evaluation.metrics import confusion, macro_f1
+
+
+def test_seeded():
+    values = np.random.default_rng(0).random(200)
+    assert (bootstrap.means(values, 50, 1) == bootstrap.means(values, 50, 1)).all()
+    assert (bootstrap.means(values, 50, 1) != bootstrap.means(values, 50, 2)).any()
+
+
+@pytest.mark.parametrize("kind", ["many values", "two values"])
+def test_the_spread_is_that_of_a_mean(kind):
+    rng = np.random.default_rng(1)
+    values = rng.random(400) if kind == "many values" else (rng.random(400) < 0.3).astype(float)
+    draws = bootstrap.means(values, 4000, 0)
+    assert draws.mean() == pytest.approx(values.mean(), abs=0.003)
+    assert draws.std() == pytest.approx(values.std() / 20, rel=0.08)
+    low, high = bootstrap.interval(draws, 0.95)
+    assert low < values.mean() < high and high - low == pytest.approx(3.92 * values.std() / 20, rel=0.1)
+
+
+def test_small_pieces_change_nothing_but_the_draw(monkeypatch):
+    monkeypatch.setattr(bootstrap, "AT_ONCE", 1000)
+    assert bootstrap.means(np.random.default_rng(0).random(300), 10).shape == (10,)
+
+
+def test_one_value_and_no_users():
+    assert bootstrap.interval(bootstrap.means(np.full(10, 0.25), 20), 0.95) == (0.25, 0.25)
+    assert np.isnan(bootstrap.interval(bootstrap.means(np.zeros(0), 20), 0.95)).all()
+
+
+def test_macro_f1_is_resampled_as_a_table():
+    rng = np.random.default_rng(2)
+    right, predicted = rng.integers(0, 3, 300), rng.integers(0, 3, 300)
+    table = confusion(right, predicted, 3)
+    quick = bootstrap.tables(table, 1500, 0)
+    slow = []
+    for _ in range(1500):
+        at = rng.integers(300, size=300)
+        slow.append(macro_f1(confusion(right[at], predicted[at], 3)))
+    assert quick.mean() == pytest.approx(np.mean(slow), abs=0.004) and quick.std() == pytest.approx(
+        np.std(slow), rel=0.12
+    )
+    assert np.isnan(bootstrap.tables(np.zeros((4, 3), int), 5)).all()
+
+
+@pytest.mark.parametrize(("level", "resamples"), [(0, 10), (1, 10), (95, 10), (0.9, 0)])
+def test_out_of_range(level, resamples):
+    with pytest.raises(UsageError):
+        bootstrap.check(level, resamples)

@@ -1,0 +1,95 @@
+"""The matrix R against numbers worked by hand (methods-continual 11.4)."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from perdure.errors import ModelError, UsageError
+from perdure.evaluation.matrix import Matrix
+
+# learned a, b, c:      a    b    c
+GOLDEN = Matrix(("a", "b", "c"), ((0.5,), (0.6, 0.4), (0.3, 0.35, 0.7)), {"a": "ndcg@10"})
+
+
+def test_golden():
+    assert GOLDEN.average() == pytest.approx((0.3 + 0.35 + 0.7) / 3)
+    assert GOLDEN.forgetting() == pytest.approx(((0.6 - 0.3) + (0.4 - 0.35)) / 2)  # a was best after b
+    assert GOLDEN.forgotten() == {"a": pytest.approx(0.3), "b": pytest.approx(0.05)}
+    assert GOLDEN.backward_transfer() == pytest.approx(((0.3 - 0.5) + (0.35 - 0.4)) / 2)
+    assert GOLDEN.forward_transfer({"a": 0.5, "b": 0.3, "c": 0.8}) == pytest.approx((0 + 0.1 - 0.1) / 3)
+    assert GOLDEN.forward_transfer({"c": 0.5}) == pytest.approx(0.2)
+
+
+def test_nothing_lost_is_exactly_zero():
+    kept = Matrix(("a", "b"), ((0.1,), (0.1, 0.3)))
+    assert kept.forgetting() == 0.0 and kept.backward_transfer() == 0.0
+
+
+def test_getting_better_is_no_negative_forgetting():
+    better = Matrix(("a", "b"), ((0.1,), (0.2, 0.3)))
+    assert better.forgetting() == 0.0 and better.backward_transfer() == pytest.approx(0.1)
+
+
+def test_one_task_and_none():
+    one = Matrix().grown("a", {"a": 0.5}, "accuracy")
+    assert (one.average(), one.forgetting(), one.backward_transfer()) == (0.5, 0.0, 0.0)
+    assert math.isnan(Matrix().average()) and Matrix().to_dict()["average"] is None
+
+
+def test_grows_row_by_row():
+    grown = (
+        Matrix()
+        .grown("a", {"a": 0.5}, "ndcg@10")
+        .grown("b", {"a": 0.6, "b": 0.4})
+        .grown("c", dict(zip("abc", (0.3, 0.35, 0.7), strict=True)))
+    )
+    assert grown == GOLDEN
+    whole = grown.R
+    assert whole.shape == (3, 3) and np.isnan(whole[0, 1:]).all() and whole[2].tolist() == [0.3, 0.35, 0.7]
+
+
+def test_lists_will_do():
+    assert Matrix(["a", "b"], [[0.1], [0.2, 0.3]]).backward_transfer() == pytest.approx(0.1)
+
+
+def test_round_trip_through_json():
+    told = json.loads(json.dumps(GOLDEN.to_dict()))
+    assert Matrix.from_dict(told) == GOLDEN
+    padded = {"tasks": ["a", "b"], "R": [[0.5, None], [0.4, 0.3]]}
+    assert Matrix.from_dict(padded).rows == ((0.5,), (0.4, 0.3))
+
+
+@pytest.mark.parametrize("values", [{"a": 0.5}, {"a": 0.5, "b": math.nan}, {}])
+def test_a_row_must_be_whole_and_finite(values):
+    with pytest.raises(UsageError):
+        Matrix().grown("a", {"a": 0.5}).grown("b", values)
+
+
+def test_a_task_is_learned_once():
+    with pytest.raises(UsageError):
+        Matrix().grown("a", {"a": 0.5}).grown("a", {"a": 0.5})
+
+
+@pytest.mark.parametrize("alone", [{}, {"z": 0.5}])
+def test_alone_must_name_tasks_that_are_here(alone):
+    with pytest.raises(UsageError):
+        GOLDEN.forward_transfer(alone)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"tasks": ["a"]},
+        {"tasks": ["a"], "R": [["x"]]},
+        {"tasks": ["a"], "R": []},
+        {"tasks": ["a"], "R": [[float("nan")]]},
+    ],
+)
+def test_damage_is_a_model_error(told):
+    with pytest.raises(ModelError):
+        Matrix.from_dict(told)
