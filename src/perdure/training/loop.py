@@ -74,7 +74,8 @@ class Progress:
     best: float | None = None  # best validation value
     best_epoch: int = 0
     waiting: int = 0  # evaluations since the best
-    seconds: float = 0.0  # spent in steps and validation, all sessions together
+    stepping: float = 0.0  # seconds spent in the running epoch's steps, all sessions together
+    seconds: float = 0.0  # spent in all steps and validations
     done: bool = False
     curve: list[list[float | None]] = field(default_factory=list)  # per epoch: mean loss, validation value
 
@@ -156,9 +157,9 @@ def fit(
                 if at.step >= steps:
                     break
                 if at.in_epoch < len(loader) and keeper.due():
-                    at.seconds, since = at.seconds + time.monotonic() - since, time.monotonic()
+                    at.stepping, since = at.stepping + time.monotonic() - since, time.monotonic()
                     keeper.save(snapshot())
-            at.phase = "validate"
+            at.phase, at.stepping, since = "validate", at.stepping + time.monotonic() - since, time.monotonic()
         last = at.epoch + 1 >= settings.epochs or at.step >= steps
         score = None
         if validate is not None and (last or (at.epoch + 1) % settings.evaluate_every == 0):
@@ -309,9 +310,10 @@ def _validated(validate: Callable[[], float], fabric: Any, task: str, at: Progre
     return score
 
 
-def _close_epoch(at: Progress, score: float | None, seconds: float, keeper: Keeper, task: str, stage: str) -> None:
+def _close_epoch(at: Progress, score: float | None, validating: float, keeper: Keeper, task: str, stage: str) -> None:
+    """Sum up the epoch, say so in the log, and begin the next."""
     mean = at.loss / max(at.in_epoch, 1)
-    at.seconds += seconds
+    at.seconds += at.stepping + validating
     at.epoch += 1
     at.curve.append([mean, score])
     keeper.log(
@@ -323,9 +325,9 @@ def _close_epoch(at: Progress, score: float | None, seconds: float, keeper: Keep
         valid=score,
         best=at.best,
         seconds=round(at.seconds, 3),
-        targets_per_second=round(at.targets / seconds, 1) if seconds > 0 else None,
+        targets_per_second=round(at.targets / at.stepping, 1) if at.stepping > 0 else None,
     )
-    at.phase, at.in_epoch, at.loss, at.targets = "train", 0, 0.0, 0
+    at.phase, at.in_epoch, at.loss, at.targets, at.stepping = "train", 0, 0.0, 0, 0.0
 
 
 def _restore_best(model: nn.Module, trained: dict[str, Parameter], best: dict[str, Tensor]) -> None:
