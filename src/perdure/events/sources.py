@@ -136,6 +136,7 @@ def _parquet(source: Source, wanted: list[str] | None) -> Iterator[Piece]:
             raise missing_column(name, names, str(source.path))
         _check_type(name, schema[name], source.path)
     batches = scan.select(wanted if wanted is not None else names).collect_batches(chunk_size=ROWS, lazy=True)
+    yield Piece(pl.DataFrame(schema={name: schema[name] for name in wanted or names}), np.zeros(0, np.int64))
     start = 1
     while True:
         frame = _guarded(source, lambda: next(batches, None))

@@ -78,10 +78,8 @@ def read_text(parts: Iterator[bytes], dialect: Dialect, wanted: list[str] | None
             keep = _wanted(names, wanted, where)
             taken = block[:used].count(b"\n")
             block, first_line = block[used:], first_line + taken
-        if block:
-            yield _fast(block, first_line, names, keep, dialect) or _careful(
-                block, first_line, names, keep, dialect, where
-            )
+        fast = _fast(block, first_line, names, keep, dialect)
+        yield fast or _careful(block, first_line, names, keep, dialect, where)
     if names is None:
         raise DataError("the file is empty: no header", expected="a header line and rows", where=where)
 
@@ -176,7 +174,7 @@ def missing_column(name: str, names: list[str], where: str) -> DataError:
 def _fast(block: bytes, line: int, names: list[str], keep: list[int], dialect: Dialect) -> Piece | None:
     """The block as polars reads it, or None if anything about it is unusual."""
     rows, width = block.count(b"\n"), len(names)
-    if b"\n\n" in block or b"\n\r\n" in block or block[:1] in b"\r\n":
+    if not block or b"\n\n" in block or b"\n\r\n" in block or block[:1] in b"\r\n":
         return None
     try:
         block.decode()
