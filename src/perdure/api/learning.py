@@ -94,10 +94,14 @@ def prepare(recipe: str | Path, out: str | Path, *, overrides: Sequence[str] = (
     Raises:
         SettingsError, DataError, MachineError.
     """
+    return _store(_prepared(load(recipe, overrides, parts=registry), Path(out)))
+
+
+def _prepared(settings: Settings, folder: Path) -> Any:
+    """Events of the store in `folder`, made now if it is not there. Events later than now are set aside."""
     from perdure.events import sequences
 
-    settings = load(recipe, overrides, parts=registry)
-    return _store(sequences.prepare(settings.data, Path(out)))
+    return sequences.prepare(settings.data, folder, now=time.time())
 
 
 def _store(events: Any) -> Store:
@@ -111,7 +115,7 @@ def check(recipe: str | Path, *, overrides: Sequence[str] = ()) -> Check:
         SettingsError, DataError, MachineError.
     """
     from perdure.api import plan
-    from perdure.events import sequences, tasks
+    from perdure.events import tasks
 
     settings = load(recipe, overrides, parts=registry)
     plan.check_machine(settings)
@@ -119,7 +123,7 @@ def check(recipe: str | Path, *, overrides: Sequence[str] = ()) -> Check:
         folder = Path(settings.run.store) if settings.run.store else Path(temporary) / "store"
         if settings.run.store and not folder.exists():
             folder = Path(temporary) / "store"
-        events = sequences.prepare(settings.data, folder)
+        events = _prepared(settings, folder)
         datas = tasks.compile_tasks(events, settings.tasks, settings.history, settings.split)
         labels = {name: len(data.labels) for name, data in datas.items()}
         memory = plan.check_memory(settings, events.n_items, labels)
@@ -192,7 +196,7 @@ def run(
         started: told events and task data before the first step.
     """
     from perdure.api import plan
-    from perdure.events import sequences, tasks
+    from perdure.events import tasks
     from perdure.training import lifelong
     from perdure.training.loop import make_fabric
     from perdure.training.runlog import RunLog
@@ -201,7 +205,7 @@ def run(
     plan.check_machine(settings)
     _free(out, resume, ("store", *expected))
     with plan.threads(settings) as notes:
-        events = sequences.prepare(settings.data, Path(settings.run.store or out / "store"))
+        events = _prepared(settings, Path(settings.run.store or out / "store"))
         datas = tasks.compile_tasks(events, settings.tasks, settings.history, settings.split)
         notes += _warnings(settings, datas)
         plan.check_memory(settings, events.n_items, {name: len(data.labels) for name, data in datas.items()})
@@ -304,10 +308,7 @@ def _taken_over(settings: Settings, events: Any) -> Any:
 
 
 def _told(out: Path, learned: Any, notes: list[str], seconds: float) -> Run:
-    from perdure.evaluation.matrix import Matrix
-
-    matrix = Matrix(learned.tasks, learned.R, learned.metrics)
-    page = None
+    matrix, page = learned.matrix, None
     try:
         page = str(report(out))
     except MachineError as fault:
@@ -316,10 +317,10 @@ def _told(out: Path, learned: Any, notes: list[str], seconds: float) -> Run:
         folder=str(out),
         model=str(out / "model"),
         report=page,
-        tasks=list(learned.tasks),
-        metrics=dict(learned.metrics),
-        matrix=[list(row) for row in learned.R],
-        scores=dict(zip(learned.tasks, learned.R[-1], strict=True)),
+        tasks=list(matrix.tasks),
+        metrics=dict(matrix.metrics),
+        matrix=[list(row) for row in matrix.rows],
+        scores=dict(zip(matrix.tasks, matrix.rows[-1], strict=True)),
         average=matrix.average(),
         forgetting=matrix.forgetting(),
         backward_transfer=matrix.backward_transfer(),
