@@ -22,6 +22,7 @@ from perdure.training.loop import (
     share_of_rate,
 )
 
+
 class Rule(nn.Module):
     """A method made of functions."""
 
