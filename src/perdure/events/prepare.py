@@ -19,7 +19,8 @@ from perdure.events.data_settings import DataSettings
 from perdure.events.detect import Source, look, sha256
 from perdure.events.gather import Columns, gather
 from perdure.events.ids import FIRST_ITEM, Ids
-from perdure.events.sources import Attributes, Reading, read_attributes
+from perdure.events.probe import probe
+from perdure.events.sources import Reading, read_attributes
 from perdure.events.store import FORMAT_VERSION, published, write_array, write_card, write_frames, write_table
 
 SLICE = 1 << 19  # events written at a time
@@ -28,14 +29,19 @@ TRAINABLE = "cannot train: needs ≥ 25 users with ≥ 2 events, ≥ 2 items"
 
 
 def open_sources(data: DataSettings) -> tuple[Reading, list[list[Source]]]:
-    """What the settings name, looked at but not read."""
+    """What the settings name, looked at; Parquet files also read once by a child process, lest they crash this one."""
     from perdure.events import formats
 
     reading = formats.find(data.format).read(data)
     sources = [[look(path, "text" if table.rows else None) for path in table.paths] for table in reading.tables]
-    for attributes in (reading.users, reading.items):
-        for path in attributes.table.paths if attributes else ():
-            look(path, None, attributes.where if attributes else "")
+    parquet = [(s.path, t.wanted) for t, files in zip(reading.tables, sources, strict=True) for s in files
+               if s.kind == "parquet"]  # fmt: skip
+    for attributes in filter(None, (reading.users, reading.items)):
+        for path in attributes.table.paths:
+            if look(path, None, attributes.where).kind == "parquet":
+                wanted = None if attributes.columns is None else [attributes.id, *attributes.columns]
+                parquet.append((path, wanted))
+    probe(parquet)
     return reading, sources
 
 
