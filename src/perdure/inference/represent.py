@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["card_of", "label_of_item", "represent", "scores_of", "seen_cells", "users_at_once", "vector"]
 
+FEWEST = 4  # users scored together at least: a lone user goes through the kernels, and gets the bits, of a crowd
 TOKENS = 4096  # events of a batch on a CPU: its states stay in the cache
 GRID = 8  # padded lengths are multiples of this
 CELLS = 2**20  # scores of one block on a CPU: 4 MiB, so that it is still in the cache when it is looked at again
@@ -114,7 +115,9 @@ def scores_of(model: UserModel, task: str, u: Tensor, empty: np.ndarray) -> Tens
         NonFiniteError: a score is NaN or infinite.
     """
     with _answering(model), torch.no_grad():
-        scores = model.score_of(u, task).float()  # (B, Y)
+        few = max(FEWEST - len(u), 0)
+        asked = u if not few else torch.cat([u, u.new_zeros(few, u.shape[1])])  # (max(B, FEWEST), d)
+        scores = model.score_of(asked, task).float()[: len(u)]  # (B, Y)
         if empty.any():
             card = model.tasks[task]
             popular = torch.as_tensor(np.asarray(card.popularity), dtype=torch.float32, device=scores.device)  # (Y,)
