@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import MachineError
-from perdure.report import charts, sections
+from perdure.report import charts, details, sections
 from perdure.report.facts import Facts, read
 
 __all__ = ["build", "page"]
@@ -65,13 +65,13 @@ def _parts(facts: Facts) -> dict[str, Any]:
         "others": sections.others(facts),
         "curves": _curves(facts),
         "scores": sections.scores(facts),
-        "cost": sections.cost(facts),
-        "card": sections.card(facts),
-        "tasks": sections.tasks(facts),
-        "settings": sections.settings(facts),
-        "machine": sections.machine(facts),
-        "notes": sections.notes(facts),
-        "missing": sections.missing(facts),
+        "cost": details.cost(facts),
+        "card": details.card(facts),
+        "tasks": details.tasks(facts),
+        "settings": details.settings(facts),
+        "machine": details.machine(facts),
+        "notes": details.notes(facts),
+        "missing": details.missing(facts),
     }
 
 

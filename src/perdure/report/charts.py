@@ -44,7 +44,12 @@ def curves(points: list[dict[str, Any]], metric: str, best: int | None, width: i
             axis=alt.Axis(tickMinStep=1, tickCount=6, format="d", grid=False, labels=last, ticks=last),
             scale=alt.Scale(domain=[min(epochs), max(max(epochs), min(epochs) + 1)], nice=False),
         )
-        y = alt.Y("value:Q", title=title, axis=alt.Axis(tickCount=4), scale=alt.Scale(zero=False, nice=True))
+        low, high = min(row["value"] for row in rows), max(row["value"] for row in rows)
+        flat = (
+            {"domain": [low - 0.05, high + 0.05]} if high - low < 1e-9 else {}
+        )  # a line in the middle, not on an edge
+        scale = alt.Scale(zero=False, nice=True, **flat)
+        y = alt.Y("value:Q", title=title, axis=alt.Axis(tickCount=4, titlePadding=8), scale=scale)
         base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y)  # type: ignore[reportArgumentType]
         drawn: Any = base.mark_line(color=colour, strokeWidth=1.8, clip=False)
         if len(rows) <= 40:

@@ -1,4 +1,4 @@
-"""The page section by section: from the facts of a run to words and cells. Pure: no disk, no drawing."""
+"""What the run found, section by section: from facts to words and cells. Pure: no disk, no drawing."""
 
 from __future__ import annotations
 
@@ -7,21 +7,7 @@ from typing import Any
 from perdure.report import words
 from perdure.report.facts import Facts
 
-__all__ = [
-    "card",
-    "cost",
-    "curves",
-    "head",
-    "life",
-    "machine",
-    "matrix",
-    "missing",
-    "notes",
-    "others",
-    "scores",
-    "settings",
-    "tasks",
-]
+__all__ = ["curves", "head", "life", "matrix", "others", "scores"]
 
 SHADE = 58  # percent of heat in a cell that reaches the oracle (or the column's best)
 
@@ -61,7 +47,7 @@ def head(facts: Facts) -> dict[str, Any]:
         p
         for p in [
             "perdure report",
-            str(run.get("finished") or run.get("started") or ""),
+            words.moment(str(run.get("finished") or run.get("started") or "")),
             f"method {method}" if method else "",
             f"encoder {encoder}" if encoder else "",
         ]
@@ -134,7 +120,7 @@ def matrix(facts: Facts) -> dict[str, Any] | None:
             change = value - learned if learned is not None else 0.0
             fell = fell or change != 0
             kind = "fresh" if t == k else ("fell" if change < -0.0005 else "")
-            text = words.signed(change) if abs(change) >= 0.0005 else ("≈" if change else "")
+            text = words.signed(change) if change else ""
             shade = round(SHADE * max(0.0, min(1.0, value / tops[k])), 1)
             cells.append({"text": words.score(value), "shade": shade, "kind": kind, "change": text})
         known = [v for v in row if v is not None]
@@ -147,6 +133,8 @@ def matrix(facts: Facts) -> dict[str, Any] | None:
     )
     metrics = [{"name": task, "metric": _metric(facts, task)} for task in facts.tasks]
     caption = f"Colour compares a cell with {against}; tasks have different metrics, so compare down, not across."
+    if any(now is not None and now > facts.oracle.get(facts.tasks[k], 1.0) for k, now in enumerate(facts.R[-1])):
+        caption += " The oracle is an expectation: on few users a score may lie above it by chance."
     return {"tasks": metrics, "rows": rows, "foot": foot, "fell": fell, "caption": caption}
 
 
@@ -256,7 +244,7 @@ def scores(facts: Facts) -> dict[str, Any] | None:
                 "interval": f"{words.score(low)} – {words.score(high)}" if None not in (low, high) else "",
                 "protocol": protocol,
                 "sampled": protocol.startswith("sampled"),
-                "others": [(name, words.score(value)) for name, value in values.items()],
+                **_by_cut(values),
                 "notes": list(score.get("notes") or []),
             }
         )
@@ -274,114 +262,16 @@ def scores(facts: Facts) -> dict[str, Any] | None:
     return {"rows": rows, "caption": caption}
 
 
-def cost(facts: Facts) -> dict[str, Any] | None:
-    """Seconds, epochs, speed, trainable parameters, bytes and memory of each task."""
-    if not facts.cost:
-        return None
-    ordered = [facts.cost[task] for task in facts.tasks if task in facts.cost]
-    ordered += [row for task, row in facts.cost.items() if task not in facts.tasks]
-    columns = [
-        ("time", words.duration, [row.get("seconds") for row in ordered], sum),
-        ("epochs", words.whole, [row.get("epochs") for row in ordered], sum),
-        ("targets/s", words.whole, [_speed(facts, row["task"]) for row in ordered], None),
-        ("trainable", words.whole, [row.get("trainable") for row in ordered], None),
-        ("file", words.size, [row.get("bytes") for row in ordered], sum),
-        ("memory", words.size, [row.get("peak_rss") for row in ordered], max),
+def _by_cut(values: dict[str, float]) -> dict[str, Any]:
+    """Metrics with a cut-off as a table of measure by cut-off, the others as a line."""
+    cut = {tuple(name.split("@")): value for name, value in values.items() if name.count("@") == 1}
+    ks = sorted({k for _, k in cut}, key=lambda k: (len(k), k))
+    rows = [
+        [measure, *[words.score(cut.get((measure, k))) for k in ks]]
+        for measure in sorted({measure for measure, _ in cut})
     ]
-    columns = [column for column in columns if any(value is not None for value in column[2])]
-    rows = [[row["task"], *[say(values[n]) for _, say, values, _ in columns]] for n, row in enumerate(ordered)]
-    totals = [say(fold(v for v in values if v is not None)) if fold else "" for _, say, values, fold in columns]
-    caption = (
-        "Trainable: parameters the optimiser could move while this task was learned. File: what this task added to the"
-        " model folder. Targets/s: training targets a second, without validation. Memory: the most the process had held"
-        " by then."
-    )
-    return {"heads": ["task", *[c[0] for c in columns]], "rows": rows, "total": ["all", *totals], "caption": caption}
-
-
-def _speed(facts: Facts, task: str) -> float | None:
-    told = [line["targets_per_second"] for line in facts.epochs.get(task, []) if line.get("targets_per_second")]
-    return sorted(told)[len(told) // 2] if told else None
-
-
-def card(facts: Facts) -> list[tuple[str, str]]:
-    """The data card as rows of name and value; what is empty is left out, notes stand in `notes`."""
-    told = {k: v for k, v in (facts.run.get("data_card") or {}).items() if k != "notes" and v not in (None, {}, [], "")}
-    rows = [(name, words.plain(count)) for name, count in told.pop("counts", {}).items()]
-    books = told.pop("books", None)
-    if books:
-        parts = " + ".join(f"{words.plain(n)} {name}" for name, n in books.items() if name != "received")
-        rows.append(("rows read", f"{words.plain(books.get('received'))} = {parts}"))
-    times = told.pop("time_range", None)
-    if times:
-        rows.append(("time", f"{times.get('first')} to {times.get('last')}"))
-    lengths = told.pop("history_length", None)
-    if lengths and "50%" in lengths:
-        usual = f"nine in ten from {lengths['5%']:,} to {lengths['95%']:,}"
-        text = f"median {lengths['50%']:,}, mean {lengths['mean']:.1f}, {usual}, longest {lengths['100%']:,}"
-        rows.append(("events of a user", text))
-    if "density" in told:
-        rows.append(("density", f"{told.pop('density'):.2%} of all pairs of user and item"))
-    return rows + [(key.replace("_", " "), words.plain(value)) for key, value in told.items()]
-
-
-def tasks(facts: Facts) -> dict[str, Any] | None:
-    """What each task asks, of whom, and how many users it is measured on."""
-    rows = []
-    for told in (facts.run.get("settings") or {}).get("tasks") or []:
-        name = str(told.get("name"))
-        answers = "the next event" if told.get("kind") == "next_item" else str(told.get("answer") or "item")
-        chosen = [f"where {told['where']}"] if told.get("where") else []
-        chosen += [f"users {told['users']}"] if told.get("users") else []
-        tested = words.whole((facts.scores.get(name) or {}).get("n"))
-        question = str(told.get("description") or "")
-        rows.append([name, str(told.get("kind", "")), question, ", ".join([answers, *chosen]), tested])
-    return {"heads": ["task", "kind", "question", "answers", "test users"], "rows": rows} if rows else None
-
-
-def settings(facts: Facts) -> dict[str, Any] | None:
-    """What was chosen, with its origin, and what was left as it is, by section."""
-    if not facts.settings:
-        return None
-    chosen, defaults = [], {}
-    for section, key, value, origin in facts.settings:
-        if origin == "default":
-            defaults.setdefault(section, []).append({"key": key, "value": words.plain(value)})
-        else:
-            chosen.append({"key": key, "value": words.plain(value), "origin": origin})
-    count = f"{len(chosen)} chosen, {len(facts.settings) - len(chosen)} left as they are"
-    return {"chosen": chosen, "defaults": [{"name": n, "rows": rows} for n, rows in defaults.items()], "count": count}
-
-
-def machine(facts: Facts) -> list[tuple[str, str]]:
-    """Versions, machine and digests."""
-    run = facts.run
-    told = [(str(name), str(version)) for name, version in (run.get("versions") or {}).items()]
-    return told + [
-        (key, words.plain(run[key])) for key in ("cpu", "device", "data_digest", "started", "finished") if run.get(key)
-    ]
-
-
-def notes(facts: Facts) -> list[str]:
-    """Warnings of the run, once each."""
-    card = (facts.run.get("data_card") or {}).get("notes") or []
-    return list(dict.fromkeys([*map(str, card), *facts.notes]))
-
-
-def missing(facts: Facts) -> list[str]:
-    """What the folder does not tell, and why the page is silent about it."""
-    lines = list(facts.missing)
-    if facts.R and not facts.alone:
-        lines.append(
-            "forward transfer: no run that learned each task alone (method single) to compare with (no alone.json)"
-        )
-    if facts.R and not facts.oracle:
-        lines.append("how far from the best: on real data nobody knows the best reachable score (no oracle.json)")
-    if facts.R and facts.run.get("seed") is not None:
-        lines.append("how much is chance: this is one run with one seed; intervals cover the choice of test users only")
-    if not facts.run.get("data_card"):
-        lines.append("the data: run.json carries no data card")
-    return lines
+    singles = [f"{name} {words.score(value)}" for name, value in values.items() if "@" not in name]
+    return {"cuts": [f"@{k}" for k in ks], "ranked": rows, "singles": ", ".join(singles)}
 
 
 def _final(facts: Facts) -> list[float | None]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from perdure.errors import shorten
 
-__all__ = ["count", "duration", "lost", "mean", "number", "plain", "score", "signed", "size", "whole"]
+__all__ = ["count", "duration", "lost", "mean", "moment", "number", "plain", "score", "signed", "size", "whole"]
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
@@ -23,13 +23,22 @@ def score(value: float | None) -> str:
 
 
 def signed(value: float) -> str:
-    """A change, with its sign; a plain 0 only where nothing changed at all."""
-    return "0" if value == 0 else f"{value:+.3f}".replace("-", "−")
+    """A change, with its sign; `0` only where nothing changed at all."""
+    return _small(value) or f"{value:+.3f}".replace("-", "−")
 
 
 def lost(value: float) -> str:
-    """A loss: three decimals, a true minus sign, a plain 0 only where nothing changed at all."""
-    return "0" if value == 0 else f"{value:.3f}".replace("-", "−")
+    """A loss: three decimals, a true minus sign, `0` only where nothing changed at all."""
+    return _small(value) or f"{value:.3f}".replace("-", "−")
+
+
+def _small(value: float) -> str:
+    return "0" if value == 0 else "≈ 0" if abs(value) < 0.0005 else ""
+
+
+def moment(text: str) -> str:
+    """`2026-01-02T10:02:07+00:00` as `2026-01-02 10:02 UTC`; anything else as it is."""
+    return f"{text[:10]} {text[11:16]} UTC" if text.endswith("+00:00") and text[10:11] == "T" else text
 
 
 def whole(value: Any) -> str:
