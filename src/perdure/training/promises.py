@@ -2,7 +2,7 @@
 
 Under a method that keeps, learning a task may change nothing of
 
-    backbone.*                          entries that the method trains and does not shut excepted (it owns those)
+    backbone.*                          what the method trains and does not shut excepted (nobody else owns that)
     overlays.<older>.*  heads.<older>.* without exception
 
 and every older task must answer the same 256 users with the same bytes.
@@ -31,18 +31,18 @@ def ground(
 ) -> dict[str, str]:
     """Digest of every tensor that answers of the older tasks may depend on, by name."""
     digests: dict[str, str] = {}
-    owners = [f"{part}.{task}." for part in ("overlays", "heads") for task in older]
-    tensors: dict[str, Tensor] = dict(model.state_dict())
-    tensors |= dict(model.named_parameters(remove_duplicate=False))  # the parameters themselves, to be found in `shut`
+    for task in older:
+        for part, held in (("overlays", model.overlays), ("heads", model.heads)):
+            for name, tensor in held[task].state_dict().items() if task in held else ():
+                digests[f"{part}.{task}.{name}"] = tensor_digest(tensor)
+    tensors = dict(model.backbone.state_dict())
+    tensors |= dict(model.backbone.named_parameters())  # the parameters themselves, to be found in `shut`
     for name, tensor in tensors.items():
-        if any(name.startswith(owner) for owner in owners):
-            digests[name] = tensor_digest(tensor)
-        elif name.startswith("backbone."):
-            if tensor not in trained:
-                digests[name] = tensor_digest(tensor)
-            elif tensor in shut:
-                held = shut[tensor].to(tensor.device) >= 1
-                digests[f"{name} (where shut)"] = tensor_digest(torch.where(held, tensor.detach(), 0))
+        if tensor not in trained:
+            digests[f"backbone.{name}"] = tensor_digest(tensor)
+        elif tensor in shut:
+            where = shut[tensor].to(tensor.device) >= 1
+            digests[f"backbone.{name} (where shut)"] = tensor_digest(torch.where(where, tensor.detach(), 0))
     return digests
 
 
