@@ -143,8 +143,8 @@ def settings() -> str:
 
 A recipe is one TOML file. Whatever it leaves out has the default below; whatever it gives is checked before anything
 runs, all faults at once, each with its key and the nearest name that exists. A single value is overridden on the
-command line: `-s train.epochs=3`, `-s tasks.watch.train.epochs=3`. `perdure check RECIPE` checks a recipe without running it.
-The complete effective settings, with the origin of each, go into the run folder and the report.
+command line: `-s train.epochs=3`, `-s tasks.watch.train.epochs=3`. `perdure check RECIPE` checks a recipe without
+running it. The complete effective settings, with the origin of each, go into the run folder and the report.
 
 """
     )
@@ -197,9 +197,9 @@ def methods() -> str:
         MADE
         + """# Methods, encoders, objectives
 
-What `perdure list` tells, and for each the opening of its file: citation, formula, notation, and how it differs from
-the paper. *Keeps* is a promise: older tasks answer bit for bit as before, whatever is learned later. The tests and every
-training run hold a method to it.
+What `perdure list` tells, and for each the opening of its file: citation, formula, notation, and how it differs
+from the paper. *Keeps* is a promise: older tasks answer bit for bit as before, whatever is learned
+later. The tests and every training run hold a method to it.
 
 *Reproduced* compares with the numbers of the method's own paper: **yes** within its tolerance, **partly**, or **not
 yet** tried. A method is never called reproduced because its tests pass.
@@ -291,9 +291,9 @@ prints one object instead of tables. Exit codes are those of the [errors](errors
     text += table(["verb", ""], [[f"[`{name}`](#{name})", summary(sub)] for name, sub in command.commands.items()])
     for name, sub in command.commands.items():
         text += f"\n## {name}\n\n{body(sub)}\n\n"
-        usage = " ".join(p.human_readable_name.upper() if p.required else f"[{p.human_readable_name.upper()}]"
-                         for p in sub.params if p.param_type_name == "argument")  # fmt: skip
-        text += f"```text\nperdure {name} {usage}".rstrip() + " [options]\n```\n\n"
+        given = [p for p in sub.params if p.param_type_name == "argument"]
+        usage = "".join(f" {label(p)}" if p.required else f" [{label(p)}]" for p in given)
+        text += f"```text\nperdure {name}{usage} [options]\n```\n\n"
         rows = [row for p in sub.params if (row := parameter(p))]
         if rows:
             text += table(["", "default", "meaning"], rows)
@@ -307,20 +307,26 @@ def summary(command: Any) -> str:
 def body(command: Any) -> str:
     """Help and example; what is indented, or begins with `perdure`, becomes a block."""
     parts = [inspect.cleandoc(command.help or ""), inspect.cleandoc(command.epilog or "")]
-    return opening("\n\n".join(part for part in parts if part).replace("\b\n", ""))
+    text = opening("\n\n".join(part for part in parts if part).replace("\b\n", ""))
+    return re.sub(r"(?m)^Example: (perdure .*)$", r"Example: `\1`", text)
+
+
+def label(p: Any) -> str:
+    return str(p.metavar or p.name).upper()
 
 
 def parameter(p: Any) -> list[str] | None:
     if getattr(p, "hidden", False):
         return None
-    names = (
-        " ".join(f"`{n}`" for n in [*p.opts, *p.secondary_opts])
-        if p.param_type_name == "option"
-        else f"`{p.human_readable_name.upper()}`"
+    option = p.param_type_name == "option"
+    names = ", ".join(f"`{n}`" for n in [*p.opts, *p.secondary_opts]) if option else f"`{label(p)}`"
+    default = (
+        ""
+        if p.required or p.default in (None, (), []) or p.default is False or callable(p.default)
+        else f"`{p.default}`"
     )
-    default = "" if p.required or p.default in (None, False, (), []) or callable(p.default) else f"`{p.default}`"
     text = re.sub(r"\s+", " ", getattr(p, "help", None) or "").strip()
-    return [names, "required" if p.required and p.param_type_name == "option" else default, text]
+    return [names, "required" if p.required and option else default, text]
 
 
 def main() -> int:

