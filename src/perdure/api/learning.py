@@ -187,6 +187,7 @@ def run(
     expected: tuple[str, ...] = (),
     measure: Callable[[Evaluate], Evaluate] | None = None,
     started: Callable[[Any, Mapping[str, Any]], None] | None = None,
+    page: bool = True,
 ) -> Run:
     """`learn` with settings in hand.
 
@@ -194,6 +195,7 @@ def run(
         expected: names the folder may hold before the run begins.
         measure: wraps the function that measures a model on a task.
         started: told events and task data before the first step.
+        page: write the report.
     """
     from perdure.api import plan
     from perdure.events import tasks
@@ -230,7 +232,13 @@ def run(
                 show=show,
             )
             notes += log.notes
-    return _told(out, learned, notes, time.monotonic() - began)
+    written = None
+    if page:
+        try:
+            written = str(report(out))
+        except MachineError as fault:
+            notes.append(f"no report: {fault.found}; {fault.fix}")
+    return _told(out, learned, written, notes, time.monotonic() - began)
 
 
 def _free(out: Path, resume: str, expected: tuple[str, ...]) -> None:
@@ -307,12 +315,8 @@ def _taken_over(settings: Settings, events: Any) -> Any:
     return model
 
 
-def _told(out: Path, learned: Any, notes: list[str], seconds: float) -> Run:
-    matrix, page = learned.matrix, None
-    try:
-        page = str(report(out))
-    except MachineError as fault:
-        notes.append(f"no report: {fault.found}. {fault.fix}")
+def _told(out: Path, learned: Any, page: str | None, notes: list[str], seconds: float) -> Run:
+    matrix = learned.matrix
     return Run(
         folder=str(out),
         model=str(out / "model"),

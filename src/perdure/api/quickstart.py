@@ -64,13 +64,13 @@ def quickstart(out: str | Path, *, seed: int = 0, users: int = 2400, show: Any =
             oracle[name] = best(name, events.user_ids.text(data.test.users))
         _write(out / "oracle.json", oracle)
 
-    pcl = run(load(recipe, parts=registry), out, show=show, expected=OURS, measure=kept, started=started)
+    pcl = run(load(recipe, parts=registry), out, show=show, expected=OURS, measure=kept, started=started, page=False)
     others = {}
     for method in ("finetune", "single"):
         changes = [f"tuning.method={method}", "run.store=store", "pretrain.model=model"]
         settings = load(recipe, changes, parts=registry)
         measure = lost if method == "finetune" else None
-        others[method] = run(settings, out / "compare" / method, show=show, measure=measure)
+        others[method] = run(settings, out / "compare" / method, show=show, measure=measure, page=False)
     alone = dict(others["single"].scores)
     _write(out / "alone.json", alone)
     page = _page(out)
@@ -160,7 +160,7 @@ def _tables(world: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """The recipe: the world's own sections, a small SASRec, and how long to train."""
     data = {**world["data"], "path": "world/events.csv", "users": {**world["data"]["users"], "path": "world/users.csv"}}
     return {
-        "run": {"name": "quickstart", "seed": seed},
+        "run": {"name": "quickstart", "seed": seed, "threads": 1},
         "data": data,
         "history": world["history"],
         "split": world["split"],

@@ -30,10 +30,8 @@ def show(path: str | Path) -> dict[str, Any]:
     model = load(locate(folder))
     manifest = model.manifest
     tasks = [_task(model, name) for name in model.tasks]
-    told = _document(home / "matrix.json") if run else None
-    metrics = (told or {}).get("metrics") or {card.name: card.metric for card in model.tasks.values()}
-    rows = manifest.get("R") or []
-    matrix = Matrix.from_dict({"tasks": list(model.tasks)[: len(rows)], "R": rows, "metrics": metrics})
+    learned = manifest.get("matrix") or {"tasks": [], "R": []}
+    matrix = {**learned, **Matrix.from_dict(learned).to_dict()}
     files = [
         {"file": name, "bytes": entry.get("bytes", entry.get("size")), "sha256": entry["sha256"]}
         for name, entry in manifest["files"].items()
@@ -47,7 +45,7 @@ def show(path: str | Path) -> dict[str, Any]:
         "keeps": bool(model.method.keeps),
         "items": len(model.item_ids),
         "tasks": tasks,
-        **{key: value for key, value in matrix.to_dict().items() if key != "tasks"},
+        **{key: value for key, value in matrix.items() if key != "tasks"},
         "digest": manifest["digest"],
         "verified": True,  # load has read every file against its digest
         "files": files,
