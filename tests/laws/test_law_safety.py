@@ -26,7 +26,6 @@ CALLS = {
 ALLOWED = {
     "events/formats/__init__.py::importlib.import_module": "imports files found by listing its own folder",
     "registry.py::importlib.import_module": "imports files found by listing the package's own folders",
-    "events/formats/__init__.py::importlib.import_module": "imports formats found by listing its own folder",
     "__init__.py::importlib.import_module": "imports the rooms of the public names, a constant table",
 }
 
