@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from perdure.settings.faults import Fault
 from perdure.train_settings import TrainSettings
 
-if TYPE_CHECKING:
-    from perdure.settings.recipe import Settings
+Settings: TypeAlias = Any  # recipe.Settings, which stands on these sections: imports go one way, type-only ones too
 
 __all__ = ["EvaluateSettings", "Part", "Parts", "PretrainSettings", "RunSettings", "bad_names", "contradictions"]
 
