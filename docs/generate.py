@@ -217,8 +217,12 @@ yet** tried. A method is never called reproduced because its tests pass.
             rows.append(row)
         heads = ["name", "paper", "in one line"] + (["keeps", "reproduced"] if kind == "methods" else [])
         text += f"## {title}\n\n" + table(heads, rows) + "\n"
-    layouts = ", ".join(f"`{name}`" for name in registry.names("formats"))
-    text += f"## Formats\n\nLayouts of logs: {layouts}; see `[data]` in the [settings](settings.md).\n\n"
+    rows = [[f"`{entry['name']}`", entry["summary"]] for entry in registry.about("formats")]
+    text += (
+        "## Formats\n\nLayouts of logs, for `format` in [[data]](settings.md#data).\n\n"
+        + table(["name", "layout"], rows)
+        + "\n"
+    )
     for _, kind in kinds:
         for name in registry.names(kind):
             module = sys.modules[registry.find(kind, name).__module__]
