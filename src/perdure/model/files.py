@@ -59,7 +59,7 @@ def tensor_digest(tensor: Tensor) -> str:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     head = f"{tensor.dtype} {tuple(tensor.shape)} ".encode()
     hashed = hashlib.sha256(head)
-    hashed.update(memoryview(flat.view(torch.uint8).numpy()))
+    hashed.update(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]  # an array is a buffer
     return hashed.hexdigest()
 
 

@@ -19,12 +19,11 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from perdure.errors import ModelError, UsageError
+from perdure.errors import DataError, ModelError, UsageError
 from perdure.evaluation.evaluate import PRIMARY, evaluate
 from perdure.evaluation.matrix import Matrix
 from perdure.events.examples import TaskData
@@ -32,12 +31,15 @@ from perdure.events.loader import Loader
 from perdure.model import store
 from perdure.model.files import check_tensors
 from perdure.model.user_model import TaskCard, UserModel
+from perdure.objectives.base import Objective
 from perdure.train_settings import TrainSettings
+from perdure.training.cards import asked, card_of, item_counts
 from perdure.training.checkpoint import Checkpoint, Checkpoints, Saver, global_state, restore_global_state
 from perdure.training.loop import Snapshot, fit, make_fabric
 from perdure.training.promises import ground, hold, probe
 from perdure.training.runlog import RunLog, now
 from perdure.training.signals import Asked, Signals
+from perdure.tuning.base import Method
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def learn(
         show: a `display.Display`, or anything with step, epoch and row.
 
     Raises:
-        Interrupted: SIGTERM or Ctrl-C; saved. NonFiniteError, PromiseBroken, MachineError, ModelError: see errors.py.
+        DataError: a task without test users. Interrupted: SIGTERM or Ctrl-C; all is saved.
+        NonFiniteError, PromiseBroken, MachineError, ModelError: see errors.py.
     """
     fabric = fabric or make_fabric()
     known = list(model.tasks)
@@ -110,6 +113,11 @@ def learn(
         raise UsageError(
             f"the model knows {', '.join(known)}", expected=f"the first tasks of {', '.join(order)}", where="tasks"
         )
+    for name in order:
+        if name not in datas or not asked(datas[name].test):
+            raise DataError(
+                f"task {name} has no test user with an answer", where="tasks", fix="give [split] test a larger share"
+            )
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []), Signals() as signals:
         return _Teacher(
             model=model.to(fabric.device),
@@ -149,10 +157,23 @@ class _Teacher:
     show: Any
     life: _Life = field(default_factory=_Life)
 
+    @property
+    def method(self) -> Method:
+        """The model's tuning method."""
+        return self.model.method  # type: ignore[return-value]
+
+    @property
+    def objective(self) -> Objective:
+        """The model's way of pre-training."""
+        return self.model.objective  # type: ignore[return-value]
+
     def live(self) -> Learned:
         """All tasks, from the beginning or from the newest checkpoint."""
         found = self.checkpoints.latest() if self.run.resuming else None
-        self.run.rewind(0 if found is None else found.state["log"])
+        if self.run.resuming:
+            self.run.rewind(self.run.identity.get("log_from", 0) if found is None else found.state["log"])
+        else:  # where the log goes back to when the run is killed before its first checkpoint
+            self.run.state("running", log_from=self.run.offset)
         for note in [*self.run.notes, *self.checkpoints.notes]:
             self.run.log("warning", text=note)
         fit_state = None if found is None else self._go_on(found)
@@ -172,9 +193,9 @@ class _Teacher:
         if name not in model.tasks:
             self._add(name)
         if not model.tasks[name].settled:
-            for index in range(life.stage, len(model.method.stages)):
+            for index in range(life.stage, len(self.method.stages)):
                 life.stage = index
-                self._stage(name, model.method.stages[index], fit_state)
+                self._stage(name, self.method.stages[index], fit_state)
                 fit_state = None
             model.settle(name)
         self._hold(name)
@@ -191,7 +212,7 @@ class _Teacher:
     def _stage(self, name: str, stage: str, fit_state: Snapshot | None) -> None:
         """enter, fit, leave; with the ground digests around it."""
         model, life, settings = self.model, self.life, self.settings[name]
-        method = model.method
+        method = self.method
         before: dict[str, str] = {}
         if fit_state is None:  # when resuming, `_go_on` has entered and put the global generators back
             torch.manual_seed(seed_of(self.seed, name, stage, "dropout"))
@@ -203,9 +224,16 @@ class _Teacher:
             life.trainable = max(life.trainable, sum(p.numel() for p in trained))
         data = self.datas[name]
         if data.task.kind == "next_item":
-            model.objective.prepare(torch.from_numpy(item_counts(data, model.backbone.n_items)).to(self.fabric.device))
+            self.objective.prepare(torch.from_numpy(item_counts(data, model.backbone.n_items)).to(self.fabric.device))
         rng = torch.Generator(self.fabric.device)
         rng.manual_seed(seed_of(self.seed, name, stage, "loss"))
+        saver = self._saver(name)
+
+        def validate() -> float:
+            score = self.evaluate(model, data, "valid")
+            saver.metric = getattr(score, "primary", saver.metric)
+            return score.value
+
         at = fit(
             model,
             name,
@@ -214,8 +242,8 @@ class _Teacher:
             loader=self._loader(name, stage),
             rng=rng,
             fabric=self.fabric,
-            validate=(lambda: self.evaluate(model, data, "valid").value) if len(data.valid) else None,
-            keeper=self._saver(name),
+            validate=validate if asked(data.valid) else None,
+            keeper=saver,
             resume=fit_state,
             compiled=self.compiled,
         )
@@ -227,7 +255,7 @@ class _Teacher:
     def _ground(self, name: str, trained: Set[Parameter] = frozenset(), shut: Mapping | None = None) -> dict[str, str]:
         """What older tasks stand on, before and after a stage; nothing where the method promises nothing."""
         older = self.order[: self.order.index(name)]
-        return ground(self.model, older, trained, shut or {}) if self.model.method.keeps and older else {}
+        return ground(self.model, older, trained, shut or {}) if self.method.keeps and older else {}
 
     def _loader(self, name: str, stage: str) -> Loader:
         data, settings, backbone = self.datas[name], self.settings[name], self.model.backbone
@@ -236,7 +264,7 @@ class _Teacher:
             data.sequences,
             data.train,
             batch_size=settings.batch_size,
-            max_length=backbone.max_length + (self.model.objective.extra if shifted else 0),
+            max_length=backbone.max_length + (self.objective.extra if shifted else 0),
             generator=self._generator(name, stage, "order"),
             times=bool(getattr(backbone, "reads_times", False)),
             windows=settings.windows if shifted else "last",
@@ -250,9 +278,9 @@ class _Teacher:
     def _hold(self, name: str) -> None:
         """Older tasks answer their probes byte for byte as they did when they were learned."""
         older = self.order[: self.order.index(name)]
-        if self.model.method.keeps:
+        if self.method.keeps:
             now = {task: probe(self.model, self.datas[task]) for task in older}
-            hold({t: d for t, d in self.life.probes.items() if t in now}, now, self.model.method.name, name)
+            hold({t: d for t, d in self.life.probes.items() if t in now}, now, self.method.name, name)
         self.life.probes[name] = probe(self.model, self.datas[name])
 
     def _measure(self, name: str) -> None:
@@ -341,11 +369,11 @@ class _Teacher:
                 continue
             self._add(name)
             done = index < life.task
-            for number, stage in enumerate(model.method.stages):
+            for number, stage in enumerate(self.method.stages):
                 if done or number <= life.stage:
-                    model.method.enter(stage, model, name)
+                    self.method.enter(stage, model, name)
                 if done or number < life.stage:
-                    model.method.leave(stage, model, name)
+                    self.method.leave(stage, model, name)
             if done:
                 model.settle(name)
         where = str(self.checkpoints.path(found.number))
@@ -366,34 +394,6 @@ class _Teacher:
 def seed_of(seed: int, *names: str) -> int:
     """A seed of its own for every use, so that no task's chance depends on the tasks before it."""
     return int.from_bytes(hashlib.sha256("/".join([str(seed), *names]).encode()).digest()[:8], "big") >> 1
-
-
-def item_counts(data: TaskData, n_items: int) -> np.ndarray:
-    """(N,) int64: how often each item stands in the task's training inputs."""
-    examples, items = data.train, np.asarray(data.sequences.items)
-    edges = np.bincount(examples.begin, minlength=len(items) + 1) - np.bincount(examples.end, minlength=len(items) + 1)
-    covered = np.cumsum(edges)[:-1][: len(items)]  # (H,) inputs that hold each event
-    return np.bincount(items, weights=covered, minlength=n_items + 2)[2:].astype(np.int64)
-
-
-def card_of(data: TaskData, **options: Any) -> TaskCard:
-    """What the model must know of a task: labels, training popularity, metric."""
-    task = data.task
-    if data.train.answer_starts is None:
-        popularity = item_counts(data, len(data.labels))
-    else:
-        inside = data.train.answers[data.train.answers >= 0]
-        popularity = np.bincount(inside, minlength=len(data.labels)).astype(np.int64)
-    return TaskCard(
-        name=task.name,
-        kind=task.kind,
-        description=task.description,
-        labels=data.labels,
-        label_items=data.label_items,
-        popularity=popularity,
-        metric=PRIMARY[task.kind],
-        options=options,
-    )
 
 
 def peak_rss() -> int:

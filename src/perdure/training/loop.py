@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -26,7 +26,9 @@ from torch.optim import Optimizer
 
 from perdure.errors import DataError, MachineError, NonFiniteError, PromiseBroken, SettingsError
 from perdure.events.batch import Batch
+from perdure.model.user_model import UserModel
 from perdure.train_settings import TrainSettings
+from perdure.tuning.base import Method
 
 Snapshot = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]  # tensors by file and name; a JSON document
 
@@ -35,7 +37,7 @@ class Batches(Protocol):
     """What `fit` needs of a loader: `events.loader.Loader` is one."""
 
     def __len__(self) -> int: ...
-    def __iter__(self): ...
+    def __iter__(self) -> Iterator[Batch]: ...
     def state(self) -> dict: ...
     def restore(self, state: dict) -> None: ...
 
@@ -81,7 +83,7 @@ class Progress:
 
 
 def fit(
-    model: nn.Module,
+    model: UserModel,
     task: str,
     stage: str,
     settings: TrainSettings,
@@ -118,10 +120,11 @@ def fit(
     keeper = keeper or Keeper()
     if len(loader) == 0:
         raise DataError(f"task {task} has no training examples", where=f"[[tasks]] {task}")
+    method: Method = model.method  # type: ignore[assignment]
     trained = freeze(model, task, stage)
     optimizers = make_optimizers(trained.values(), settings)
-    shut = {p: share.to(p.device) for p, share in model.method.shut(model, task, stage).items()}
-    loss_of = torch.compile(model.method.loss) if compiled else model.method.loss
+    shut = {p: share.to(p.device) for p, share in method.shut(model, task, stage).items()}
+    loss_of = torch.compile(method.loss) if compiled else method.loss
     steps = min(settings.epochs * len(loader), settings.max_steps or math.inf)
     at, best = Progress(done=not trained), {}
     if resume is not None:
@@ -179,9 +182,10 @@ def fit(
 # -- what may move ----------------------------------------------------------------------------------------------------
 
 
-def freeze(model: nn.Module, task: str, stage: str) -> dict[str, Parameter]:
+def freeze(model: UserModel, task: str, stage: str) -> dict[str, Parameter]:
     """Let exactly the parameters that the method names take gradients; name -> parameter, in the model's order."""
-    wanted = {id(p) for p in model.method.trains(model, task, stage)}
+    method: Method = model.method  # type: ignore[assignment]
+    wanted = {id(p) for p in method.trains(model, task, stage)}
     trained: dict[str, Parameter] = {}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(id(parameter) in wanted)

@@ -14,20 +14,21 @@ import hashlib
 from collections.abc import Mapping, Set
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
 
 from perdure.errors import PromiseBroken
 from perdure.events.examples import Examples, TaskData
 from perdure.events.loader import Loader
 from perdure.model.files import tensor_digest
+from perdure.model.user_model import UserModel
 
 PROBE_USERS = 256
 PROBE_BATCH = 32
 
 
 def ground(
-    model: nn.Module, older: list[str], trained: Set[Parameter], shut: Mapping[Parameter, Tensor]
+    model: UserModel, older: list[str], trained: Set[Parameter], shut: Mapping[Parameter, Tensor]
 ) -> dict[str, str]:
     """Digest of every tensor that answers of the older tasks may depend on, by name."""
     digests: dict[str, str] = {}
@@ -59,7 +60,7 @@ def hold(before: Mapping[str, str], after: Mapping[str, str], method: str, task:
         )
 
 
-def probe(model: nn.Module, data: TaskData) -> str:
+def probe(model: UserModel, data: TaskData) -> str:
     """Digest of a task's scores for its first 256 test users (or, without any, validation or training users)."""
     part = next((p for p in (data.test, data.valid, data.train) if len(p)), data.test)
     few = Examples(part.users[:PROBE_USERS], part.begin[:PROBE_USERS], part.end[:PROBE_USERS])
