@@ -223,6 +223,7 @@ yet** tried. A method is never called reproduced because its tests pass.
         + table(["name", "layout"], rows)
         + "\n"
     )
+    text += "## In full\n\n"
     for _, kind in kinds:
         for name in registry.names(kind):
             module = sys.modules[registry.find(kind, name).__module__]
