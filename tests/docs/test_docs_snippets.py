@@ -99,6 +99,19 @@ def test_every_verb_has_a_page_entry_an_example_and_a_function():
         assert hasattr(perdure, {"list": "list_", "report": "write_report"}.get(name, name)), name
 
 
+def test_the_tree_names_every_room():
+    tree = next(block for block in blocks(README, "text") if "src/perdure/" in block)
+    rooms = {path.name for path in (ROOT / "src" / "perdure").iterdir() if not path.name.startswith("_")}
+    rooms = {room for room in rooms if room != "py.typed"}
+    assert not [room for room in rooms if f"── {room}" not in tree]
+    told = [
+        line.split("── ")[1].split()[0]
+        for line in tree.splitlines()
+        if line.startswith("│   ├") or line.startswith("│   └")
+    ]
+    assert not [name for name in told if name.rstrip("/") not in rooms]
+
+
 def test_two_commands_are_one_line_each_and_pin_torch():
     shell = blocks(README, "sh")
     for line, goal in ((shell[0], "perdure quickstart --out"), (shell[1], "-m pytest -q")):
