@@ -89,10 +89,12 @@ def main() -> None:
     parser.add_argument("--kind", nargs="+", default=["csv", "parquet"], choices=["csv", "parquet"])
     parser.add_argument("--skip-pandas", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("/tmp/perdure-bench"))
-    parser.add_argument("--child"), parser.add_argument("--file", type=Path)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        return child(given.child, given.file, given.out)
+        child(given.child, given.file, given.out)
+        return
     given.out.mkdir(parents=True, exist_ok=True)
     result: dict = {"events": given.events}
     for kind in given.kind:

@@ -355,8 +355,9 @@ def _(folder):
     events = stored(folder, HEADER + "\n".join(zoned), time_unit="datetime")
     assert set(events.times) == {1591012800}
     local = [*zoned, "b,z,2020-06-01T14:00:00", "b,z,2020-10-25T02:30:00", "a,z,2020-06-01"]
-    refused(3, "has no zone", "data.time_zone", work=lambda: stored(folder, HEADER + "\n".join(local), time_unit="datetime"))
-    events = stored(folder, HEADER + "\n".join(local), time_unit="datetime", time_zone="Europe/Paris")
+    text = HEADER + "\n".join(local)
+    refused(3, "has no zone", "data.time_zone", work=lambda: stored(folder, text, time_unit="datetime"))
+    events = stored(folder, text, time_unit="datetime", time_zone="Europe/Paris")
     times = dict(zip(events.columns().collect().select("user", "item", "position").rows(), events.times, strict=True))
     assert sorted(times.values())[-1] == 1603585800  # 02:30 comes twice that night: the earlier, +02:00
     gap = HEADER + "\n".join([*local, "a,x,2020-03-29T02:30:00"])

@@ -42,14 +42,16 @@ def arrange(columns: Columns, data: DataSettings, books: Books, files: list[str]
         rows = without_duplicates(columns, rows)
         left_out["duplicate"] += before - len(rows)
     users, items = columns.codes["user"], columns.codes["item"]
-    for bound, codes, name in ((data.min_item_count, items, "min_item_count"), (data.min_user_count, users, "min_user_count")):
+    for bound, role, codes in ((data.min_item_count, "item", items), (data.min_user_count, "user", users)):
         if bound > 1:
-            before = len(rows)
-            rows = rows[(np.bincount(codes[rows], minlength=len(columns.texts[name[4:8]])) >= bound)[codes[rows]]]
-            left_out[name] = before - len(rows)
+            counts = np.bincount(codes[rows], minlength=len(columns.texts[role]))
+            kept = rows[(counts >= bound)[codes[rows]]]
+            left_out[f"min_{role}_count"] = len(rows) - len(kept)
+            rows = kept
     user_counts = np.bincount(users[rows], minlength=len(columns.texts["user"]))
     item_counts = np.bincount(items[rows], minlength=len(columns.texts["item"]))
-    return Arranged(rows, _without_gaps(user_counts), _without_gaps(item_counts), user_counts[user_counts > 0], left_out)
+    user_map, item_map = _without_gaps(user_counts), _without_gaps(item_counts)
+    return Arranged(rows, user_map, item_map, user_counts[user_counts > 0], left_out)
 
 
 def _without_gaps(counts: np.ndarray) -> np.ndarray:
@@ -123,7 +125,9 @@ def without_duplicates(columns: Columns, rows: np.ndarray) -> np.ndarray:
     return rows[keep]
 
 
-def _by_event_id(columns: Columns, rows: np.ndarray, books: Books, files: list[str], left_out: dict[str, int]) -> np.ndarray:
+def _by_event_id(
+    columns: Columns, rows: np.ndarray, books: Books, files: list[str], left_out: dict[str, int]
+) -> np.ndarray:
     """One event an id: the first in the sources stays, equal ones are duplicates, others conflicts."""
     ids = columns.codes["event"]
     origin = columns.origin

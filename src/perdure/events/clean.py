@@ -182,7 +182,8 @@ def numbers(column: pl.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def whole(column: pl.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(values (n,) int64, given (n,) bool, readable (n,) bool); a decimal fraction is cut, huge numbers are clipped."""
     if column.dtype.is_integer() and column.dtype not in (pl.UInt64, pl.Int128, pl.UInt128):
-        return column.cast(pl.Int64).fill_null(0).to_numpy(), column.is_not_null().to_numpy(), column.is_not_null().to_numpy()
+        given = column.is_not_null().to_numpy()
+        return column.cast(pl.Int64).fill_null(0).to_numpy(), given, given
     if column.dtype == pl.String:
         exact = column.cast(pl.Int64, strict=False)
         if exact.null_count() == 0:
@@ -256,8 +257,8 @@ class Clock:
                     (local + ":00").str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", strict=False))
                 plain = plain.zip_with(plain.is_not_null(), other)
         elif column.dtype == pl.Date or isinstance(column.dtype, pl.Datetime):
-            has_zone = isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is not None
-            instants = column.cast(pl.Datetime("us", column.dtype.time_zone if has_zone else None))
+            has_zone = getattr(column.dtype, "time_zone", None) is not None
+            instants = column.cast(pl.Datetime("us", getattr(column.dtype, "time_zone", None)))
             empty = pl.Series(column.name, [None] * len(column), pl.Datetime("us"))
             offset = instants.dt.convert_time_zone("UTC") if has_zone else empty.dt.replace_time_zone("UTC")
             plain = empty if has_zone else instants

@@ -49,10 +49,10 @@ class Columns:
 
 @dataclass
 class Gatherer:
-    """Takes piece after piece; see `gather`."""
+    """Takes piece after piece; `free` are the free columns of all tables together. See `gather`."""
 
-    data: DataSettings
     clock: Clock | None
+    free: list[str]
     books: Books = field(default_factory=Books)
     texts: dict[str, Texts] = field(default_factory=dict)
     parts: dict[str, list[pl.Series]] = field(default_factory=dict)
@@ -72,9 +72,7 @@ class Gatherer:
                                 expected="text or whole numbers", fix="write the ids as text or integers")  # fmt: skip
             taken.append(self.texts.setdefault(role, Texts()))
             judge_ids(taken[-1], column, role, is_text, verdict)
-        if self.clock is not None:
-            if "time" in columns:
-                ticks = self.clock.ticks(frame[columns["time"]], verdict, self.books, where)
+        ticks = None if self.clock is None else self.clock.ticks(frame[columns["time"]], verdict, self.books, where)
         kept: dict[str, pl.Series] = {}
         if "order" in columns:
             order, given, readable = whole(frame[columns["order"]])
@@ -93,7 +91,7 @@ class Gatherer:
             kept = {name: series.filter(pl.Series(good)) for name, series in kept.items()}
         for name, series in kept.items():
             self.parts.setdefault(name, []).append(series)
-        if self.clock is not None:
+        if ticks is not None:
             self.ticks.append(ticks if good.all() else ticks[good])
         if "event" in columns:
             self.origin.append((np.int64(file) << 40 | piece.lines)[good])
@@ -105,23 +103,27 @@ class Gatherer:
                 column = frame[table.columns[role]] if role in table.columns else pl.Series(
                     role, [table.constants[role]]).new_from_index(0, frame.height)
                 taken.append(self._text(role, column))
-        for name in (*table.features, *table.user_columns):
-            column = frame[name]
-            if column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Date) or isinstance(column.dtype, pl.Datetime):
+        for name in self.free:
+            has = name in table.features or name in table.user_columns
+            column = frame[name] if has else self._nulls(name, frame.height)
+            if column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Date, pl.Datetime, pl.Null):
                 kept[name] = column
             else:
                 taken.append(self._text(name, column))
+
+    def _nulls(self, name: str, n: int) -> pl.Series:
+        """A column that this table lacks; text unless other tables have numbers."""
+        return pl.Series(name, [None] * n, pl.Null if name in self.parts else pl.String)
 
     def _text(self, name: str, column: pl.Series) -> Texts:
         texts = self.texts.setdefault(name, Texts())
         texts.take(column.cast(pl.String).replace("", None) if column.dtype == pl.String else column)
         return texts
 
-    def finish(self, reading: Reading) -> Columns:
+    def finish(self, user_columns: list[str]) -> Columns:
         """The columns of all pieces; features of text files that are plain numbers throughout become numbers."""
         from perdure.events.sources import as_numbers
 
-        table = reading.tables[0]
         texts: dict[str, pl.Series] = {}
         codes: dict[str, np.ndarray] = {}
         for name in list(self.texts):
@@ -132,14 +134,14 @@ class Gatherer:
             if len(series) != n or name in texts:
                 raise DataError(f"column {name!r} is text in one file and numbers in another", where="data.features",
                                 fix="write it the same way in every file")  # fmt: skip
-        for name in (*table.features, *table.user_columns):
+        for name in self.free:
             if name in texts and (typed := as_numbers(texts[name])).dtype != pl.String:
                 found[name] = typed.gather(pl.Series(codes.pop(name)).replace(-1, None))
                 del texts[name]
         ticks = np.concatenate(self.ticks) if self.ticks else (np.zeros(0, np.int64) if self.clock else None)
         self.ticks = []
         return Columns(codes, texts, found, ticks, 1, np.concatenate(self.origin) if self.origin else None,
-                       list(table.features), list(table.user_columns))  # fmt: skip
+                       [name for name in self.free if name not in user_columns], user_columns)  # fmt: skip
 
 
 def gather(data: DataSettings, reading: Reading, sources: list[list[Source]], now: float | None
@@ -160,7 +162,9 @@ def gather(data: DataSettings, reading: Reading, sources: list[list[Source]], no
 
     unit = reading.time_unit if "time" in reading.tables[0].columns else None
     clock = None if unit is None else clock_of(data, unit, now)
-    gatherer, file = Gatherer(data, clock), 0
+    user_columns = list(dict.fromkeys(name for table in reading.tables for name in table.user_columns))
+    features = dict.fromkeys(name for table in reading.tables for name in table.features)
+    gatherer, file = Gatherer(clock, [*features, *user_columns]), 0
     for table, files in zip(reading.tables, sources, strict=True):
         for source in files:
             for piece in pieces(table, source, data.max_ratio):
@@ -170,7 +174,7 @@ def gather(data: DataSettings, reading: Reading, sources: list[list[Source]], no
     if books.bad > data.max_bad_share * books.received:
         raise too_many_bad(books, data, clock)
     merges = {role: texts.merges() for role, texts in gatherer.texts.items() if role in IDS}
-    columns = gatherer.finish(reading)
+    columns = gatherer.finish(user_columns)
     columns.per_second = PER_SECOND[unit] if unit else 1
     return columns, books, merges
 
@@ -178,8 +182,8 @@ def gather(data: DataSettings, reading: Reading, sources: list[list[Source]], no
 def too_many_bad(books: Books, data: DataSettings, clock: Clock | None) -> DataError:
     """The error for a log with more bad rows than allowed: reasons, the first rows, and what to do."""
     reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(books.quarantined.items(), key=lambda x: -x[1]))
-    first = "; ".join(f"{row['file']} line {row['line']} {row['reason']}" + (f" in {row['column']}" if row["column"] else "")
-                      for row in books.table().head(3).to_dicts())  # fmt: skip
+    head = books.table().head(3).to_dicts()
+    first = "; ".join(f"{row['file']} line {row['line']} {row['reason']} {row['column']}".strip() for row in head)
     fix = "mend the rows, or raise data.max_bad_share"
     if "encoding" in books.quarantined:
         fix = 'set data.encoding, for example "latin-1" or "cp1252" (now: ' + f'"{data.encoding}")'

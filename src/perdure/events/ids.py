@@ -108,9 +108,7 @@ class Ids:
 
 
 def _as_text(ids: Sequence[str] | pl.Series) -> pl.Series:
-    if isinstance(ids, pl.Series) and ids.dtype == pl.String:
-        return ids.rename("id")
-    if isinstance(ids, pl.Series) and ids.dtype == pl.Null:
+    if isinstance(ids, pl.Series) and ids.dtype in (pl.String, pl.Null):
         return ids.cast(pl.String).rename("id")
     if isinstance(ids, (str, bytes)):
         raise UsageError(f"a single text {shorten(ids)!r} was given for ids", expected="a list of texts", where="ids")

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-import perdure
 from perdure.errors import DataError
 from perdure.events.arrange import Arranged, arrange
 from perdure.events.clean import Books
@@ -23,19 +22,21 @@ from perdure.events.probe import probe
 from perdure.events.sources import Reading, read_attributes
 from perdure.events.store import FORMAT_VERSION, published, write_array, write_card, write_frames, write_table
 
+READING = 1  # raised when the same files and settings come to mean another store
 SLICE = 1 << 19  # events written at a time
 LONG = 100_000  # a history longer than this is told in the card
 TRAINABLE = "cannot train: needs ≥ 25 users with ≥ 2 events, ≥ 2 items"
 
 
 def open_sources(data: DataSettings) -> tuple[Reading, list[list[Source]]]:
-    """What the settings name, looked at; Parquet files also read once by a child process, lest they crash this one."""
+    """What the settings name, looked at; Parquet files also read once by a child process."""
     from perdure.events import formats
 
     reading = formats.find(data.format).read(data)
     sources = [[look(path, "text" if table.rows else None) for path in table.paths] for table in reading.tables]
-    parquet = [(s.path, t.wanted) for t, files in zip(reading.tables, sources, strict=True) for s in files
-               if s.kind == "parquet"]  # fmt: skip
+    parquet: list[tuple[Path, list[str] | None]] = []
+    for table, files in zip(reading.tables, sources, strict=True):
+        parquet += [(source.path, table.wanted) for source in files if source.kind == "parquet"]
     for attributes in filter(None, (reading.users, reading.items)):
         for path in attributes.table.paths:
             if look(path, None, attributes.where).kind == "parquet":
@@ -46,11 +47,11 @@ def open_sources(data: DataSettings) -> tuple[Reading, list[list[Source]]]:
 
 
 def fingerprint_of(data: DataSettings, reading: Reading, sources: list[list[Source]]) -> str:
-    """SHA-256 of the settings, of every input file and of the program's version."""
+    """SHA-256 of the settings, of every input file and of the way of reading."""
     paths = [s.path for files in sources for s in files]
     for attributes in (reading.users, reading.items):
         paths += attributes.table.paths if attributes else ()
-    told = [FORMAT_VERSION, perdure.__version__, data.model_dump(), [sha256(path) for path in paths]]
+    told = [FORMAT_VERSION, READING, data.model_dump(), [sha256(path) for path in paths]]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
@@ -75,7 +76,7 @@ def write_store(data: DataSettings, reading: Reading, sources: list[list[Source]
         write_table(part / "quarantine.parquet", books.table())
         card = data_card(columns, arranged, books, times, merges, unknown, notes)
         write_card(part, {
-            "format": "perdure events", "format_version": FORMAT_VERSION, "perdure": perdure.__version__,
+            "format": "perdure events", "format_version": FORMAT_VERSION, "reading": READING,
             "polars": pl.__version__, "settings": data.model_dump(), "fingerprint": fingerprint,
             "sources": [{"file": s.path.name, "bytes": s.stamp[0]} for group in sources for s in group],
             "counts": card["counts"], "digest": digest.hexdigest(), "card": card,
@@ -116,7 +117,8 @@ def _write_arrays(part: Path, columns: Columns, arranged: Arranged, digest) -> n
 def _write_events(part: Path, columns: Columns, arranged: Arranged, times: np.ndarray | None,
                   ids: tuple[Ids, Ids], digest) -> None:  # fmt: skip
     starts = np.concatenate([[0], np.cumsum(arranged.counts)])
-    extras = [n for n in ("value", "behaviour", "domain", *columns.features) if n in columns.codes or n in columns.numbers]
+    names = ("value", "behaviour", "domain", *columns.features)
+    extras = [name for name in names if name in columns.codes or name in columns.numbers]
     digest.update(f"columns {extras}".encode())
 
     def slices() -> Iterator[pl.DataFrame]:

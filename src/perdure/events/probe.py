@@ -45,9 +45,16 @@ def probe(files: list[tuple[Path, list[str] | None]]) -> None:
     except subprocess.TimeoutExpired:
         raise ModelError("reading the Parquet files does not end", where=str(files[0][0]),
                          fix="fetch or write the files again; nothing was stored") from None  # fmt: skip
-    if done.returncode in (0, 77):
+    if done.returncode in (0, 77) and "panicked" not in done.stderr:
         return
     last = (done.stdout.splitlines() or [str(files[0][0])])[-1]
-    why = "its reader crashed" if done.returncode < 0 else shorten((done.stderr.strip().splitlines() or ["?"])[-1])
+    why = "its reader crashed" if done.returncode < 0 else _why(done.stderr)
     raise ModelError(f"the Parquet file is damaged: {why}", where=last,
                      fix="fetch or write the file again; nothing was stored")  # fmt: skip
+
+
+def _why(told: str) -> str:
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    if "panicked" in told:
+        return "its reader gave up"
+    return shorten(lines[-1]) if lines else "no reason told"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -115,7 +116,7 @@ def pieces(table: Table, source: Source, max_ratio: int = 200) -> Iterator[Piece
     source.unchanged()
 
 
-def _guarded(source: Source, work: Callable[[], pl.DataFrame | pl.Schema]):
+def _guarded(source: Source, work: Callable[[], Any]) -> Any:
     """`work()`, where any complaint of the Parquet reader, its panics included, means a damaged file."""
     try:
         return work()
@@ -188,7 +189,8 @@ def read_attributes(attributes: Attributes, max_ratio: int = 200) -> tuple[pl.Da
     frame = frame.with_columns(keys.alias("id")).filter(keys.is_not_null() & (keys != ""))
     once = frame.unique("id", keep="first", maintain_order=True)
     if once.height < frame.height:
-        notes.append(f"{attributes.where}: {frame.height - once.height} rows repeat an id; the first row of each is kept")
+        repeats = frame.height - once.height
+        notes.append(f"{attributes.where}: {repeats} rows repeat an id; the first row of each is kept")
     return plain_numbers(once.select("id", *[c for c in once.columns if c != "id"]), {"id", *attributes.texts}), notes
 
 

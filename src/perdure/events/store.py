@@ -134,7 +134,8 @@ def verify(folder: Path, card: dict) -> None:
         if not path.is_file():
             raise ModelError(f"{name} is missing", where=str(path), fix=AGAIN)
         if path.stat().st_size != told["bytes"] or sha256(path) != told["sha256"]:
-            raise ModelError(f"{name} is damaged: its SHA-256 is not the one in {CARD_FILE}", where=str(path), fix=AGAIN)
+            raise ModelError(f"{name} is damaged: its SHA-256 is not the one told in {CARD_FILE}", where=str(path),
+                             fix=AGAIN)  # fmt: skip
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 A block that polars parses without complaint and whose separators add up is taken as it is. Any other block goes
 through a line by line reader that says which lines are bad and why. Memory is bounded by the block, not by the file.
+[reads] only bytes that `detect.chunks` hands over.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Layout: `ratings.dat` UserID::MovieID::Rating::Timestamp · `users.dat` UserID::
 `movies.dat` MovieID::Title::Genres in Latin-1; or `ratings.csv`, `movies.csv` with headers; or `interactions.parquet`
 (user_id, item_id, position or timestamp, rating, ...), `users.parquet`, `items.parquet`. Times are seconds.
 Source: F. M. Harper and J. A. Konstan, "The MovieLens Datasets", TiiS 2015; https://grouplens.org/datasets/movielens/
-User columns become gender, age, occupation, zip_code; item columns title, genres (text, `|` between genres).
+User columns become gender, age, occupation, zip_code; item columns title, genres (text, `|` between genres).  [reads]
 """
 
 from __future__ import annotations

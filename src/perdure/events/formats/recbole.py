@@ -4,7 +4,7 @@ Layout: tab-separated, first line `user_id:token<TAB>item_id:token<TAB>rating:fl
 token, token_seq (words separated by blanks), float, float_seq. Quotes are ordinary characters.
 Source: https://recbole.io/docs/user_guide/data/atomic_files.html
 Names are used without their type. Defaults: user = user_id, item = item_id, time = timestamp (seconds) and
-value = rating where they exist; `[data.columns]` overrides. Tokens stay text.
+value = rating where they exist; `[data.columns]` overrides. Tokens stay text.  [reads]
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RecBole:
         names = columns_of(table, inter)
         columns = {role: name for role, name in KNOWN.items() if name in names or role in ("user", "item")}
         columns |= data.columns.named()
-        users, items = (_attributes(inter, ending, columns[role]) for ending, role in ((".user", "user"), (".item", "item")))
+        users, items = _attributes(inter, ".user", columns["user"]), _attributes(inter, ".item", columns["item"])
         return Reading([_table(inter, columns, tuple(data.features))], users, items, data.time_unit or "s")
 
 

@@ -108,7 +108,8 @@ def _unpadded(history: str) -> str:
 
 def _events(rows: list[tuple[int, str, str]], domain: str, prefix: str, after: int) -> pl.DataFrame:
     frame = pl.DataFrame(rows, schema={"line": pl.Int64, "user": pl.String, "item": pl.String}, orient="row")
-    frame = frame.with_columns(pl.col("item").str.split(",")).with_columns(order=pl.int_ranges(pl.col("item").list.len()))
+    frame = frame.with_columns(pl.col("item").str.split(","))
+    frame = frame.with_columns(order=pl.int_ranges(pl.col("item").list.len()))
     frame = frame.explode("item", "order", empty_as_null=False)
     item = pl.when(pl.col("item") == "").then(pl.lit("")).otherwise(pl.lit(prefix) + pl.col("item"))
     return frame.with_columns(item.alias("item"), pl.col("order") + after, domain=pl.lit(domain))
