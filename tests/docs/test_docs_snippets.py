@@ -104,11 +104,7 @@ def test_the_tree_names_every_room():
     rooms = {path.name for path in (ROOT / "src" / "perdure").iterdir() if not path.name.startswith("_")}
     rooms = {room for room in rooms if room != "py.typed"}
     assert not [room for room in rooms if f"── {room}" not in tree]
-    told = [
-        line.split("── ")[1].split()[0]
-        for line in tree.splitlines()
-        if line.startswith("│   ├") or line.startswith("│   └")
-    ]
+    told = [line.split("── ")[1].split()[0] for line in tree.splitlines() if line.startswith(("│   ├", "│   └"))]
     assert not [name for name in told if name.rstrip("/") not in rooms]
 
 
