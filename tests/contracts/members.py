@@ -30,10 +30,13 @@ def batch(seed: int, size: int = 6, length: int = T, answers: int | None = None)
     return Batch(base.items, base.lengths, None, None, labels, torch.from_numpy(np.concatenate([[0], counts.cumsum()])))
 
 
-def new_model(encoder: str, method: str, seed: int = 0, **options: object) -> UserModel:
+def new_model(name: str, method: str, seed: int = 0, encoder: dict | None = None, **options: object) -> UserModel:
     """A small model without tasks."""
-    spec = {"encoder": {"name": encoder, "width": 16, "max_length": T}, "method": {"name": method, **options}}
-    spec["objective"] = {"name": "next_item"}
+    spec = {
+        "encoder": {"name": name, "width": 16, "max_length": T, **(encoder or {})},
+        "method": {"name": method, **options},
+        "objective": {"name": "next_item"},
+    }
     generator = torch.Generator().manual_seed(seed)
     return build(spec, Ids([f"i{i:02d}" for i in range(N)], first=2), registry.find, generator)
 

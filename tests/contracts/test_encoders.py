@@ -14,10 +14,15 @@ from torch.nn import functional as F
 from perdure.events.batch import Batch
 
 
-@pytest.fixture(params=members.ENCODERS)
+VARIANTS = {"sasrec": [{"block": "prenorm", "heads": 2}], "nextitnet": [{"norm": "pre"}], "gru4rec": [{"blocks": 2}]}
+CASES = [(name, options) for name in members.ENCODERS for options in ({}, *VARIANTS.get(name, []))]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0], *map(str, case[1].values())]))
 def encoder(request):
-    """Each encoder there is, small and in evaluation mode."""
-    return members.new_model(request.param, "frozen").backbone.eval()
+    """Each encoder there is, and its variants, small and in evaluation mode."""
+    name, options = request.param
+    return members.new_model(name, "frozen", encoder=options).backbone.eval()
 
 
 def test_every_parameter_lives_in_exactly_one_site(encoder):
@@ -76,6 +81,17 @@ def test_no_state_looks_ahead(encoder):
     a, b = encoder(data)[0], encoder(replace(data, items=changed))[0]
     torch.testing.assert_close(a[:-1], b[:-1], rtol=0, atol=0)
     assert not torch.equal(a[-1], b[-1])
+
+
+@torch.inference_mode()
+def test_the_short_way_to_a_user_vector_is_the_long_one(encoder):
+    data = members.batch(7, size=16)
+    empty = replace(data, lengths=data.lengths.clone().index_fill_(0, torch.tensor([3]), 0))
+    for case in (data, empty):
+        torch.testing.assert_close(encoder.vector(case), encoder.last(encoder(case), case), rtol=1e-4, atol=1e-5)
+    visited = []
+    encoder.vector(data, lambda site, layer, x, *context: (visited.append(site), layer(x, *context))[1])
+    assert visited == list(encoder.sites())
 
 
 @torch.inference_mode()

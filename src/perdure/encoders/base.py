@@ -66,6 +66,10 @@ class Encoder(nn.Module, ABC):
             raise TypeError("the site 'input' of an encoder must be an EventEmbedding")
         return embedding.items
 
+    def vector(self, batch: Batch, via: Via = plain) -> Tensor:
+        """User vectors (B, d): the state at each user's last event. Encoders that can spare work override this."""
+        return self.last(self(batch, via), batch)  # (B, d)
+
     def last(self, h: Tensor, batch: Batch) -> Tensor:
         """State at each user's last event: (B, P + T, d) -> (B, d)."""
         prefix = h.shape[1] - batch.items.shape[1]

@@ -97,16 +97,25 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
-        """Queries from x (B, T, d), keys and values from memory (B, T, d; x when None) -> (B, T, d)"""
+    def forward(self, x: Tensor, memory: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+        """Queries from x, keys and values from memory.
+
+        Args:
+            x: (B, Q, d); memory: (B, T, d), x when None.
+            seen: (B, T) bool, what every query may look at; None: query t looks at events up to t (Q = T).
+
+        Returns:
+            (B, Q, d)
+        """
         b, t, d = x.shape
         memory = x if memory is None else memory
-        q = self.query(x).view(b, t, self.heads, -1).transpose(1, 2)  # (B, heads, T, d/heads)
-        kv = self.key_value(memory).view(b, t, 2, self.heads, -1)  # (B, T, 2, heads, d/heads)
+        q = self.query(x).view(b, t, self.heads, -1).transpose(1, 2)  # (B, heads, Q, d/heads)
+        kv = self.key_value(memory).view(b, memory.shape[1], 2, self.heads, -1)  # (B, T, 2, heads, d/heads)
         k, v = kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2)  # (B, heads, T, d/heads)
         p = self.attention_dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)  # (B, heads, T, d/heads)
-        y = self.out(y.transpose(1, 2).reshape(b, t, d))  # (B, T, d)
+        mask = None if seen is None else seen[:, None, None]  # (B, 1, 1, T)
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=seen is None, dropout_p=p)  # (B, heads, Q, d/heads)
+        y = self.out(y.transpose(1, 2).reshape(b, t, d))  # (B, Q, d)
         return dropout(y, self.dropout, self.training)
 
 

@@ -25,13 +25,14 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
+import torch
 from annotated_types import Ge, Lt
 from torch import Tensor
 
 from perdure.encoders.base import Encoder, Via, plain
 from perdure.encoders.parts import Attention, EventEmbedding, FeedForward, Norm
 from perdure.errors import SettingsError
-from perdure.events.batch import Batch
+from perdure.events.batch import Batch, last
 
 __all__ = ["SASRec"]
 
@@ -85,9 +86,32 @@ class SASRec(Encoder):
         """(B, T) histories -> states (B, P + T, d)."""
         x = via("input", self.layers["input"], batch.items)  # (B, P + T, d)
         for i in range(self.blocks):
-            q = via(f"block{i}/norm1", self.layers[f"block{i}/norm1"], x)  # (B, P + T, d)
-            attended = via(f"block{i}/attention", self.layers[f"block{i}/attention"], q, x if self.block == "sasrec" else q)
-            x = (q if self.block == "sasrec" else x) + attended  # (B, P + T, d)
-            f = via(f"block{i}/norm2", self.layers[f"block{i}/norm2"], x)  # (B, P + T, d)
-            x = (f if self.block == "sasrec" else x) + via(f"block{i}/feedforward", self.layers[f"block{i}/feedforward"], f)
+            x = self._block(i, x, via)  # (B, P + T, d)
         return via("norm", self.layers["norm"], x)  # (B, P + T, d)
+
+    def vector(self, batch: Batch, via: Via = plain) -> Tensor:
+        """(B, d), with the last block computed at each user's last event only."""
+        x = via("input", self.layers["input"], batch.items)  # (B, P + T, d)
+        for i in range(self.blocks - 1):
+            x = self._block(i, x, via)  # (B, P + T, d)
+        ends = batch.lengths + (x.shape[1] - batch.items.shape[1])  # (B,)
+        x = self._block(self.blocks - 1, x, via, ends)  # (B, 1, d)
+        return via("norm", self.layers["norm"], x)[:, 0]  # (B, d)
+
+    def _block(self, i: int, x: Tensor, via: Via, ends: Tensor | None = None) -> Tensor:
+        """Block i: (B, T, d) -> (B, T, d), or with `ends` (B,) at position ends - 1 alone -> (B, 1, d)."""
+
+        def layer(name: str, x: Tensor, *context: Tensor) -> Tensor:
+            return via(f"block{i}/{name}", self.layers[f"block{i}/{name}"], x, *context)
+
+        def cut(x: Tensor) -> Tensor:
+            return x if ends is None else last(x, ends)[:, None]  # (B, Q, d)
+
+        seen = [] if ends is None else [torch.arange(x.shape[1], device=x.device) < ends.clamp(min=1)[:, None]]  # (B, T)
+        if self.block == "prenorm":
+            memory = layer("norm1", x)  # (B, T, d)
+            x = cut(x) + layer("attention", cut(memory), memory, *seen)  # (B, Q, d)
+            return x + layer("feedforward", layer("norm2", x))
+        q = layer("norm1", cut(x))  # (B, Q, d)
+        f = layer("norm2", q + layer("attention", q, x, *seen))  # (B, Q, d)
+        return f + layer("feedforward", f)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from perdure.encoders.base import Encoder, plain
+from perdure.encoders.base import Encoder, Via, plain
 from perdure.errors import UsageError
 from perdure.events.batch import Batch
 from perdure.model.heads import ItemTableHead, LabelsHead
@@ -116,12 +116,15 @@ class UserModel(nn.Module):
 
     def states(self, batch: Batch, task: str | None = None) -> Tensor:
         """(B, T) histories -> (B, P + T, d), through the task's overlay; the plain backbone when task is None."""
-        overlay = self.overlays[task] if task is not None and task in self.overlays else None
-        return self.backbone(batch, plain if overlay is None else overlay.via(batch))  # type: ignore[operator]
+        return self.backbone(batch, self._via(batch, task))
 
     def represent(self, batch: Batch, task: str | None = None) -> Tensor:
         """User vectors (B, d)."""
-        return self.backbone.last(self.states(batch, task), batch)
+        return self.backbone.vector(batch, self._via(batch, task))
+
+    def _via(self, batch: Batch, task: str | None) -> Via:
+        overlay = self.overlays[task] if task is not None and task in self.overlays else None
+        return plain if overlay is None else overlay.via(batch)  # type: ignore[operator]
 
     def item_table(self, task: str) -> Tensor:
         """(N + 2, d) item vectors a tied head of this task scores with."""
