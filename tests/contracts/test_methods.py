@@ -15,10 +15,23 @@ from perdure.model.files import tensor_digest
 TASKS = [("watch", "next_item"), ("buy", "item"), ("age", "one_of"), ("like", "item")]
 
 
-@pytest.fixture(params=members.PAIRS, ids=lambda pair: "-".join(pair))
+VARIANTS = {
+    "peterrec": [
+        {"insertion": "parallel"},
+        {"insertion": "parallel", "parallel_skip": True},
+        {"patches": "one", "cardinality": 2, "tune_norms": False},
+    ],
+    "pcl": [{"context": "prefix"}, {"context": "gate", "init_std": 0.1}, {"values": "text"}, {"values": "none", "length": 3}],
+}
+CASES = [(*pair, {}) for pair in members.PAIRS]
+CASES += [("sasrec", method, options) for method, variants in VARIANTS.items() for options in variants]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join([*case[:2], *map(str, case[2].values())]))
 def model(request):
-    """A model of each encoder x method that has learned its first task."""
-    made = members.new_model(*request.param)
+    """A model of each encoder x method, and of the methods' variants, that has learned its first task."""
+    encoder, method, options = request.param
+    made = members.new_model(encoder, method, **options)
     members.learn(made, "watch", "next_item")
     return made
 

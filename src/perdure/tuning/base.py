@@ -56,7 +56,7 @@ class Method(nn.Module, ABC):
     paper: ClassVar[str]
     summary: ClassVar[str]
     keeps: ClassVar[bool]
-    begins_as_backbone: ClassVar[bool] = True
+    begins_as_backbone: bool = True
     stages: ClassVar[tuple[str, ...]] = ("train",)
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:

@@ -151,6 +151,7 @@ class PCL(Method):
         super().__init__()
         self.length, self.values, self.context = length, values, context
         self.heads, self.init_std, self.text_width = heads, init_std, text_width
+        self.begins_as_backbone = context != "prefix" and init_std == 0
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
         """A prompt for every task but the first."""

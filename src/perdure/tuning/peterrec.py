@@ -113,6 +113,7 @@ class PeterRec(Method):
         super().__init__()
         self.insertion, self.patches, self.reduction = insertion, patches, reduction
         self.cardinality, self.tune_norms, self.parallel_skip = cardinality, tune_norms, parallel_skip
+        self.begins_as_backbone = not (insertion == "parallel" and parallel_skip)
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
         """Patches for every task but the first."""

@@ -54,7 +54,7 @@ class Single(Method):
     paper: ClassVar[str] = "baseline (SinMo in CONURE, SIGIR 2021)"
     summary: ClassVar[str] = "a whole model per task, nothing shared"
     keeps: ClassVar[bool] = True
-    begins_as_backbone: ClassVar[bool] = False
+    begins_as_backbone: bool = False
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
         """A fresh encoder for every task but the first."""
