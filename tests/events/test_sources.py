@@ -116,7 +116,8 @@ def test_a_name_with_glob_characters_is_a_name_first(tmp_path: Path):
 
 @pytest.mark.parametrize(("texts", "dtype"), [
     (["1", "-3", "0"], pl.Int64), (["1", "2.50", None], pl.Float64), (["007", "1"], pl.String),
-    (["1e5"], pl.String), (["+1"], pl.String), ([None, None], pl.String), (["9" * 16], pl.String), (["1", "x"], pl.String), (["-"], pl.String),
+    (["1e5"], pl.String), (["+1"], pl.String), ([None, None], pl.String), (["9" * 16], pl.String),
+    (["1", "x"], pl.String), (["-"], pl.String),
 ])  # fmt: skip
 def test_only_plain_numbers_become_numbers(texts, dtype):
     assert as_numbers(pl.Series("x", texts, pl.String)).dtype == dtype

@@ -11,7 +11,7 @@ import csv
 import difflib
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -19,6 +19,7 @@ import polars as pl
 from perdure.errors import DataError, shorten
 
 BLOCK = 1 << 24  # bytes parsed at a time
+BLANK = (b"", b"\r")
 STAND_IN = b"\x1f"  # takes the place of a separator of several characters
 
 
@@ -79,8 +80,9 @@ def read_text(parts: Iterator[bytes], dialect: Dialect, wanted: list[str] | None
             keep = _wanted(names, wanted, where)
             taken = block[:used].count(b"\n")
             block, first_line = block[used:], first_line + taken
-        fast = _fast(block, first_line, names, keep, dialect)
-        yield fast or _careful(block, first_line, names, keep, dialect, where)
+        piece = _fast(block, first_line, names, keep, dialect)
+        piece = piece or _sifted(block, first_line, names, keep, dialect, where)
+        yield piece or _careful(block, first_line, names, keep, dialect, where)
     if names is None:
         raise DataError("the file is empty: no header", expected="a header line and rows", where=where)
 
@@ -207,9 +209,30 @@ def _fast(block: bytes, line: int, names: list[str], keep: list[int], dialect: D
     return Piece(frame, np.arange(line, line + rows))
 
 
-def _careful(
-    block: bytes, line: int, names: list[str], keep: list[int], dialect: Dialect, where: str
-) -> Piece:
+def _sifted(block: bytes, line: int, names: list[str], keep: list[int], dialect: Dialect, where: str) -> Piece | None:
+    """A block without quotes: odd lines taken out and read with care, the others as polars reads them."""
+    if dialect.quote and b'"' in block:
+        return None
+    separator, need, plain = dialect.separator.encode(), len(names) - 1, block.isascii()
+    rows = block.split(b"\n")[:-1]
+    sound = [r.count(separator) == need and r not in BLANK and (plain or _decodes(r)) for r in rows]
+    good, odd = np.flatnonzero(sound), np.flatnonzero(~np.asarray(sound, bool))
+    fast = _fast(b"".join(rows[k] + b"\n" for k in good), 0, names, keep, dialect) if len(odd) else None
+    told = _careful(b"".join(rows[k] + b"\n" for k in odd), 0, names, keep, dialect, where)
+    if fast is None or told.frame.height:
+        return None
+    return Piece(fast.frame, line + good, [replace(bad, line=line + int(odd[bad.line])) for bad in told.bad])
+
+
+def _decodes(row: bytes) -> bool:
+    try:
+        row.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _careful(block: bytes, line: int, names: list[str], keep: list[int], dialect: Dialect, where: str) -> Piece:
     """The block record by record: what is sound, and which lines are not and why."""
     width = len(names)
     good: list[list[str]] = []
