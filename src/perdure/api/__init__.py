@@ -9,9 +9,9 @@ show  report  list_  doctor   what stands in a folder, what exists, what this ma
 from __future__ import annotations
 
 from perdure.api.asking import embed, evaluate, recommend
+from perdure.api.beginning import quickstart
 from perdure.api.learning import Check, Run, Store, check, learn, prepare, report
 from perdure.api.machine import doctor, list_
-from perdure.api.quickstart import quickstart
 from perdure.api.showing import show
 
 __all__ = [

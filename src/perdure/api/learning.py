@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,7 +83,6 @@ class Run:
     costs: list[dict[str, Any]]
     notes: list[str]
     seconds: float
-    learned: Any = field(default=None, repr=False, compare=False, metadata={"hidden": True})
 
 
 def prepare(recipe: str | Path, out: str | Path, *, overrides: Sequence[str] = ()) -> Store:
@@ -128,7 +128,7 @@ def check(recipe: str | Path, *, overrides: Sequence[str] = ()) -> Check:
         labels = {name: len(data.labels) for name, data in datas.items()}
         memory = plan.check_memory(settings, events.n_items, labels)
         backbone, sizes = plan.sizes(settings, events.item_ids, datas)
-        notes += _warnings(settings, datas)
+        notes += [*settings.notes, *_warnings(settings, datas)]
         told = []
         for name, data in datas.items():
             counts = {part: len(data.part(part)) for part in ("train", "valid", "test")}
@@ -205,8 +205,8 @@ def run(
 
     began, out = time.monotonic(), Path(out)
     plan.check_machine(settings)
-    _free(out, resume, ("store", *expected))
     with plan.threads(settings) as notes:
+        notes += [*settings.notes, *_begins(out, settings, resume, ("store", *expected))]
         events = _prepared(settings, Path(settings.run.store or out / "store"))
         datas = tasks.compile_tasks(events, settings.tasks, settings.history, settings.split)
         notes += _warnings(settings, datas)
@@ -241,27 +241,52 @@ def run(
     return _told(out, learned, written, notes, time.monotonic() - began)
 
 
-def _free(out: Path, resume: str, expected: tuple[str, ...]) -> None:
-    """Refuse a folder that cannot be used before anything is read; RunLog asks again when it has its lock."""
+def _begins(out: Path, settings: Settings, resume: str, expected: tuple[str, ...]) -> list[str]:
+    """Refuse a folder that cannot be used before any data is read; RunLog asks again when it has its lock. Notes."""
+    from perdure.training.runlog import differences
+
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file", expected="a new or empty folder", where="--out")
-    held = sorted(p.name for p in out.iterdir() if p.name not in (*expected, "lock")) if out.exists() else []
+    names = sorted(path.name for path in out.iterdir()) if out.exists() else []
+    held = [n for n in names if n not in (*expected, "lock") and not n.startswith(".store.part-")]  # swept by prepare
     if "run.json" in held:
         if resume == "never":
             raise UsageError("there is a run here already", where=str(out), fix="--resume auto continues it")
-    elif resume == "must":
+        changed = differences(_settings_of(out), _effective(settings), "settings")
+        changed.sort(key=lambda one: one.endswith("-> None") or ": None ->" in one)  # what is there in both, first
+        if changed:
+            listed = "\n".join([*changed[:20], *([f"and {len(changed) - 20} more"] if len(changed) > 20 else [])])
+            found = f"this is not the run that stands here, then -> now:\n{listed}"
+            raise SettingsError(
+                found, where=str(out / "run.json"), fix="resume with its settings, or choose another folder"
+            )
+        return []
+    if resume == "must":
         raise UsageError("there is no run to resume here", where=str(out), fix="use --resume auto to begin one")
-    elif held:
-        names = ", ".join(held[:5])
-        raise UsageError(f"the folder is not empty: {names}", expected="a new or empty folder", where=str(out))
+    if held:
+        found = f"the folder is not empty: {', '.join(held[:5])}"
+        raise UsageError(found, expected="a new or empty folder", where=str(out))
+    return ["there was no run to resume: this one begins"] if resume == "auto" else []
+
+
+def _settings_of(out: Path) -> Any:
+    try:
+        return json.loads((out / "run.json").read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise ModelError(f"run.json cannot be read: {fault}", where=str(out / "run.json")) from None
+
+
+def _effective(settings: Settings) -> dict[str, Any]:
+    """The settings that a result depends on: threads, names and folders change none."""
+    told = settings.as_dict()
+    told["run"] = {key: value for key, value in told["run"].items() if key not in ("threads", "store", "name")}
+    return told
 
 
 def _identity(settings: Settings, events: Any) -> dict[str, Any]:
-    """What this is a run of. Threads, names and folders are no part of it: they change no result."""
-    told = settings.as_dict()
-    told["run"] = {key: value for key, value in told["run"].items() if key not in ("threads", "store", "name")}
+    """What this is a run of."""
     return {
-        "settings": told,
+        "settings": _effective(settings),
         "origin": settings.origin,
         "data_digest": events.digest,
         "data_card": events.card,
@@ -331,7 +356,6 @@ def _told(out: Path, learned: Any, page: str | None, notes: list[str], seconds: 
         costs=list(learned.costs),
         notes=notes,
         seconds=round(seconds, 3),
-        learned=learned,
     )
 
 

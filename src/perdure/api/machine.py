@@ -83,7 +83,7 @@ def _version(package: str) -> str | None:
 
 def _selftest() -> dict[str, Any]:
     """Prepare, learn, measure, save, load and ask, on a world of a few users."""
-    from perdure.api.quickstart import tiny
+    from perdure.api.beginning import tiny
 
     began = time.monotonic()
     try:

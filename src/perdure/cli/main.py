@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -32,18 +33,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trace = _taken(given, "--trace")
     if not trace:
         warnings.simplefilter("ignore")
-    _listen()
+    before = _listen()
     try:
         code = app(args=given, prog_name="perdure", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except BrokenPipeError:  # whoever read us has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _quiet()
     except BaseException as fault:
         if trace and not isinstance(fault, SystemExit) and not hasattr(fault, "format_message"):
             traceback.print_exc()
         return _failed(fault, "--json" in given)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _taken(given: list[str], flag: str) -> bool:
@@ -55,22 +58,26 @@ def _taken(given: list[str], flag: str) -> bool:
     return True
 
 
-def _listen() -> None:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does; a run in training takes over to save first."""
+def _listen() -> dict[int, Any]:
+    """Signals end a command with exit code 6; a run in training takes over to save first. The old handlers."""
 
     def stop(number: int, frame: Any) -> None:
         raise Interrupted(
-            f"stopped by {signal.Signals(number).name}", fix="run it again; a run continues with --resume auto"
+            f"stopped by {'Ctrl-C' if number == signal.SIGINT else signal.Signals(number).name}",
+            fix="run it again; a run continues with --resume auto",
         )
 
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), stop)
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    return {number: signal.signal(number, stop) for number in numbers}
 
 
 def _failed(fault: BaseException, as_json: bool) -> int:
     """Tell a fault in at most six lines; its exit code."""
     if isinstance(fault, SystemExit):
+        if isinstance(fault.__context__, BrokenPipeError):  # typer met the closed pipe first
+            return _quiet()
         return fault.code if isinstance(fault.code, int) else 0
     error = _named(fault)
     if error is None:
@@ -83,8 +90,14 @@ def _failed(fault: BaseException, as_json: bool) -> int:
         if as_json:
             print(json.dumps(error.as_dict(), ensure_ascii=False, indent=1))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _quiet()
     return error.exit_code
+
+
+def _quiet() -> int:
+    """Nobody reads standard output any more: what is left goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
 
 
 def _named(fault: BaseException) -> PerdureError | None:

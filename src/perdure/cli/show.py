@@ -24,9 +24,9 @@ def result(told: Told, as_json: bool, table: Callable[[Console, Told], None]) ->
     """Print a result: one JSON object, or by its own table."""
     if as_json:
         sys.stdout.write(json.dumps(plain(told), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
-        return
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
-    table(console, told)
+    else:
+        table(Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty()), told)
+    sys.stdout.flush()
 
 
 def plain(value: Any) -> Any:
@@ -43,12 +43,22 @@ def plain(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def progress(as_json: bool) -> Iterator[Any]:
+def progress() -> Iterator[Any]:
     """What tells a run's progress on standard error."""
     from perdure.training.display import Display
 
-    with Display() as display:
+    display = Display()
+    display.console = Patient(file=sys.stderr, highlight=False)
+    with display:
         yield display
+
+
+class Patient(Console):
+    """A console whose run goes on when nobody listens any more; rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing from now on."""
+        self.quiet = True
 
 
 def ids(text: str | None, option: str) -> list[str] | None:

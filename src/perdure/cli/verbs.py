@@ -81,7 +81,7 @@ def quickstart(
     from perdure import api
     from perdure.cli import show
 
-    with show.progress(json) as display:
+    with show.progress() as display:
         told = api.quickstart(out, seed=seed, users=users, show=display)
     show.result(told, json, show.quickstart)
 
@@ -132,9 +132,10 @@ def learn(
     from perdure import api
     from perdure.cli import show
 
-    with show.progress(json) as display:
+    with show.progress() as display:
         done = api.learn(recipe, out, overrides=changes or (), resume=resume.value, show=display)  # type: ignore[arg-type]
-    show.result(dataclasses.asdict(dataclasses.replace(done, learned=None)), json, show.learn)
+    told = {key: value for key, value in dataclasses.asdict(done).items() if key != "learned"}
+    show.result(told, json, show.learn)
 
 
 @app.command(epilog="Example: perdure evaluate first/model --task buy")

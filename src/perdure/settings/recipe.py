@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ SECTIONS = [
 ]  # fmt: skip
 VARIABLE = "PERDURE_DATA"
 DEFAULTS = {"objective": "next_item"}
+PARTS = {"encoder": ("encoders", "name"), "objective": ("objectives", "name"), "tuning": ("methods", "method")}
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Settings:
         origin: dotted key -> "default", "recipe" or "override".
         folder: what relative paths were resolved against.
         file: the recipe, or "" where settings came from Python.
+        notes: what the user should know of how these settings came about.
     """
 
     data: DataSettings
@@ -68,6 +70,7 @@ class Settings:
     origin: dict[str, str] = field(default_factory=dict)
     folder: Path = Path()
     file: str = ""
+    notes: tuple[str, ...] = ()
     written: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def train_for(self, place: int) -> TrainSettings:
@@ -130,6 +133,7 @@ def from_dict(
         if key:
             given = {old: how for old, how in given.items() if not old.startswith(key + ".")}
             given |= {key: "override"} | {f"{key}.{below}": "override" for below in _keys(toml.value(text))}
+    notes = _left_behind(tables, given, parts)
     folder = folder or Path.cwd()
     settings = _build(tables, faults, parts, folder, file, expand)
     if settings is not None and not faults:
@@ -137,7 +141,24 @@ def from_dict(
     if faults or settings is None:
         raise SettingsFaults(faults, file)
     settings.origin.update(_origins(settings.written, given))
-    return settings
+    return replace(settings, notes=notes)
+
+
+def _left_behind(tables: dict[str, Any], given: dict[str, str], parts: Parts) -> tuple[str, ...]:
+    """An override that names another encoder, objective or method leaves behind the recipe's options for the old one
+    that the new one does not know. Removes them in place; a note for each section."""
+    notes = []
+    for section, (kind, naming) in PARTS.items():
+        name, values = _table(tables, section).get(naming), _table(tables, section)
+        if given.get(f"{section}.{naming}") != "override" or name not in parts.names(kind):
+            continue
+        known = schema_of(parts.find(kind, str(name))).model_fields
+        left = [key for key in values if key not in known and given.get(f"{section}.{key}") == "recipe"]
+        for key in left:
+            del values[key]
+        if left:
+            notes.append(f"[{section}] {', '.join(left)} of the recipe means nothing to {name} and was left out")
+    return tuple(notes)
 
 
 def _build(
@@ -157,9 +178,7 @@ def _build(
     if data is not None and (formats := parts.names("formats")) and data.format not in formats:
         faults.append(Fault("data.format", f"no format {shorten(data.format)!r}", fix=nearest(data.format, formats)))
     history, split = take("history", model_of(History)), take("split", model_of(Split))
-    encoder = _part(raw, "encoder", "name", parts, faults)
-    objective = _part(raw, "objective", "name", parts, faults)
-    tuning = _part(raw, "tuning", "method", parts, faults)
+    encoder, objective, tuning = (_part(raw, section, parts, faults) for section in PARTS)
     train, pretrain = take("train", TrainSettings), take("pretrain", PretrainSettings)
     evaluate, run = take("evaluate", EvaluateSettings), take("run", RunSettings)
     tasks, task_train = _tasks(raw, take, faults)
@@ -196,9 +215,9 @@ def _table(raw: Mapping[str, Any], section: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _part(raw: Mapping[str, Any], section: str, naming: str, parts: Parts, faults: list[Fault]) -> Any:
+def _part(raw: Mapping[str, Any], section: str, parts: Parts, faults: list[Fault]) -> Any:
     """[encoder], [objective] or [tuning]: the class by its name, its options by its signature, and a trial of both."""
-    kind = {"encoder": "encoders", "objective": "objectives", "tuning": "methods"}[section]
+    kind, naming = PARTS[section]
     if not isinstance(raw.get(section, {}), dict):
         faults.append(Fault(section, f"found {shorten(repr(raw[section]))}", "a table"))
         return None

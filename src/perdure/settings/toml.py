@@ -117,7 +117,7 @@ def _lines(table: dict[str, Any], path: str) -> list[str]:
     lines: list[str] = []
     later: list[str] = []
     for key, one in table.items():
-        name = key if BARE.fullmatch(key) else json.dumps(key)
+        name = key if BARE.fullmatch(key) else _value(key)
         whole = f"{path}.{name}" if path else name
         if isinstance(one, dict):
             later += ["", f"[{whole}]", *_lines(one, whole)]
@@ -135,5 +135,5 @@ def _value(one: Any) -> str:
     if isinstance(one, list):
         return "[" + ", ".join(_value(entry) for entry in one) + "]"
     if isinstance(one, str):
-        return json.dumps(one).replace("\x7f", "\\u007f")
+        return json.dumps(one, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(one)
