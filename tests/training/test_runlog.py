@@ -30,6 +30,7 @@ def test_a_new_run_and_the_same_again(tmp_path):
     with RunLog(tmp_path / "run", IDENTITY) as run:
         assert not run.resuming
         run.log("note", text="é")
+        run.begin()
     told = json.loads((tmp_path / "run" / "run.json").read_text())
     assert told["state"] == "running" and told["versions"]["torch"] and told["threads"] == torch.get_num_threads()
     with RunLog(tmp_path / "run", IDENTITY, resume="auto") as run:
@@ -37,6 +38,17 @@ def test_a_new_run_and_the_same_again(tmp_path):
     with RunLog(tmp_path / "run", IDENTITY, resume="must") as run:
         assert run.resuming
     assert json.loads((tmp_path / "run" / "run.json").read_text())["resumed"] == 2
+
+
+def test_killed_before_it_began(tmp_path):
+    with RunLog(tmp_path, IDENTITY) as run:
+        run.log("warning", text="said before the first step")
+    with RunLog(tmp_path, IDENTITY, resume="auto") as run:
+        assert not run.resuming and run.offset == 0
+        run.log("warning", text="said before the first step")
+        run.begin()
+    with RunLog(tmp_path, IDENTITY, resume="auto") as run:
+        assert run.resuming and run.offset == run.identity["log_from"] > 0
 
 
 def test_refusals_of_opening(tmp_path):
@@ -112,8 +124,8 @@ def test_all_differences_at_once():
 
 
 def test_other_threads_warn(tmp_path):
-    with RunLog(tmp_path, IDENTITY):
-        pass
+    with RunLog(tmp_path, IDENTITY) as run:
+        run.begin()
     told = json.loads((tmp_path / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps({**told, "threads": 64}))
     with RunLog(tmp_path, IDENTITY, resume="auto") as run:

@@ -171,9 +171,9 @@ class _Teacher:
         """All tasks, from the beginning or from the newest checkpoint."""
         found = self.checkpoints.latest() if self.run.resuming else None
         if self.run.resuming:
-            self.run.rewind(self.run.identity.get("log_from", 0) if found is None else found.state["log"])
-        else:  # where the log goes back to when the run is killed before its first checkpoint
-            self.run.state("running", log_from=self.run.offset)
+            self.run.rewind(self.run.identity["log_from"] if found is None else found.state["log"])
+        else:
+            self.run.begin()
         for note in [*self.run.notes, *self.checkpoints.notes]:
             self.run.log("warning", text=note)
         fit_state = None if found is None else self._go_on(found)

@@ -147,6 +147,10 @@ class RunLog:
                 fix="resume with those, or choose another folder",
             )
         moved = [d for key in MACHINE for d in differences(before.get(key), self.identity.get(key), key)]
+        if "log_from" not in before:  # killed before its first step: nothing was begun
+            self.disk.write(self.folder / "log.jsonl", b"")
+            self.state("running", started=now())
+            return
         self.same_machine, self.resuming = not moved, True
         if moved:
             self.notes.append("resumed on another machine, numbers may differ in the last bits: " + "; ".join(moved))
@@ -176,6 +180,10 @@ class RunLog:
             self._handle = None
 
     # -- writing ----------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """The life begins: from here on the run can be resumed, and its log goes back to here at the most."""
+        self.state("running", log_from=self.offset)
 
     def state(self, state: str, **more: Any) -> None:
         """Rewrite run.json: "running", "interrupted", "finished" or "failed"."""
