@@ -14,6 +14,7 @@ from events.logs import HEADER, NOW, balanced, csv, lines, settings, stored
 
 from perdure.errors import DataError, ModelError, SettingsError, UsageError
 from perdure.events import store
+from perdure.events.data_settings import DataSettings
 from perdure.events.sequences import load, prepare
 
 FAULTS = {
@@ -137,7 +138,7 @@ def test_rare_items_and_users_are_left_out_and_counted(tmp_path: Path):
     text = HEADER + "".join(f"{u},{i},{1600000000 + k}\n" for k, (u, i) in enumerate(
         [("a", "x"), ("b", "x"), ("a", "y"), ("b", "y"), ("a", "rare"), ("c", "x")]))  # fmt: skip
     events = stored(tmp_path, text, min_item_count=2, min_user_count=2)
-    assert events.card["filtered"] == {"min_item_count": 1, "min_user_count": 1} and balanced(events)
+    assert events.card["filtered"] == {"where": 0, "min_item_count": 1, "min_user_count": 1} and balanced(events)
     assert (events.n_users, events.n_items, events.n_events) == (2, 2, 4)
 
 
@@ -252,3 +253,23 @@ def test_an_output_folder_that_is_taken_is_left_alone(tmp_path: Path):
 def test_unknown_format_names_the_nearest(tmp_path: Path):
     with pytest.raises(SettingsError, match="did you mean 'tenrec'"):
         stored(tmp_path, csv(), format="tenrek")
+
+
+def test_where_leaves_other_events_out_and_the_books_balance(tmp_path):
+    lines = ["user,item,domain,value", "a,x,books,1", "a,y,films,5", "b,x,films,3", "b,z,films,2", "c,x,books,9"]
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    data = DataSettings.model_validate(
+        {
+            "path": str(tmp_path / "log.csv"),
+            "columns": {"user": "user", "item": "item", "domain": "domain", "value": "value"},
+            "where": "domain = 'films' and value > 2.5 or item = 'z'",
+        }
+    )
+    events = prepare(data, tmp_path / "store")
+    assert events.item_ids.text(np.asarray(events.items)) == ["y", "x", "z"]
+    assert len(events.user_ids) == 2 and len(events.item_ids) == 3
+    books = events.card["books"]
+    assert books["received"] == 5 == books["stored"] + books["filtered"]
+    assert events.card["filtered"]["where"] == 2
+    with pytest.raises(SettingsError, match="no column 'domian'"):
+        prepare(data.model_copy(update={"where": "domian = 'films'"}), tmp_path / "other")

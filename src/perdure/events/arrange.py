@@ -9,6 +9,7 @@ import polars as pl
 
 from perdure.events.clean import Books
 from perdure.events.data_settings import DataSettings
+from perdure.events.filters import select
 from perdure.events.gather import Columns
 from perdure.events.text import Bad
 
@@ -33,7 +34,7 @@ class Arranged:
 
 def arrange(columns: Columns, data: DataSettings, books: Books, files: list[str]) -> Arranged:
     """Sorts, removes duplicates and rare ids; what goes is counted in `left_out` or in the books."""
-    left_out = {"duplicate": 0, "min_item_count": 0, "min_user_count": 0}
+    left_out = {"duplicate": 0, "where": 0, "min_item_count": 0, "min_user_count": 0}
     rows = order_of(columns, data.ties)
     if columns.origin is not None:
         rows = _by_event_id(columns, rows, books, files, left_out)
@@ -41,6 +42,10 @@ def arrange(columns: Columns, data: DataSettings, books: Books, files: list[str]
         before = len(rows)
         rows = without_duplicates(columns, rows)
         left_out["duplicate"] += before - len(rows)
+    if data.where is not None:
+        kept = rows[_selected(columns, data.where)[rows]]
+        left_out["where"] = len(rows) - len(kept)
+        rows = kept
     users, items = columns.codes["user"], columns.codes["item"]
     for bound, role, codes in ((data.min_item_count, "item", items), (data.min_user_count, "user", users)):
         if bound > 1:
@@ -52,6 +57,19 @@ def arrange(columns: Columns, data: DataSettings, books: Books, files: list[str]
     item_counts = np.bincount(items[rows], minlength=len(columns.texts["item"]))
     user_map, item_map = _without_gaps(user_counts), _without_gaps(item_counts)
     return Arranged(rows, user_map, item_map, user_counts[user_counts > 0], left_out)
+
+
+def _selected(columns: Columns, where: str) -> np.ndarray:
+    """(E,) bool: the events for which the filter is true."""
+    known = [name for name in (*columns.codes, *columns.numbers) if name not in columns.user_columns]
+    if columns.ticks is not None:
+        known.append("time")
+
+    def frame(names: list[str], offset: int, length: int) -> pl.DataFrame:
+        rows = np.arange(offset, offset + length)
+        return pl.DataFrame([columns.series(name, rows).alias(name) for name in names])
+
+    return select(where, known, frame, columns.n, where="[data], key where")
 
 
 def _without_gaps(counts: np.ndarray) -> np.ndarray:

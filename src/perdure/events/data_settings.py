@@ -74,6 +74,8 @@ class DataSettings(BaseModel):
         header: False (columns are named 1, 2, ...) or the names, for files without a header line.
         quote: whether `"` quotes fields; by default it does, except with separators of several characters.
         users, items_table: attribute tables.
+        where: a filter (as in [history]) over the event columns named above: other events are left out of the store,
+            and so are items and users that have no others.
         min_item_count, min_user_count: leave out items, then users, with fewer events. Each counts once, items
             first (no iterated k-core), so an item may end a little below its bound.
         duplicates: "drop" stores rows that are equal in every stored column once; "keep" stores them all.
@@ -99,6 +101,7 @@ class DataSettings(BaseModel):
     quote: bool | None = None
     users: TableSettings | None = None
     items_table: TableSettings | None = None
+    where: str | None = None
     min_item_count: Annotated[int, Field(ge=0)] = 0
     min_user_count: Annotated[int, Field(ge=0)] = 0
     duplicates: Literal["keep", "drop"] = "drop"

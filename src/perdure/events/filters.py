@@ -19,15 +19,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from perdure.errors import SettingsError, shorten
-
-if TYPE_CHECKING:
-    from perdure.events.sequences import Events
 
 FUNCTIONS = frozenset(
     ["abs", "ceil", "floor", "round", "sign", "mod", "sqrt", "ln", "exp", "lower", "upper", "length", "char_length",
@@ -141,57 +137,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return ends[name.split(".", 1)[-1]]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return close[0] if close else ""
-
-
-class Columns:
-    """The columns a filter or an answer may read: of events, of their items, of their users."""
-
-    def __init__(self, events: Events) -> None:
-        self.events = events
-        self.frame = events.columns()
-        self.own = self.frame.collect_schema().names()
-        self.items, self.users = events.items_table, events.users
-        self.of_items = [] if self.items is None else [f"item.{c}" for c in self.items.columns]
-        self.of_users = [] if self.users is None else [f"user.{c}" for c in self.users.columns]
-
-    @property
-    def known(self) -> list[str]:
-        """All names: event columns, `item.<name>`, `user.<name>`."""
-        return self.own + self.of_items + self.of_users
-
-    def column(self, name: str, rows: np.ndarray) -> pl.Series:
-        """Column `name` at those event rows."""
-        if self.items is not None and name in self.of_items:
-            return self.items[name.removeprefix("item.")].gather(np.asarray(self.events.items)[rows] - 2)
-        if self.users is not None and name in self.of_users:
-            owner = np.searchsorted(self.events.starts, rows, side="right") - 1
-            return self.users[name.removeprefix("user.")].gather(owner)
-        return self.frame.select(pl.col(name).gather(rows)).collect()[name]
-
-    def slice(self, names: list[str], offset: int, length: int) -> pl.DataFrame:
-        """Those columns of a run of event rows."""
-        rows = np.arange(offset, offset + length)
-        own = [n for n in names if n in self.own]
-        joined = [self.column(n, rows).alias(n) for n in names if n not in own]
-        return (
-            self.frame.select(own).slice(offset, length).collect().with_columns(joined) if own else pl.DataFrame(joined)
-        )
-
-    def select(self, expression: str, where: str) -> np.ndarray:
-        """(E,) bool over the events."""
-        return select(expression, self.known, self.slice, self.events.n_events, where=where)
-
-    def select_users(self, expression: str, where: str) -> np.ndarray:
-        """(U,) bool over the user rows."""
-        users = self.users if self.users is not None else pl.DataFrame()
-        return select(
-            expression,
-            users.columns,
-            lambda names, offset, length: users.select(names).slice(offset, length),
-            self.events.n_users,
-            where=where,
-            own="user.",
-        )
 
 
 class _Fault:

@@ -46,6 +46,14 @@ class Columns:
         """Number of events."""
         return len(self.codes["user"])
 
+    def series(self, name: str, rows: np.ndarray) -> pl.Series:
+        """Column `name` at those rows; times in seconds."""
+        if name == "time" and self.ticks is not None:
+            return pl.Series(self.ticks[rows] // self.per_second)
+        if name in self.numbers:
+            return self.numbers[name].gather(rows)
+        return self.texts[name].gather(pl.Series(self.codes[name][rows]).replace(-1, None))
+
 
 @dataclass
 class Gatherer:

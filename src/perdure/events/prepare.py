@@ -133,7 +133,7 @@ def _write_events(part: Path, columns: Columns, arranged: Arranged, times: np.nd
             if times is not None:
                 frame["time"] = pl.Series(times[begin : begin + SLICE])
             for name in extras:
-                frame[name] = _extra(columns, name, rows)
+                frame[name] = columns.series(name, rows)
                 digest.update(_bytes_of(frame[name]))
             yield pl.DataFrame(frame)
 
@@ -145,12 +145,6 @@ def _write_events(part: Path, columns: Columns, arranged: Arranged, times: np.nd
 def _chain(first: pl.DataFrame, rest: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
     yield first
     yield from rest
-
-
-def _extra(columns: Columns, name: str, rows: np.ndarray) -> pl.Series:
-    if name in columns.numbers:
-        return columns.numbers[name].gather(rows)
-    return columns.texts[name].gather(pl.Series(columns.codes[name][rows]).replace(-1, None))
 
 
 def _bytes_of(column: pl.Series) -> bytes:
@@ -198,7 +192,7 @@ def _user_columns(columns: Columns, arranged: Arranged) -> pl.DataFrame | None:
         return None
     rows = np.sort(arranged.rows)
     users = pl.Series("user", arranged.user_map[columns.codes["user"][rows]])
-    frame = pl.DataFrame([users, *(_extra(columns, name, rows).alias(name) for name in columns.user_columns)])
+    frame = pl.DataFrame([users, *(columns.series(name, rows).alias(name) for name in columns.user_columns)])
     return frame.group_by("user").agg(pl.all().drop_nulls().first()).sort("user").drop("user")
 
 
@@ -210,7 +204,7 @@ def data_card(columns: Columns, arranged: Arranged, books: Books, times: np.ndar
     left = arranged.left_out
     quantiles = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
     lengths = {f"{q:.0%}": int(np.quantile(counts, q, method="lower")) for q in quantiles} if users else {}
-    filtered = {name: left[name] for name in ("min_item_count", "min_user_count")}
+    filtered = {name: left[name] for name in ("where", "min_item_count", "min_user_count")}
     card = {
         "counts": {"events": stored, "users": users, "items": items},
         "books": {"received": books.received, "stored": stored, "duplicate": left["duplicate"],

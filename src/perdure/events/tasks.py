@@ -10,8 +10,9 @@ import numpy as np
 import polars as pl
 
 from perdure.errors import DataError, SettingsError
+from perdure.events.columns import Columns
 from perdure.events.examples import Examples, History, Sequences, Task, TaskData, check_no_leak
-from perdure.events.filters import Columns, nearest
+from perdure.events.filters import nearest
 from perdure.events.ids import Ids, nfc
 from perdure.events.splits import PARTS, TEST, TRAIN, VALID, Split, counts_in, partition, ragged
 

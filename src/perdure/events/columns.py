@@ -1,0 +1,64 @@
+"""What a filter or an answer may read of a log: columns of events, of their items, of their users."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from perdure.events.filters import select
+
+if TYPE_CHECKING:
+    from perdure.events.sequences import Events
+
+
+class Columns:
+    """The columns a filter or an answer may read: of events, of their items, of their users."""
+
+    def __init__(self, events: Events) -> None:
+        self.events = events
+        self.frame = events.columns()
+        self.own = self.frame.collect_schema().names()
+        self.items, self.users = events.items_table, events.users
+        self.of_items = [] if self.items is None else [f"item.{c}" for c in self.items.columns]
+        self.of_users = [] if self.users is None else [f"user.{c}" for c in self.users.columns]
+
+    @property
+    def known(self) -> list[str]:
+        """All names: event columns, `item.<name>`, `user.<name>`."""
+        return self.own + self.of_items + self.of_users
+
+    def column(self, name: str, rows: np.ndarray) -> pl.Series:
+        """Column `name` at those event rows."""
+        if self.items is not None and name in self.of_items:
+            return self.items[name.removeprefix("item.")].gather(np.asarray(self.events.items)[rows] - 2)
+        if self.users is not None and name in self.of_users:
+            owner = np.searchsorted(self.events.starts, rows, side="right") - 1
+            return self.users[name.removeprefix("user.")].gather(owner)
+        return self.frame.select(pl.col(name).gather(rows)).collect()[name]
+
+    def slice(self, names: list[str], offset: int, length: int) -> pl.DataFrame:
+        """Those columns of a run of event rows."""
+        rows = np.arange(offset, offset + length)
+        own = [n for n in names if n in self.own]
+        joined = [self.column(n, rows).alias(n) for n in names if n not in own]
+        return (
+            self.frame.select(own).slice(offset, length).collect().with_columns(joined) if own else pl.DataFrame(joined)
+        )
+
+    def select(self, expression: str, where: str) -> np.ndarray:
+        """(E,) bool over the events."""
+        return select(expression, self.known, self.slice, self.events.n_events, where=where)
+
+    def select_users(self, expression: str, where: str) -> np.ndarray:
+        """(U,) bool over the user rows."""
+        users = self.users if self.users is not None else pl.DataFrame()
+        return select(
+            expression,
+            users.columns,
+            lambda names, offset, length: users.select(names).slice(offset, length),
+            self.events.n_users,
+            where=where,
+            own="user.",
+        )
