@@ -76,5 +76,5 @@ def trial(kind: str, name: str, options: dict[str, Any]) -> None:
     """
     import torch
 
-    with torch.device("meta"):
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
         find(kind, name)(*([1] if kind == "encoders" else []), **options)

@@ -41,10 +41,13 @@ def load(path: str | Path, device: str = "cpu") -> UserModel:
     Raises:
         ModelError: names what is missing or damaged.
     """
+    import torch
+
     from perdure.model import store
 
     folder = locate(path)
-    model = store.load(folder, registry.find, device)
+    with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator before weights are read
+        model = store.load(folder, registry.find, device)
     model.folder = folder  # type: ignore[assignment]  # where its store may lie
     return model
 

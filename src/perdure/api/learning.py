@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 from perdure import registry
 from perdure.errors import MachineError, ModelError, SettingsError, UsageError
-from perdure.settings import Settings, load
+from perdure.settings import Settings, from_dict, load
 
 __all__ = ["Check", "Run", "Store", "check", "learn", "prepare", "report"]
 
 Evaluate = Callable[[Any, Any, str], Any]
+Recipe = str | Path | Mapping[str, Any]  # a TOML file, or what stands in one
 
 
 @dataclass(frozen=True)
@@ -85,16 +86,23 @@ class Run:
     seconds: float
 
 
-def prepare(recipe: str | Path, out: str | Path, *, overrides: Sequence[str] = ()) -> Store:
+def _settings(recipe: Recipe, overrides: Sequence[str]) -> Settings:
+    if isinstance(recipe, Mapping):
+        return from_dict(recipe, overrides, parts=registry)
+    return load(recipe, overrides, parts=registry)
+
+
+def prepare(recipe: Recipe, out: str | Path, *, overrides: Sequence[str] = ()) -> Store:
     """Turn the log that a recipe names into a store: sorted, memory-mapped, immutable.
 
     Args:
-        recipe: a TOML file. out: the store's folder; one with the same settings and sources is used as it is.
+        recipe: a TOML file, or the same as nested dicts.
+        out: the store's folder; one with the same settings and sources is used as it is.
 
     Raises:
         SettingsError, DataError, MachineError.
     """
-    return _store(_prepared(load(recipe, overrides, parts=registry), Path(out)))
+    return _store(_prepared(_settings(recipe, overrides), Path(out)))
 
 
 def _prepared(settings: Settings, folder: Path) -> Any:
@@ -108,7 +116,7 @@ def _store(events: Any) -> Store:
     return Store(str(events.folder), events.digest, events.n_users, events.n_items, events.n_events, dict(events.card))
 
 
-def check(recipe: str | Path, *, overrides: Sequence[str] = ()) -> Check:
+def check(recipe: Recipe, *, overrides: Sequence[str] = ()) -> Check:
     """Try everything but the training: settings, files, columns, filters, tasks, memory. Writes nothing that stays.
 
     Raises:
@@ -117,7 +125,7 @@ def check(recipe: str | Path, *, overrides: Sequence[str] = ()) -> Check:
     from perdure.api import plan
     from perdure.events import tasks
 
-    settings = load(recipe, overrides, parts=registry)
+    settings = _settings(recipe, overrides)
     plan.check_machine(settings)
     with tempfile.TemporaryDirectory(prefix="perdure-check-") as temporary, plan.threads(settings) as notes:
         folder = Path(settings.run.store) if settings.run.store else Path(temporary) / "store"
@@ -135,7 +143,7 @@ def check(recipe: str | Path, *, overrides: Sequence[str] = ()) -> Check:
             about = {"name": name, "kind": data.task.kind, **counts, "labels": len(data.labels)}
             told.append({**about, **sizes[name], "notes": data.notes})
         return Check(
-            str(recipe), events.n_users, events.n_items, events.n_events, settings.encoder.name, settings.tuning.name,
+            settings.file, events.n_users, events.n_items, events.n_events, settings.encoder.name, settings.tuning.name,
             backbone, memory, told, notes, settings.as_dict(),
         )  # fmt: skip
 
@@ -157,7 +165,7 @@ def _warnings(settings: Settings, datas: Mapping[str, Any]) -> list[str]:
 
 
 def learn(
-    recipe: str | Path,
+    recipe: Recipe,
     out: str | Path,
     *,
     overrides: Sequence[str] = (),
@@ -175,7 +183,7 @@ def learn(
         SettingsError, DataError, MachineError, UsageError: the folder is not empty, or there is nothing to resume.
         RunLocked: another process writes there. Interrupted: a signal came; all is saved.
     """
-    return run(load(recipe, overrides, parts=registry), out, resume=resume, show=show)
+    return run(_settings(recipe, overrides), out, resume=resume, show=show)
 
 
 def run(
@@ -316,11 +324,10 @@ def _taken_over(settings: Settings, events: Any) -> Any:
     """A model that knows the first task as another model learned it."""
     import torch
 
-    from perdure.api import plan
-    from perdure.model import store
+    from perdure.api import asking, plan
 
     where = "pretrain.model"
-    found = store.load(Path(str(settings.pretrain.model)), registry.find)
+    found = asking.load(str(settings.pretrain.model))
     first = next(iter(found.tasks), None)
     if first is None or first != settings.tasks[0].name:
         raise SettingsError(f"{where}: its first task is {first}", expected=settings.tasks[0].name, where=settings.file)

@@ -104,7 +104,8 @@ def memory_free() -> int | None:
 def fresh(settings: Settings, item_ids: Ids) -> UserModel:
     """The model before its first task, its backbone drawn from the run's seed."""
     generator = torch.Generator().manual_seed(seed_of(settings.run.seed, "backbone"))
-    return store.build(settings.spec(), item_ids, registry.find, generator)
+    with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator before `generator` does
+        return store.build(settings.spec(), item_ids, registry.find, generator)
 
 
 def sizes(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData]) -> tuple[int, dict[str, dict[str, int]]]:

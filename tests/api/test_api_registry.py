@@ -1,0 +1,44 @@
+"""The registry finds what lies in the folders, by the names of files, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+import perdure
+from perdure import registry
+
+
+@pytest.mark.parametrize("kind", list(registry.KINDS))
+def test_every_name_is_found(kind):
+    assert registry.names(kind) == sorted(registry.names(kind))
+    assert registry.names(kind)
+    for name in registry.names(kind):
+        assert registry.find(kind, name).name == name
+
+
+def test_what_issue_two_names_is_there():
+    assert {"finetune", "frozen", "pcl", "peterrec", "single"} <= set(registry.names("methods"))
+    assert {"gru4rec", "nextitnet", "sasrec"} <= set(registry.names("encoders"))
+    assert "next_item" in registry.names("objectives")
+    assert "table" in registry.names("formats")
+
+
+@pytest.mark.parametrize("name", ["pcll", "base", "__init__", "os", "../settings", "perdure.settings", ""])
+def test_other_names_are_refused(name):
+    with pytest.raises(perdure.UsageError):
+        registry.find("methods", name)
+
+
+def test_nearest_name():
+    with pytest.raises(perdure.UsageError, match="did you mean peterrec"):
+        registry.find("methods", "peterec")
+    with pytest.raises(perdure.UsageError, match="one of encoders"):
+        registry.names("metods")
+
+
+def test_list_tells_keeps_paper_and_summary():
+    told = {entry["name"]: entry for entry in perdure.list_("methods")}
+    assert told["pcl"]["keeps"] and not told["finetune"]["keeps"]
+    for kind in registry.KINDS:
+        for entry in perdure.list_(kind):
+            assert entry["summary"] and "\n" not in entry["summary"]

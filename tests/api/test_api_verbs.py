@@ -1,0 +1,158 @@
+"""The verbs from Python: what they take and give, and that they disturb nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+
+import numpy as np
+import pytest
+import torch
+from cli.small import make
+
+import perdure
+from perdure import registry
+from perdure.api import beginning, learning
+from perdure.settings import load
+
+
+def test_a_models_life(learned, tmp_path):
+    """The dozen lines of the README."""
+    _, run = learned
+    assert run.tasks == ["watch", "buy", "gender"] and run.forgetting == 0
+    answer = perdure.recommend(run.model, task="buy", history=["s0001", "s0013"], k=5)
+    assert len(answer["items"]) == 5
+    scores = perdure.evaluate(run.model, task="gender")
+    assert scores[0]["value"] == pytest.approx(run.scores["gender"], abs=1e-6)
+    told = perdure.embed(run.model, tmp_path / "users.parquet")
+    assert told["users"] == 120
+    assert perdure.show(run.folder)["R"] == run.matrix
+    assert perdure.write_report(run.folder).is_file()
+
+
+def test_a_recipe_from_python(learned, tmp_path):
+    recipe, run = learned
+    tables = tomllib.loads(recipe.read_text())
+    tables["data"]["path"] = str(recipe.parent / "world" / "events.csv")
+    tables["data"]["users"]["path"] = str(recipe.parent / "world" / "users.csv")
+    again = perdure.learn(tables, tmp_path / "run")
+    assert again.matrix == run.matrix
+    assert perdure.check(tables, overrides=["train.batch_size=7"]).settings["train"]["batch_size"] == 7
+
+
+def test_a_model_is_opened_once_and_asked_often(learned):
+    _, run = learned
+    model = perdure.load(run.model)
+    for task in ("watch", "buy", "gender"):
+        history = ["s0001", "s0002"]
+        once, often = (perdure.recommend(one, task=task, history=history, k=3) for one in (run.model, model))
+        assert once == often
+    assert perdure.recommend(model, task="gender", user="u0001")["source"] == "model"
+
+
+def test_a_user_is_asked_with_the_history_the_model_learned_from(learned):
+    _, run = learned
+    model = perdure.load(run.folder)
+    from perdure.api.asking import _compiled, _log
+
+    events = _log(model, None)
+    data = _compiled(model, events, ["buy"])["buy"]
+    row = int(data.test.users[0])
+    history = events.item_ids.text(data.history(row))
+    by_user = perdure.recommend(model, task="buy", user=events.user_ids.text(np.array([row]))[0])
+    by_history = perdure.recommend(model, task="buy", history=history)
+    assert by_user["items"] == by_history["items"] and by_user["scores"] == by_history["scores"]
+    assert not any(item.startswith("t") for item in history)  # answers are no part of it
+
+
+def test_threads_and_generators_are_left_as_they_were(learned, tmp_path):
+    recipe, _ = learned
+    torch.manual_seed(5)
+    before, state = torch.get_num_threads(), torch.get_rng_state()
+    perdure.learn(recipe, tmp_path / "run", overrides=["run.threads=2"])
+    assert torch.get_num_threads() == before
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_results_are_plain(learned):
+    _, run = learned
+    assert dataclasses.asdict(run)["tasks"] == run.tasks
+    assert all(isinstance(value, float) for row in run.matrix for value in row)
+
+
+@pytest.mark.parametrize("history", ["s0001", [1, 2], [["s0001"]]])
+def test_history_of_another_kind(learned, history):
+    with pytest.raises(perdure.UsageError):
+        perdure.recommend(learned[1].model, task="buy", history=history)
+
+
+def test_effective_settings_and_origin_are_kept(learned):
+    import json
+    from pathlib import Path
+
+    recipe, run = learned
+    told = json.loads((Path(run.folder) / "run.json").read_text())
+    settings = load(recipe, parts=registry)
+    assert told["settings"]["encoder"] == settings.as_dict()["encoder"]
+    assert told["origin"]["encoder.width"] == "recipe" and told["origin"]["train.clip"] == "default"
+    assert "threads" not in told["settings"]["run"] and told["threads"] == 1
+
+
+def test_metric_of_the_settings_decides(learned, tmp_path):
+    recipe, _ = learned
+    run = perdure.learn(recipe, tmp_path / "run", overrides=["evaluate.metric=hr@5", "evaluate.ks=[5]"])
+    assert run.metrics == {"watch": "hr@5", "buy": "hr@5", "gender": "accuracy"}
+
+
+def test_an_override_of_the_method_leaves_its_options_behind(learned, tmp_path):
+    recipe, _ = learned
+    settings = load(recipe, ["tuning.method=peterrec"], parts=registry)
+    assert "length" not in settings.tuning.options and "length" in settings.notes[0]
+    with pytest.raises(perdure.SettingsError, match="length"):
+        load(recipe, ["tuning.method=peterrec", "tuning.length=3"], parts=registry)
+
+
+def test_watcher_counts_answers_that_change():
+    watcher = beginning.Watcher()
+    watcher.first = {"a": np.zeros((3, 2), np.float32), "b": np.zeros((4, 2), np.float32)}
+    watcher.changed = {"a": 2, "b": 0}
+    assert watcher.told() == {"answers": 2, "of": 3}  # the last task has nothing after it
+
+
+def test_store_of_another_run_is_used(learned, tmp_path):
+    recipe, run = learned
+    settings = load(recipe, [f"run.store={run.folder}/store"], parts=registry)
+    again = learning.run(settings, tmp_path / "run", page=False)
+    assert again.report is None and again.matrix == run.matrix
+
+
+@pytest.mark.slow
+def test_quickstart_is_what_it_promises(tmp_path):
+    """Minutes: near the oracle, nothing forgotten by pcl, much by finetune."""
+    told = perdure.quickstart(tmp_path / "q")
+    assert told["seconds"] < 180
+    assert told["changed"]["answers"] == 0 and told["forgetting"] == 0
+    assert told["finetune"]["forgetting"] > 0.1
+    for task in told["tasks"]:
+        assert told["metrics"][task] > 0.75 * told["oracle"][task], task
+
+
+def test_quickstart_takes_over_what_was_pretrained(tmp_path, monkeypatch):
+    tables = beginning._tables
+
+    def short(*arguments):
+        made = tables(*arguments)
+        made["pretrain"]["epochs"] = made["train"]["epochs"] = 1
+        made["tasks"] = [task for task in made["tasks"] if task["name"] in ("watch", "gender")]
+        return made
+
+    monkeypatch.setattr(beginning, "_tables", short)
+    told = perdure.quickstart(tmp_path / "q", users=120)
+    assert told["finetune"]["matrix"][0] == told["matrix"][0]
+    assert told["alone"]["watch"] == told["matrix"][0][0]
+
+
+def test_recipe_of_the_quickstart_learns_the_same(tmp_path, monkeypatch):
+    recipe = make(tmp_path / "a", ("watch", "gender"))
+    once = perdure.learn(recipe, tmp_path / "once")
+    assert perdure.learn(recipe, tmp_path / "twice").matrix == once.matrix
