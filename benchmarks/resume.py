@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+METRICS = ("epoch", "row")  # notes and warnings may tell how a session was begun
 TIMES = ("seconds", "targets_per_second", "at", "peak_rss")
 
 
@@ -97,7 +98,7 @@ def outcome(out: Path) -> dict:
     return {
         "weights": {p.name: sha256(p.read_bytes()) for p in sorted((out / "model").rglob("*.safetensors"))},
         "matrix": json.loads((out / "matrix.json").read_text()),
-        "log": [{k: v for k, v in line.items() if k not in TIMES} for line in lines],
+        "log": [{k: v for k, v in line.items() if k not in TIMES} for line in lines if line["event"] in METRICS],
     }
 
 
@@ -137,9 +138,10 @@ def measure(kills: int, tasks: int, users: int, method: str, name: str, seed: in
                 continue
             trial += 1
             code = ended(session(out))
-            same = code == 0 and outcome(out) == expected
-            equal += same
-            verdict = "equal" if same else f"DIFFERENT, exit {code}"
+            found = outcome(out) if code == 0 else {}
+            different = [part for part in expected if found.get(part) != expected[part]]
+            equal += not different
+            verdict = f"DIFFERENT in {', '.join(different)}, exit {code}" if different else "equal"
             say(f"{trial}: stopped after {moment:.2f} s ({lines} log lines): {verdict}")
             _clear(out)
     return {

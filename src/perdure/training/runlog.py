@@ -115,7 +115,8 @@ class RunLog:
     def _begin(self) -> None:
         path = self.folder / "run.json"
         if not path.exists():
-            held = sorted(p.name for p in self.folder.iterdir() if p.name not in (*self.expected, "lock"))
+            names = [p.name for p in self.folder.iterdir() if not p.name.startswith(".")]
+            held = sorted(name for name in names if name not in (*self.expected, "lock"))
             if self.resume == "must":
                 raise UsageError(
                     "there is no run to resume here", where=str(self.folder), fix="use --resume auto to begin one"
@@ -127,8 +128,8 @@ class RunLog:
                     where=str(self.folder),
                     fix="choose another folder",
                 )
+            self.state("running", started=now())  # first of all: a folder with run.json is a run
             self.disk.write(self.folder / "log.jsonl", b"")
-            self.state("running", started=now())
         elif self.resume == "never":
             raise UsageError("there is a run here already", where=str(self.folder), fix="--resume auto continues it")
         else:
