@@ -256,7 +256,7 @@ def _begins(out: Path, settings: Settings, resume: str, expected: tuple[str, ...
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file", expected="a new or empty folder", where="--out")
     names = sorted(path.name for path in out.iterdir()) if out.exists() else []
-    held = [n for n in names if n not in (*expected, "lock") and not n.startswith(".store.part-")]  # swept by prepare
+    held = [n for n in names if n not in (*expected, "lock") and not n.startswith(".")]  # leftovers are swept
     if "run.json" in held:
         if resume == "never":
             raise UsageError("there is a run here already", where=str(out), fix="--resume auto continues it")
