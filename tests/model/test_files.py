@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
 from pathlib import Path
 
 import pytest
@@ -271,3 +272,32 @@ def test_shared_and_strided_tensors(tmp_path):
     files.write_folder(tmp_path / "m", {"a.safetensors": given}, {}, {})
     found = files.read_folder(tmp_path / "m").tensors["a.safetensors"]
     assert all(torch.equal(found[k], given[k]) for k in given)
+
+
+def test_readers_while_it_is_replaced(tmp_path):
+    """Every read gives one whole version, whatever the moment."""
+    folder, stop, seen, faults = tmp_path / "m", threading.Event(), set(), []
+    save(folder, 1)
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                found = files.read_folder(folder)
+            except ModelError as fault:
+                faults.append(fault)
+                return
+            n = found.manifest["n"]
+            seen.add(n)
+            if not same(found.tensors, content(n)):
+                faults.append(n)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for n in range(2, 80):
+        save(folder, n)
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert not faults
+    assert len(seen) > 5

@@ -20,9 +20,10 @@ import hashlib
 import json
 import re
 import stat
-from collections.abc import Container, Mapping
+import time
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -36,6 +37,8 @@ from perdure.model.disk import DISK, Disk, machine_faults
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 HEADER_LIMIT = 100_000_000  # bytes, as in safetensors itself
 MANIFEST_LIMIT = 64 * 2**20  # bytes
+TRIES = 100  # of a reader who meets a writer
+T = TypeVar("T")
 
 
 class Folder(NamedTuple):
@@ -285,8 +288,34 @@ def locate(folder: Path, name: str = "model.json") -> Path:
     return folder
 
 
+def _steadily(folder: Path, read: Callable[[], T]) -> T:
+    """`read()`, again when it failed while another process put a new folder in this one's place."""
+
+    def standing() -> tuple[int, ...] | None:
+        with contextlib.suppress(OSError):
+            info = folder.stat()
+            return info.st_dev, info.st_ino, info.st_mtime_ns
+        return None
+
+    for left in reversed(range(TRIES)):
+        before = standing()
+        try:
+            return read()
+        except ModelError:
+            after = standing()
+            aside = after is None and beside(folder)[1].exists()
+            if left == 0 or (before == after and not aside):
+                raise
+            time.sleep(0.001)
+    raise ModelError("the folder is being replaced again and again", where=str(folder))
+
+
 def read_manifest(folder: Path, *, name: str = "model.json", disk: Disk = DISK) -> dict[str, Any]:
-    """The manifest alone, checked against its own digest; no other file is opened."""
+    """The manifest alone, checked against its own digest; no other file is opened. Raises ModelError."""
+    return _steadily(Path(folder), lambda: _manifest(Path(folder), name, disk))
+
+
+def _manifest(folder: Path, name: str, disk: Disk) -> dict[str, Any]:
     folder = locate(folder, name)
     where = f"{folder}/{name}"
     data = _plain_file(folder, name, MANIFEST_LIMIT, disk)
@@ -321,16 +350,12 @@ def read_folder(
     Raises:
         ModelError: naming the file (and tensor) that is missing, damaged, linked, unsafe or not finite.
     """
-    for _ in range(8):
-        manifest = read_manifest(folder, name=name, disk=disk)
-        try:
-            return _read(locate(folder, name), manifest, only, disk)
-        except ModelError:  # damage, unless a new folder took this one's place while we read
-            with contextlib.suppress(ModelError):
-                if read_manifest(folder, name=name, disk=disk)["digest"] != manifest["digest"]:
-                    continue
-            raise
-    raise ModelError("the folder is being replaced again and again", where=str(folder))
+
+    def read() -> Folder:
+        manifest = _manifest(Path(folder), name, disk)
+        return _read(locate(folder, name), manifest, only, disk)
+
+    return _steadily(Path(folder), read)
 
 
 def _read(folder: Path, manifest: dict[str, Any], only: Container[str] | None, disk: Disk) -> Folder:
