@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -219,6 +220,63 @@ def test_the_best_state_is_restored_and_patience_ends_it():
     assert all(torch.equal(t, states[1][n]) for n, t in model.state_dict().items())
     assert [line["valid"] for line in spy.lines] == [0.1, 0.3, 0.2, 0.2]
     assert set(spy.lines[0]) >= {"task", "stage", "epoch", "loss", "valid", "seconds", "targets_per_second"}
+
+
+def test_the_best_state_survives_a_resume():
+    """Best in epoch 1, stopped after epoch 2: what is restored at the end was never seen by the second session."""
+
+    class Stop(Spy):
+        def save(self, snapshot) -> None:
+            if len(self.lines) == 2:
+                tensors, document = snapshot
+                self.tensors = {f: {n: t.clone() for n, t in many.items()} for f, many in tensors.items()}
+                self.document = json.loads(json.dumps(document))
+                raise KeyboardInterrupt
+
+    def session(model, keeper=None, resume=None, values=()):
+        settings, rng = TrainSettings(epochs=3, learning_rate=0.1), torch.Generator()
+        score = iter(values)
+        validate = lambda: next(score)  # noqa: E731
+        return fit(
+            model,
+            "t",
+            "s",
+            settings,
+            loader=Tape(),
+            rng=rng,
+            fabric=FABRIC,
+            validate=validate,
+            keeper=keeper,
+            resume=resume,
+        )
+
+    whole, first, second = (Toy(Rule(everything)) for _ in range(3))
+    for drop in (whole, first, second):
+        drop.body[1].p = 0.0
+        drop.head.load_state_dict(whole.head.state_dict())
+        drop.body.load_state_dict(whole.body.state_dict())
+    session(whole, values=[0.9, 0.2, 0.1])
+    stop = Stop()
+    with pytest.raises(KeyboardInterrupt):
+        session(first, stop, values=[0.9, 0.2])
+    second.load_state_dict(first.state_dict())
+    at = session(second, None, (stop.tensors, stop.document), values=[0.1])
+    assert (at.best, at.best_epoch, at.epoch) == (0.9, 1, 3)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_loss_learns_the_same():
+    """Eager and compiled agree; the first call compiles (most of a minute on two cores)."""
+    models = [Toy(Rule(everything)) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    for model, compiled in zip(models, (False, True), strict=True):
+        model.body[1].p = 0.0
+        rng = torch.Generator()
+        fit(model, "t", "s", TrainSettings(epochs=2), loader=Tape(), rng=rng, fabric=FABRIC, compiled=compiled)
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
 
 
 def test_evaluate_every_and_the_last_epoch():
