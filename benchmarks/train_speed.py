@@ -2,9 +2,9 @@
 
     python benchmarks/train_speed.py EVENTS.parquet --user user_id --item item_id --order position [--length 50 200]
 
-The reference of the same run is the plain PyTorch way: the same encoder and batches, all logits at once, F.cross_entropy,
-PyTorch's dropout. A target is a position whose next item is predicted. Steps are timed by CPU seconds; the median of the
-steps after a warm-up counts, mean targets a step over it.
+The reference of the same run is the plain PyTorch way: the same encoder and batches, all logits at once,
+F.cross_entropy, PyTorch's dropout. A target is a position whose next item is predicted. Steps are timed by CPU
+seconds; the median of the steps after a warm-up counts, mean targets a step over it.
 """
 
 from __future__ import annotations
@@ -42,12 +42,16 @@ def sequences_of(args: argparse.Namespace) -> tuple[Sequences, Examples, int]:
     return Sequences(items, starts), examples, int(items.max()) - 1
 
 
-def run(args: argparse.Namespace, data: tuple[Sequences, Examples, int], length: int, plain: bool) -> tuple[float, float]:
+def run(
+    args: argparse.Namespace, data: tuple[Sequences, Examples, int], length: int, plain: bool
+) -> tuple[float, float]:
     """Targets per CPU-second and seconds of CPU a step."""
     sequences, examples, n_items = data
     rng = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    encoder = SASRec(n_items, max_length=length, heads=args.heads, dropout=args.dropout, attention_dropout=args.attention_dropout)
+    encoder = SASRec(
+        n_items, max_length=length, heads=args.heads, dropout=args.dropout, attention_dropout=args.attention_dropout
+    )
     encoder.reset(rng)
     encoder.train()
     objective, optimizers = NextItem(), make_optimizers(encoder.parameters(), TrainSettings())

@@ -109,5 +109,9 @@ class PromiseBroken(PerdureError):
 
 def shorten(value: object, limit: int = 100) -> str:
     """`value` as one printable line of at most `limit` characters, control characters escaped."""
-    text = str(value).encode("unicode_escape", "backslashreplace").decode("ascii") if not str(value).isprintable() else str(value)
+    text = (
+        str(value).encode("unicode_escape", "backslashreplace").decode("ascii")
+        if not str(value).isprintable()
+        else str(value)
+    )
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -45,7 +45,9 @@ def card(name: str, kind: str) -> TaskCard:
     """A task over all items, or over Y labels, some of which are items."""
     n = N if kind == "next_item" else Y
     label_items = np.arange(2, n + 2, dtype=np.int32) if kind != "one_of" else np.full(n, -1, dtype=np.int32)
-    return TaskCard(name, kind, Ids([f"i{i:02d}" for i in range(n)]), label_items, np.arange(n), f"what a user does: {name}")
+    return TaskCard(
+        name, kind, Ids([f"i{i:02d}" for i in range(n)]), label_items, np.arange(n), f"what a user does: {name}"
+    )
 
 
 def learn(model: UserModel, name: str, kind: str, steps: int = 3, seed: int = 0) -> None:

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from perdure.events.batch import Batch
 
-
 VARIANTS = {"sasrec": [{"block": "prenorm", "heads": 2}], "nextitnet": [{"norm": "pre"}], "gru4rec": [{"blocks": 2}]}
 CASES = [(name, options) for name in members.ENCODERS for options in ({}, *VARIANTS.get(name, []))]
 
@@ -51,7 +50,9 @@ def test_every_site_has_a_role(encoder):
 @torch.inference_mode()
 def test_more_padding_never_changes_an_answer(encoder):
     data = members.batch(1)
-    longer = replace(data, items=F.pad(data.items[:, : members.T - 2], (0, 2)), lengths=data.lengths.clamp(max=members.T - 2))
+    longer = replace(
+        data, items=F.pad(data.items[:, : members.T - 2], (0, 2)), lengths=data.lengths.clamp(max=members.T - 2)
+    )
     short = Batch(longer.items[:, : members.T - 2], longer.lengths)
     torch.testing.assert_close(encoder.last(encoder(longer), longer), encoder.last(encoder(short), short))
 

@@ -21,7 +21,12 @@ VARIANTS = {
         {"insertion": "parallel", "parallel_skip": True},
         {"patches": "one", "cardinality": 2, "tune_norms": False},
     ],
-    "pcl": [{"context": "prefix"}, {"context": "gate", "init_std": 0.1}, {"values": "text"}, {"values": "none", "length": 3}],
+    "pcl": [
+        {"context": "prefix"},
+        {"context": "gate", "init_std": 0.1},
+        {"values": "text"},
+        {"values": "none", "length": 3},
+    ],
 }
 CASES = [(*pair, {}) for pair in members.PAIRS]
 CASES += [("sasrec", method, options) for method, variants in VARIANTS.items() for options in variants]

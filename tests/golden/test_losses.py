@@ -33,7 +33,10 @@ def test_softmax_loss_and_its_gradients_are_the_full_cross_entropy(columns, with
     rows = torch.randint(m, (m + 3,), generator=g)
     targets = torch.randint(n, (m + 3,), generator=g)
     values = []
-    for f in (lambda *x: losses.softmax_loss(x[0], x[1], targets, rows=rows, bias=x[2]), lambda *x: reference(*x, targets, rows)):
+    for f in (
+        lambda *x: losses.softmax_loss(x[0], x[1], targets, rows=rows, bias=x[2]),
+        lambda *x: reference(*x, targets, rows),
+    ):
         leaves = [t if t is None else t.clone().requires_grad_() for t in (h, table, bias)]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(losses, "COLUMNS", columns)
@@ -90,7 +93,7 @@ def test_log_q_makes_sampled_softmax_estimate_the_full_one():
     h, table = torch.randn(1, 4, generator=g), torch.randn(50, 4, generator=g)
     sampler = Negatives(torch.arange(50), alpha=0.75)
     drawn = sampler.draw((200_000,), g)
-    negative = (h @ table[drawn].T)
+    negative = h @ table[drawn].T
     estimate = torch.logsumexp(negative - sampler.log_q[drawn] - math.log(200_000), 1)
     torch.testing.assert_close(estimate, torch.logsumexp(h @ table.T, 1), rtol=0.01, atol=0.02)
 

@@ -67,7 +67,10 @@ class NextItNet(Encoder):
         self.layers["input"] = EventEmbedding(n_items, width, 0, dropout, sparse=sparse)
         for i, dilation in enumerate(dilations):
             for j in (1, 2):
-                parts = [(f"block{i}/conv{j}", CausalConv(width, kernel, dilation * j)), (f"block{i}/norm{j}", Norm(width, relu=True))]
+                parts = [
+                    (f"block{i}/conv{j}", CausalConv(width, kernel, dilation * j)),
+                    (f"block{i}/norm{j}", Norm(width, relu=True)),
+                ]
                 for site, layer in parts if norm == "post" else reversed(parts):
                     self.layers[site] = layer
 

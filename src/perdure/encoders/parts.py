@@ -1,8 +1,8 @@
 """Layers that several encoders are made of. Each is one site; its `role` tells a method what it may do there.
 
-    input   histories become vectors: prompts enter here
-    mix     an attention, feed-forward, convolution or recurrent layer: adapters and masks go here
-    norm    a normalisation (with its activation, where the paper joins them): cheap to re-tune per task
+input   histories become vectors: prompts enter here
+mix     an attention, feed-forward, convolution or recurrent layer: adapters and masks go here
+norm    a normalisation (with its activation, where the paper joins them): cheap to re-tune per task
 """
 
 from __future__ import annotations
@@ -33,7 +33,13 @@ class EventEmbedding(nn.Module):
     role: ClassVar[str] = "input"
 
     def __init__(
-        self, n_items: int, width: int, positions: int = 0, dropout: float = 0.0, scale: bool = False, sparse: bool = False
+        self,
+        n_items: int,
+        width: int,
+        positions: int = 0,
+        dropout: float = 0.0,
+        scale: bool = False,
+        sparse: bool = False,
     ) -> None:
         super().__init__()
         self.items = nn.Parameter(torch.zeros(n_items + 2, width))

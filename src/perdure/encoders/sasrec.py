@@ -71,7 +71,9 @@ class SASRec(Encoder):
         super().__init__(n_items, width, max_length)
         if width % heads:
             raise SettingsError(
-                f"width {width} is not a multiple of heads {heads}", where="encoder.width, encoder.heads", fix="choose heads that divide width"
+                f"width {width} is not a multiple of heads {heads}",
+                where="encoder.width, encoder.heads",
+                fix="choose heads that divide width",
             )
         self.blocks, self.block = blocks, block
         self.layers["input"] = EventEmbedding(n_items, width, max_length, dropout, scale=True, sparse=sparse)
@@ -107,7 +109,9 @@ class SASRec(Encoder):
         def cut(x: Tensor) -> Tensor:
             return x if ends is None else last(x, ends)[:, None]  # (B, Q, d)
 
-        seen = [] if ends is None else [torch.arange(x.shape[1], device=x.device) < ends.clamp(min=1)[:, None]]  # (B, T)
+        seen = (
+            [] if ends is None else [torch.arange(x.shape[1], device=x.device) < ends.clamp(min=1)[:, None]]
+        )  # (B, T)
         if self.block == "prenorm":
             memory = layer("norm1", x)  # (B, T, d)
             x = cut(x) + layer("attention", cut(memory), memory, *seen)  # (B, Q, d)

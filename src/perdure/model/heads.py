@@ -1,8 +1,8 @@
 """One head per kind of task: user vector -> scores, and the loss that trains it.
 
-    next_item   s_i = u . E_i (+ b_i)     E the item table the encoder reads with (tied) or a table of its own
-    item        s_y = u . W_y + b_y       many positives a user: mean cross-entropy over them
-    one_of      s_y = u . W_y + b_y       cross-entropy
+next_item   s_i = u . E_i (+ b_i)     E the item table the encoder reads with (tied) or a table of its own
+item        s_y = u . W_y + b_y       many positives a user: mean cross-entropy over them
+one_of      s_y = u . W_y + b_y       cross-entropy
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class ItemTableHead(nn.Module):
 
     def __init__(self, n_items: int, width: int, generator: torch.Generator, tied: bool = True) -> None:
         super().__init__()
-        self.table = None if tied else nn.Parameter(torch.empty(n_items + 2, width).normal_(std=0.02, generator=generator))
+        self.table = (
+            None if tied else nn.Parameter(torch.empty(n_items + 2, width).normal_(std=0.02, generator=generator))
+        )
         self.bias = None if tied else nn.Parameter(torch.zeros(n_items + 2))
 
     def weights(self, item_table: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -1,6 +1,6 @@
 """A model is a folder.                                                                      [reads, writes]
 
-    model.json             format version; encoder, method and objective with their settings; task cards; SHA-256 of files
+    model.json             format version; encoder, method, objective and their settings; task cards; SHA-256 of files
     backbone.safetensors   method.safetensors   objective.safetensors (where it has weights)
     tasks/<name>.safetensors   that task's overlay, head, labels and popularity: one file per task
     items.parquet          the ids the backbone reads, in row order
@@ -85,7 +85,10 @@ def load(folder: Path | str, find: Find, device: str | torch.device = "cpu") -> 
     version = manifest.get("format")
     if version != FORMAT:
         raise ModelError(
-            f"model format {version}", expected=f"format {FORMAT}", where=where, fix="use the release of perdure that wrote it"
+            f"model format {version}",
+            expected=f"format {FORMAT}",
+            where=where,
+            fix="use the release of perdure that wrote it",
         )
     try:
         frame = pl.read_parquet(io.BytesIO(found.documents["items.parquet"]))
@@ -95,7 +98,9 @@ def load(folder: Path | str, find: Find, device: str | torch.device = "cpu") -> 
     except (KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as fault:
         raise ModelError(f"model.json does not describe a model: {fault!r}", where=where) from None
     if len(item_ids) != manifest.get("items"):
-        raise ModelError(f"{len(item_ids)} ids in items.parquet", expected=f"{manifest.get('items')}", where=str(folder))
+        raise ModelError(
+            f"{len(item_ids)} ids in items.parquet", expected=f"{manifest.get('items')}", where=str(folder)
+        )
     _fill(model.backbone, found.tensors.get("backbone.safetensors", {}), f"{folder}/backbone.safetensors")
     for card in cards:
         file = f"tasks/{card['name']}.safetensors"
@@ -162,11 +167,18 @@ def _texts(ids: Ids) -> list[str]:
 def _readme(model: UserModel, extra: Mapping[str, Any]) -> str:
     """A card for people."""
     spec, lines = model.spec, ["# A user model made with perdure", ""]
-    lines += [f"Encoder `{spec['encoder']['name']}`, tuning method `{spec['method']['name']}`, {len(model.item_ids)} items.", ""]
+    lines += [
+        f"Encoder `{spec['encoder']['name']}`, tuning method `{spec['method']['name']}`, {len(model.item_ids)} items.",
+        "",
+    ]
     lines += ["| task | kind | labels | numbers stored |", "|---|---|---|---|"]
     for name, card in model.tasks.items():
         stored = sum(p.numel() for p in model.heads[name].state_dict().values())
         stored += sum(p.numel() for p in model.overlays[name].state_dict().values()) if name in model.overlays else 0
         lines.append(f"| {name} | {card.kind} | {len(card.labels)} | {stored:,} |")
-    lines += ["", f"Data: `{extra.get('data_digest', 'not recorded')}`. Ask it with `perdure recommend` or `perdure.recommend`.", ""]
+    lines += [
+        "",
+        f"Data: `{extra.get('data_digest', 'not recorded')}`. Ask it with `perdure recommend` or `perdure.recommend`.",
+        "",
+    ]
     return "\n".join(lines)

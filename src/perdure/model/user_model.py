@@ -62,6 +62,10 @@ class ByTask(nn.Module):
     def __contains__(self, task: str) -> bool:
         return f"task/{task}" in self._modules
 
+    def get(self, task: str | None) -> nn.Module | None:
+        """The module of a task, or None where it has none."""
+        return self._modules.get(f"task/{task}")
+
 
 class UserModel(nn.Module):
     """Backbone + overlays + heads.
@@ -84,7 +88,9 @@ class UserModel(nn.Module):
     def add(self, card: TaskCard, generator: torch.Generator) -> None:
         """Make room for a task: its head and its overlay, drawn from `generator`, on the backbone's device."""
         if card.name in self.tasks:
-            raise UsageError(f"the model already knows a task {card.name!r}", fix="choose another name or resume the run")
+            raise UsageError(
+                f"the model already knows a task {card.name!r}", fix="choose another name or resume the run"
+            )
         device = self.backbone.item_table.device
         head: nn.Module
         if card.kind == "next_item":
@@ -107,7 +113,9 @@ class UserModel(nn.Module):
     def card(self, task: str) -> TaskCard:
         """The card of a task; UsageError names those that exist."""
         if task not in self.tasks:
-            raise UsageError(f"no task {task!r} in this model", expected="one of " + ", ".join(self.tasks), where="task")
+            raise UsageError(
+                f"no task {task!r} in this model", expected="one of " + ", ".join(self.tasks), where="task"
+            )
         return self.tasks[task]
 
     def is_first(self, task: str) -> bool:
@@ -123,7 +131,7 @@ class UserModel(nn.Module):
         return self.backbone.vector(batch, self._via(batch, task))
 
     def _via(self, batch: Batch, task: str | None) -> Via:
-        overlay = self.overlays[task] if task is not None and task in self.overlays else None
+        overlay = self.overlays.get(task)
         return plain if overlay is None else overlay.via(batch)  # type: ignore[operator]
 
     def item_table(self, task: str) -> Tensor:

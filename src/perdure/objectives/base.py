@@ -30,11 +30,17 @@ class Objective(nn.Module, ABC):
 
     def prepare(self, counts: Tensor) -> None:
         """Told once before training: counts (N,) of each item in the training histories."""
-        return None
+        return
 
     @abstractmethod
     def loss(
-        self, encode: Encode, table: Tensor, bias: Tensor | None, batch: Batch, rng: torch.Generator, sparse: bool = False
+        self,
+        encode: Encode,
+        table: Tensor,
+        bias: Tensor | None,
+        batch: Batch,
+        rng: torch.Generator,
+        sparse: bool = False,
     ) -> Tensor:
         """Scalar loss of one batch.
 

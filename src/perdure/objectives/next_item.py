@@ -74,7 +74,13 @@ class NextItem(Objective):
         self.sampler = Negatives(counts, self.alpha)
 
     def loss(
-        self, encode: Encode, table: Tensor, bias: Tensor | None, batch: Batch, rng: torch.Generator, sparse: bool = False
+        self,
+        encode: Encode,
+        table: Tensor,
+        bias: Tensor | None,
+        batch: Batch,
+        rng: torch.Generator,
+        sparse: bool = False,
     ) -> Tensor:
         """Scalar: mean loss over all valid positions of windows of T + 1 events."""
         times = None if batch.times is None else batch.times[:, :-1]

@@ -36,7 +36,7 @@ class Overlay(nn.Module):
         return plain
 
     def item_table(self, backbone_table: Tensor) -> Tensor:
-        """(N + 2, d) vectors that a tied head of this task scores with: the backbone's unless the overlay has its own."""
+        """(N + 2, d) vectors a tied head of this task scores with: the backbone's unless the overlay has its own."""
         return backbone_table
 
     def settle(self) -> None:
@@ -69,11 +69,11 @@ class Method(nn.Module, ABC):
 
     def enter(self, stage: str, model: UserModel, task: str) -> None:
         """Before a stage."""
-        return None
+        return
 
     def leave(self, stage: str, model: UserModel, task: str) -> None:
         """After a stage; the best weights are in place."""
-        return None
+        return
 
     def loss(self, model: UserModel, task: str, batch: Batch, rng: torch.Generator, progress: float) -> Tensor:
         """Scalar. The task's own loss unless the method adds to it; progress in [0, 1] through the stage."""
@@ -86,7 +86,7 @@ class Method(nn.Module, ABC):
 
 def added(model: UserModel, task: str) -> list[nn.Parameter]:
     """Parameters of the task's own overlay and head."""
-    overlay = model.overlays[task] if task in model.overlays else None
+    overlay = model.overlays.get(task)
     return [*(overlay.parameters() if overlay is not None else ()), *model.heads[task].parameters()]
 
 

@@ -22,8 +22,9 @@ p^_k does not depend on the user, so after training the attention collapses into
 addition at inference, and later tasks cannot move it.
 
 Differs: the paper gives neither numbers nor code; t, H, the values and where the context enters are options here. Texts
-are encoded by hashed words and a fixed random projection instead of a sentence transformer (no download). Prompts stand on real events only: a user with m < t events gets the last m rows of p^_k. The context
-starts at zero (W_o = 0), so a new task begins as the frozen backbone exactly; so does p_k unless `init_std` > 0.
+are encoded by hashed words and a fixed random projection instead of a sentence transformer (no download). Prompts stand
+on real events only: a user with m < t events gets the last m rows of p^_k. The context starts at zero (W_o = 0), so a
+new task begins as the frozen backbone exactly; so does p_k unless `init_std` > 0.
 """
 
 from __future__ import annotations
@@ -115,7 +116,9 @@ class Prompt(Overlay):
                 return y
             row = torch.arange(y.shape[1], device=y.device) - batch.lengths[:, None] + len(p)  # (B, T)
             inside = (row >= 0) & (row < len(p))  # (B, T)
-            y = y + F.embedding(torch.where(inside, row + 1, 0), F.pad(p, (0, 0, 1, 0)))  # (B, T, d), row 0 adds nothing
+            y = y + F.embedding(
+                torch.where(inside, row + 1, 0), F.pad(p, (0, 0, 1, 0))
+            )  # (B, T, d), row 0 adds nothing
             return y if token is None else torch.cat([token.expand(len(y), 1, -1), y], 1)  # (B, 1 + T, d)
 
         return via
@@ -162,7 +165,9 @@ class PCL(Method):
         if self.values == "none":
             return Prompt(position, None, self.context)
         names = list(model.tasks)[: list(model.tasks).index(card.name) + 1]
-        g = torch.stack([hashed_words(f"{n} {model.tasks[n].kind} {model.tasks[n].description}", self.text_width) for n in names])
+        g = torch.stack(
+            [hashed_words(f"{n} {model.tasks[n].kind} {model.tasks[n].description}", self.text_width) for n in names]
+        )
         memory = torch.stack([_memory(model, n) for n in names[:-1]]) if self.values == "memory" else None  # (k - 1, d)
         heads = math.gcd(self.heads, width)
         return Prompt(position, Context(width, heads, g, memory, generator), self.context)
@@ -174,5 +179,5 @@ class PCL(Method):
 
 def _memory(model: UserModel, task: str) -> Tensor:
     """(d,) mean over positions of a learned task's prompt; zeros for a task without one."""
-    overlay = model.overlays[task] if task in model.overlays else None
+    overlay = model.overlays.get(task)
     return overlay.prompt.detach().mean(0).cpu() if isinstance(overlay, Prompt) else torch.zeros(model.backbone.width)

@@ -63,7 +63,10 @@ class Patches(Overlay):
         super().__init__()
         self.patches = nn.ModuleDict(patches)
         self.norms = nn.ModuleDict(
-            {site: nn.ParameterDict({n: p.detach().clone() for n, p in layer.named_parameters()}) for site, layer in norms.items()}
+            {
+                site: nn.ParameterDict({n: p.detach().clone() for n, p in layer.named_parameters()})
+                for site, layer in norms.items()
+            }
         )
         self.parallel, self.skip = parallel, skip
 
