@@ -167,3 +167,11 @@ def test_a_pretrained_backbone_is_taken_over_by_another_method(tmp_path):
     assert then.matrix[0] == first.matrix[0]
     with pytest.raises(SettingsError, match="has moved its backbone"):
         perdure.learn(recipe, tmp_path / "no", overrides=[*encoder, f"pretrain.model={then.model}"])
+
+
+def test_epochs_are_drawn_for_tensorboard_when_asked(tmp_path):
+    pytest.importorskip("tensorboard", reason="the extra track is not installed")
+    recipe = make(tmp_path / "a", ("watch",))
+    run = perdure.learn(recipe, tmp_path / "run", overrides=["run.tensorboard=true"])
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+    assert run.matrix == perdure.learn(recipe, tmp_path / "plain").matrix

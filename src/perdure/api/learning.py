@@ -223,7 +223,8 @@ def run(
         if started is not None:
             started(events, datas)
         evaluate = _evaluator(settings)
-        with RunLog(out, _identity(settings, events), resume=resume, expected=("store", *expected)) as log:
+        identity, held = _identity(settings, events), ("store", *expected)
+        with RunLog(out, identity, resume=resume, expected=held, tensorboard=settings.run.tensorboard) as log:
             if not log.resuming:
                 for note in notes:
                     log.log("warning", text=note)
@@ -285,9 +286,9 @@ def _settings_of(out: Path) -> Any:
 
 
 def _effective(settings: Settings) -> dict[str, Any]:
-    """The settings that a result depends on: threads, names and folders change none."""
+    """The settings that a result depends on: threads, names, folders and where epochs are drawn change none."""
     told = settings.as_dict()
-    told["run"] = {key: value for key, value in told["run"].items() if key not in ("threads", "store", "name")}
+    told["run"] = {key: value for key, value in told["run"].items() if key not in ("threads", "store", "name", "tensorboard")}
     return told
 
 

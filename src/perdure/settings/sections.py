@@ -81,6 +81,7 @@ class RunSettings(BaseModel):
         precision: "32-true" or "bf16-mixed".
         compile: run the loss through torch.compile.
         name: a title for the report.
+        tensorboard: also write the epochs for TensorBoard, into OUT/tensorboard; needs the extra `track`.
         store: a folder to keep the prepared data in and find it again; by default OUT/store.
     """
 
@@ -92,6 +93,7 @@ class RunSettings(BaseModel):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = False
     name: str | None = Field(None, max_length=200)
+    tensorboard: bool = False
     store: str | None = None
 
 
