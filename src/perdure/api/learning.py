@@ -288,7 +288,8 @@ def _settings_of(out: Path) -> Any:
 def _effective(settings: Settings) -> dict[str, Any]:
     """The settings that a result depends on: threads, names, folders and where epochs are drawn change none."""
     told = settings.as_dict()
-    told["run"] = {key: value for key, value in told["run"].items() if key not in ("threads", "store", "name", "tensorboard")}
+    free = ("threads", "store", "name", "tensorboard")
+    told["run"] = {key: value for key, value in told["run"].items() if key not in free}
     return told
 
 
