@@ -107,22 +107,40 @@ class Attention(nn.Module):
         """Queries from x, keys and values from memory.
 
         Args:
-            x: (B, Q, d); memory: (B, T, d), x when None.
-            seen: (B, T) bool, what every query may look at; None: query t looks at events up to t (Q = T).
+            x: (B, T, d), or (B, 1, d) with `seen`.
+            memory: (B, T, d), x when None.
+            seen: (B, T) bool, what the one query a user may look at; None: query t looks at events up to t.
 
         Returns:
-            (B, Q, d)
+            As x.
         """
         b, t, d = x.shape
         memory = x if memory is None else memory
-        q = self.query(x).view(b, t, self.heads, -1).transpose(1, 2)  # (B, heads, Q, d/heads)
-        kv = self.key_value(memory).view(b, memory.shape[1], 2, self.heads, -1)  # (B, T, 2, heads, d/heads)
-        k, v = kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2)  # (B, heads, T, d/heads)
-        p = self.attention_dropout if self.training else 0.0
-        mask = None if seen is None else seen[:, None, None]  # (B, 1, 1, T)
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=seen is None, dropout_p=p)  # (B, heads, Q, d/heads)
-        y = self.out(y.transpose(1, 2).reshape(b, t, d))  # (B, Q, d)
-        return dropout(y, self.dropout, self.training)
+        q = self.query(x).view(b, t, self.heads, -1).transpose(1, 2)  # (B, heads, T, d/heads)
+        if seen is not None:
+            y = self._one_query(q[:, :, 0], memory, seen)  # (B, 1, d)
+        else:
+            k, v = self.key_value(memory).view(b, t, 2, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, T, d/heads)
+            p = self.attention_dropout if self.training else 0.0
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)  # (B, heads, T, d/heads)
+            y = y.transpose(1, 2).reshape(b, t, d)  # (B, T, d)
+        return dropout(self.out(y), self.dropout, self.training)
+
+    def _one_query(self, q: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
+        """The same for one query a user, without keys and values of every event: T d work a head instead of T d^2.
+
+        q . (W_k x + b_k) = (W_k' q) . x + a constant that the softmax drops; sum_t a_t (W_v x_t + b_v) =
+        W_v (sum_t a_t x_t) + b_v sum_t a_t.
+        """
+        w_k, w_v = self.key_value.weight.view(2, self.heads, -1, memory.shape[-1])  # (heads, d/heads, d)
+        b_v = self.key_value.bias.view(2, self.heads, -1)[1]  # (heads, d/heads)
+        probe = torch.einsum("bhk,hkd->bhd", q, w_k) / math.sqrt(q.shape[-1])  # (B, heads, d)
+        scores = (probe @ memory.transpose(1, 2)).masked_fill(~seen[:, None], -torch.inf)  # (B, heads, T)
+        weights = dropout(torch.softmax(scores, -1), self.attention_dropout, self.training)  # (B, heads, T)
+        y = (
+            torch.einsum("bhd,hkd->bhk", weights @ memory, w_v) + weights.sum(-1, keepdim=True) * b_v
+        )  # (B, heads, d/heads)
+        return y.flatten(1)[:, None]  # (B, 1, d)
 
 
 class FeedForward(nn.Module):
