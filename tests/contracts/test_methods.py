@@ -27,6 +27,7 @@ VARIANTS = {
         {"values": "text"},
         {"values": "none", "length": 3},
     ],
+    "piggyback": [{"tune_vectors": True}],
 }
 CASES = [(*pair, {}) for pair in members.PAIRS]
 CASES += [("sasrec", method, options) for method, variants in VARIANTS.items() for options in variants]

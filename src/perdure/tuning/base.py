@@ -20,7 +20,17 @@ from perdure.events.batch import Batch
 if TYPE_CHECKING:
     from perdure.model.user_model import TaskCard, UserModel
 
-__all__ = ["Method", "Overlay", "added", "everything", "own_unless_first", "through"]
+__all__ = [
+    "Method",
+    "Overlay",
+    "Reweighted",
+    "added",
+    "everything",
+    "key",
+    "matrices",
+    "own_unless_first",
+    "through",
+]
 
 
 def through(layer: nn.Module, weights: Mapping[str, Tensor], x: Tensor, *context: Tensor) -> Tensor:
@@ -41,6 +51,22 @@ class Overlay(nn.Module):
 
     def settle(self) -> None:
         """Called once when the task is learned: drop what only training needed. Shapes may change."""
+
+
+class Reweighted(Overlay, ABC):
+    """An overlay that serves some of the backbone's weights with other values and leaves all else as it is."""
+
+    def via(self, batch: Batch) -> Via:
+        """Every layer with the weights that `weights` gives for it."""
+        return self._via
+
+    def _via(self, site: str, layer: nn.Module, x: Tensor, *context: Tensor) -> Tensor:
+        weights = self.weights(site, layer)
+        return through(layer, weights, x, *context) if weights else layer(x, *context)
+
+    @abstractmethod
+    def weights(self, site: str, layer: nn.Module) -> dict[str, Tensor]:
+        """Name of a parameter of the layer -> what stands in for it, of its shape; empty: the layer as it is."""
 
 
 class Method(nn.Module, ABC):
@@ -98,3 +124,17 @@ def everything(model: UserModel, task: str) -> list[nn.Parameter]:
 def own_unless_first(model: UserModel, task: str) -> list[nn.Parameter]:
     """What methods with a frozen backbone train: all on the first task, only what is added on later ones."""
     return everything(model, task) if model.is_first(task) else added(model, task)
+
+
+def matrices(model: UserModel) -> dict[str, dict[str, nn.Parameter]]:
+    """Site -> name in its layer -> weight, for every matrix of the layers that mix: what masks and updates stand on."""
+    return {
+        site: {name: weight for name, weight in layer.named_parameters() if weight.dim() == 2}
+        for site, layer in model.backbone.sites().items()
+        if getattr(layer, "role", "") == "mix"
+    }
+
+
+def key(site: str, name: str) -> str:
+    """Under what a method or overlay keeps something for one weight of a site: torch allows no dots there."""
+    return f"{site}/{name}".replace(".", "/")

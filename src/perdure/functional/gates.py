@@ -1,0 +1,42 @@
+"""Gates on weights and units: what the papers that mask a network share.
+
+step(r)    = 1[r > threshold],   d step / d r := 1                   straight-through
+pack(m)    = the bits of a mask, eight a byte
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["pack", "straight_through_step", "unpack"]
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, r: Tensor, threshold: float) -> Tensor:
+        return (r > threshold).to(r.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grads[0], None
+
+
+def straight_through_step(r: Tensor, threshold: float = 0.0) -> Tensor:
+    """1 where r > threshold, else 0, of r's shape and dtype; the gradient passes as if it were the identity."""
+    return _Step.apply(r, threshold)  # type: ignore[no-any-return]
+
+
+def pack(mask: Tensor) -> Tensor:
+    """A bool mask of n entries, any shape -> (ceil(n / 8),) uint8; entry i is bit i % 8 of byte i // 8."""
+    bits = F.pad(mask.flatten().to(torch.uint8), (0, -mask.numel() % 8)).view(-1, 8)  # (ceil(n / 8), 8)
+    return (bits << torch.arange(8, dtype=torch.uint8, device=mask.device)).sum(1, dtype=torch.uint8)
+
+
+def unpack(packed: Tensor, shape: torch.Size) -> Tensor:
+    """The opposite of `pack`: bool, of the given shape."""
+    bits = (packed[:, None] >> torch.arange(8, dtype=torch.uint8, device=packed.device)) & 1  # (ceil(n / 8), 8)
+    return bits.flatten()[: shape.numel()].view(shape).bool()
