@@ -27,6 +27,7 @@ VARIANTS = {
         {"values": "text"},
         {"values": "none", "length": 3},
     ],
+    "lora": [{"rank": 1, "alpha": 4.0}],
     "piggyback": [{"tune_vectors": True}],
 }
 CASES = [(*pair, {}) for pair in members.PAIRS]
