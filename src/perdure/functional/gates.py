@@ -1,6 +1,7 @@
 """Gates on weights and units: what the papers that mask a network share.
 
 step(r)    = 1[r > threshold],   d step / d r := 1                   straight-through
+a(e)       = sigma(s e),         d a / d e    := s_max sigma'(e)     annealed
 pack(m)    = the bits of a mask, eight a byte
 """
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["pack", "straight_through_step", "unpack"]
+__all__ = ["annealed_sigmoid", "pack", "straight_through_step", "unpack"]
 
 
 class _Step(torch.autograd.Function):
@@ -28,6 +29,29 @@ class _Step(torch.autograd.Function):
 def straight_through_step(r: Tensor, threshold: float = 0.0) -> Tensor:
     """1 where r > threshold, else 0, of r's shape and dtype; the gradient passes as if it were the identity."""
     return _Step.apply(r, threshold)  # type: ignore[no-any-return]
+
+
+class _Annealed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, e: Tensor, s: float, s_max: float) -> Tensor:
+        ctx.save_for_backward(e)
+        ctx.s_max = s_max
+        return torch.sigmoid(s * e)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (e,) = ctx.saved_tensors
+        a = torch.sigmoid(e)
+        return grads[0] * ctx.s_max * a * (1 - a), None, None
+
+
+def annealed_sigmoid(e: Tensor, s: float, s_max: float) -> Tensor:
+    """sigma(s e), of e's shape, whose gradient does not depend on s: that of s_max sigma(e).
+
+    This is HAT's compensation s_max/s (cosh(s e) + 1) / (cosh(e) + 1) of the true gradient s sigma'(s e), in closed
+    form, as sigma'(x) = 1 / (2 (cosh(x) + 1)); it does not vanish where sigma(s e) rounds to 0 or 1.
+    """
+    return _Annealed.apply(e, s, s_max)  # type: ignore[no-any-return]
 
 
 def pack(mask: Tensor) -> Tensor:

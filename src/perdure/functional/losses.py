@@ -27,47 +27,64 @@ COLUMNS = 1 << 15  # above this many items the items are walked in pieces too
 
 
 class _TotalLogSumExp(torch.autograd.Function):
-    """sum_m w_m log sum_n exp(h_m . W_n + b_n), gradients made in the same sweep."""
+    """sum_m w_m log sum_n exp(h_m . W_n + b_n), gradients made in the same sweep.
+
+    Under autocast the three matrix products run in its type; softmax, sums and gradients are float32.
+    """
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, table: Tensor, bias: Tensor | None, weight: Tensor) -> Tensor:
         want_h, want_table, want_bias = ctx.needs_input_grad[:3]
-        n = len(table)
-        columns = n if n <= COLUMNS else COLUMNS
-        rows = max(16, CELLS.get(h.device.type, CELLS["cuda"]) // columns)
-        pieces = [slice(c, min(c + columns, n)) for c in range(0, n, columns)]
-        grad_h = torch.zeros_like(h) if want_h else None  # (M, d)
-        grad_table = torch.zeros_like(table) if want_table else None  # (N, d)
-        grad_bias = torch.zeros_like(bias) if want_bias and bias is not None else None  # (N,)
-        total = h.new_zeros((), dtype=torch.float64)
-        for start in range(0, len(h), rows):
-            part = slice(start, start + rows)
-            x, w = h[part], weight[part]  # (R, d), (R,)
-            lse, p = _logsumexp(x, table, bias, pieces)  # (R,)
-            total += (w * lse).sum().double()
-            for piece in pieces:
-                if p is None or len(pieces) > 1:
-                    p = _logits(x, table, bias, piece).sub_(lse[:, None]).exp_()  # (R, columns)
-                wx = w[:, None] * x  # (R, d)
-                if grad_h is not None:
-                    grad_h[part].addcmul_(w[:, None], p @ table[piece])  # (R, d)
-                if grad_table is not None:
-                    grad_table[piece].addmm_(p.T, wx)  # (columns, d)
-                if grad_bias is not None:
-                    grad_bias[piece] += w @ p  # (columns,)
-        ctx.save_for_backward(grad_h, grad_table, grad_bias)
-        return total.to(h.dtype)
+        kind = h.device.type
+        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else table.dtype
+        with torch.autocast(kind, enabled=False):
+            x_low, table_low = h.to(low), table.to(low)  # (M, d), (N, d)
+            n = len(table)
+            columns = n if n <= COLUMNS else COLUMNS
+            rows = max(16, CELLS.get(kind, CELLS["cuda"]) // columns)
+            pieces = [slice(c, min(c + columns, n)) for c in range(0, n, columns)]
+            grad_h = torch.zeros_like(h, dtype=table.dtype) if want_h else None  # (M, d)
+            grad_table = torch.zeros_like(table) if want_table else None  # (N, d)
+            grad_bias = torch.zeros_like(bias) if want_bias and bias is not None else None  # (N,)
+            total = table.new_zeros((), dtype=torch.float64)
+            for start in range(0, len(h), rows):
+                part = slice(start, start + rows)
+                x, w = x_low[part], weight[part]  # (R, d), (R,)
+                lse, p = _logsumexp(x, table_low, bias, pieces)  # (R,)
+                total += (w * lse).sum().double()
+                for piece in pieces:
+                    if p is None or len(pieces) > 1:
+                        p = _logits(x, table_low, bias, piece).sub_(lse[:, None]).exp_()  # (R, columns)
+                    if grad_bias is not None:
+                        grad_bias[piece] += w @ p  # (columns,)
+                    q = p.to(low)  # (R, columns)
+                    if grad_h is not None:
+                        grad_h[part].addcmul_(w[:, None], (q @ table_low[piece]).to(table.dtype))  # (R, d)
+                    if grad_table is not None:
+                        _add_product(grad_table[piece], q.T, (w[:, None] * x).to(low))  # (columns, d)
+        ctx.save_for_backward(None if grad_h is None else grad_h.to(h.dtype), grad_table, grad_bias)
+        return total.to(table.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (g,) = grads
-        return (*(None if saved is None else saved * g for saved in ctx.saved_tensors), None)
+        return (*(None if saved is None else saved * g.to(saved.dtype) for saved in ctx.saved_tensors), None)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, in place of the caller's own new tensor; b is made small enough for it by its weights."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
 
 
 def _logits(x: Tensor, table: Tensor, bias: Tensor | None, piece: slice) -> Tensor:
-    if bias is None:
-        return x @ table[piece].T  # (R, columns)
-    return torch.addmm(bias[piece], x, table[piece].T)  # (R, columns)
+    """(R, columns), in float32 at least."""
+    logits = x @ table[piece].T  # (R, columns)
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+    return logits if bias is None else logits.add_(bias[piece])
 
 
 def _logsumexp(x: Tensor, table: Tensor, bias: Tensor | None, pieces: list[slice]) -> tuple[Tensor, Tensor | None]:
@@ -77,7 +94,7 @@ def _logsumexp(x: Tensor, table: Tensor, bias: Tensor | None, pieces: list[slice
         top = logits.amax(1)  # (R,)
         p = torch.softmax(logits, dim=1)  # (R, N)
         return top - p.amax(1).log(), p  # the largest p is at least 1/N, so its logarithm is safe
-    lse = x.new_full((len(x),), -torch.inf)  # (R,)
+    lse = torch.full((len(x),), -torch.inf, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)  # (R,)
     for piece in pieces:
         lse = torch.logaddexp(lse, torch.logsumexp(_logits(x, table, bias, piece), dim=1))
     return lse, None
@@ -95,7 +112,7 @@ def total_logsumexp(h: Tensor, table: Tensor, bias: Tensor | None = None, weight
     Returns:
         A scalar with gradients to h, table and bias (computed during the forward sweep).
     """
-    weight = h.new_ones(len(h)) if weight is None else weight.to(h.dtype)
+    weight = table.new_ones(len(h)) if weight is None else weight.to(table.dtype)
     return _TotalLogSumExp.apply(h, table, bias, weight)  # type: ignore[no-any-return]
 
 
@@ -129,10 +146,10 @@ def softmax_loss(
     """
     count = len(targets)
     if rows is None:
-        weight = h.new_full((count,), 1.0 / count)  # (M,)
+        weight = table.new_full((count,), 1.0 / count)  # (M,)
         positive = pair_scores(h, table, targets, bias)  # (A,)
     else:
-        weight = torch.bincount(rows, minlength=len(h)).to(h.dtype) / count  # (M,)
+        weight = torch.bincount(rows, minlength=len(h)).to(table.dtype) / count  # (M,)
         positive = pair_scores(h[rows], table, targets, bias)  # (A,)
     return total_logsumexp(h, table, bias, weight) - positive.mean()
 
