@@ -175,3 +175,9 @@ def test_epochs_are_drawn_for_tensorboard_when_asked(tmp_path):
     run = perdure.learn(recipe, tmp_path / "run", overrides=["run.tensorboard=true"])
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
     assert run.matrix == perdure.learn(recipe, tmp_path / "plain").matrix
+
+
+def test_mixed_precision_learns_every_kind_of_task(tmp_path):
+    recipe = make(tmp_path / "a", ("watch", "buy", "gender"))
+    run = perdure.learn(recipe, tmp_path / "run", overrides=["run.precision=bf16-mixed"])
+    assert run.forgetting == 0 and all(0 < value <= 1 for value in run.scores.values())

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from perdure import registry
+from perdure.errors import SettingsError
 from perdure.model import store
 from perdure.model.files import tensor_digest
 
@@ -27,6 +28,7 @@ VARIANTS = {
         {"values": "text"},
         {"values": "none", "length": 3},
     ],
+    "hat": [{"s_max": 50.0, "rises": 1}],
     "lora": [{"rank": 1, "alpha": 4.0}],
     "piggyback": [{"tune_vectors": True}],
 }
@@ -116,6 +118,13 @@ def test_padding_never_changes_an_answer_through_an_overlay(model):
     longer = members.Batch(torch.nn.functional.pad(data.items, (0, 3)), data.lengths)
     with torch.inference_mode():
         torch.testing.assert_close(model.score(data, "buy"), model.score(longer, "buy"), rtol=1e-4, atol=1e-5)
+
+
+def test_pcl_refuses_heads_that_do_not_divide_the_width():
+    model = members.new_model("sasrec", "pcl", heads=3)
+    members.learn(model, "watch", "next_item")
+    with pytest.raises(SettingsError, match="heads 3 does not divide"):
+        model.add(members.card("buy", "item"), torch.Generator())
 
 
 @pytest.mark.parametrize("name", members.METHODS)

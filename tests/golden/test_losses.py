@@ -48,6 +48,41 @@ def test_softmax_loss_and_its_gradients_are_the_full_cross_entropy(columns, with
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
+def test_rows_before_the_first_item_are_no_items():
+    h, table = torch.randn(6, 3), torch.randn(9, 3, requires_grad=True)
+    targets = torch.tensor([2, 8, 5, 5, 3, 2])
+    loss = losses.softmax_loss(h, table, targets, first=2)
+    torch.testing.assert_close(loss, F.cross_entropy(h @ table[2:].T, targets - 2))
+    loss.backward()
+    assert table.grad[:2].abs().sum() == 0 and table.grad[2:].abs().sum() > 0
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("columns", [1 << 15, 7])
+def test_softmax_loss_under_autocast_is_near_the_full_precision(columns, with_bias, monkeypatch):
+    monkeypatch.setattr(losses, "COLUMNS", columns)
+    h, table = torch.randn(40, 16), torch.randn(30, 16)
+    targets, bias = torch.randint(30, (40,)), torch.randn(30) if with_bias else None
+    values = []
+    for on in (False, True):
+        leaves = [t if t is None else t.clone().requires_grad_() for t in (h, table, bias)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=on):
+            loss = losses.softmax_loss(leaves[0], leaves[1], targets, bias=leaves[2])
+        loss.backward()
+        values.append([loss.detach(), *(t.grad for t in leaves if t is not None)])
+    for exact, low in zip(*values, strict=True):
+        assert low.dtype == torch.float32
+        torch.testing.assert_close(low, exact, rtol=0.05, atol=0.01)
+
+
+def test_softmax_loss_gives_its_gradients_once():
+    h = torch.randn(3, 2, requires_grad=True)
+    loss = losses.softmax_loss(h, torch.randn(4, 2), torch.tensor([0, 1, 2]))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="once"):
+        loss.backward()
+
+
 def test_softmax_loss_survives_huge_scores():
     h, table = torch.tensor([[300.0], [-300.0]]), torch.tensor([[1.0], [-1.0], [0.0]])
     loss = losses.softmax_loss(h, table, torch.tensor([1, 0]))

@@ -82,10 +82,11 @@ class Encoder(nn.Module, ABC):
 
     def fresh(self, generator: torch.Generator) -> Encoder:
         """Another encoder of the same shape with weights drawn from `generator`."""
-        twin = copy.deepcopy(self)
+        device = self.item_table.device
+        twin = copy.deepcopy(self).cpu()  # where `generator` draws
         twin.item_table.sparse = self.sparse  # type: ignore[attr-defined]  # an attribute a copy of a parameter loses
         twin.reset(generator)
-        return twin
+        return twin.to(device)
 
     def reset(self, generator: torch.Generator) -> None:
         """Draw all weights anew from `generator`."""

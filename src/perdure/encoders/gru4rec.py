@@ -12,7 +12,8 @@ B. Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks"
 | h_t | states | (B, T, d) |
 
 Differs: whole histories are padded on the right instead of session-parallel mini-batches; the output table is the input
-table (the authors' "constrained embedding"); PyTorch's GRU applies the reset gate after the product U_c h, not before.
+table (the authors' "constrained embedding"); a LayerNorm closes the stack; PyTorch's GRU applies the reset gate after
+the product U_c h, not before.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class EventEmbedding(nn.Module):
         return dropout(x, self.dropout, self.training)
 
     def reset(self, generator: torch.Generator) -> None:
-        """Normal(0, 0.02), or 1/sqrt(d) smaller where vectors are scaled; the padding row is zero."""
+        """Normal(0, 0.02); the padding row is zero."""
         nn.init.normal_(self.items, std=0.02, generator=generator)
         with torch.no_grad():
             self.items[0] = 0.0
@@ -121,10 +121,17 @@ class Attention(nn.Module):
             y = self._one_query(q[:, :, 0], memory, seen)  # (B, 1, d)
         else:
             k, v = self.key_value(memory).view(b, t, 2, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, T, d/heads)
-            p = self.attention_dropout if self.training else 0.0
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)  # (B, heads, T, d/heads)
+            y = self._causal(q, k, v)  # (B, heads, T, d/heads)
             y = y.transpose(1, 2).reshape(b, t, d)  # (B, T, d)
         return dropout(self.out(y), self.dropout, self.training)
+
+    def _causal(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Fused attention; on a CPU in float32, where the backward kernel for bfloat16 is many times slower."""
+        p = self.attention_dropout if self.training else 0.0
+        if q.device.type != "cpu":
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=True, dropout_p=p)
 
     def _one_query(self, q: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
         """The same for one query a user, without keys and values of every event: T d work a head instead of T d^2.
@@ -201,7 +208,7 @@ class Recurrent(nn.Module):
 
 
 def reset_layer(layer: nn.Module, generator: torch.Generator) -> None:
-    """Draw the weights that `layer` itself owns: its own rule, Xavier for linear layers, orthogonal-free U for GRUs."""
+    """Draw the weights that `layer` itself owns: its own rule, Xavier for linear layers, U(+-1/sqrt(d)) for GRUs."""
     if isinstance(layer, (EventEmbedding, Norm, CausalConv)):
         layer.reset(generator)
     elif isinstance(layer, nn.Linear):

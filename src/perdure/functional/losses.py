@@ -20,55 +20,69 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["bce", "bpr", "gbce", "pair_scores", "sampled_softmax", "softmax_loss", "total_logsumexp"]
+__all__ = ["bce", "bpr", "gbce", "pair_scores", "sampled_softmax", "softmax_loss"]
 
 CELLS = {"cpu": 1 << 18, "cuda": 1 << 26}  # logits alive at once: a CPU's cache, a GPU's appetite
 COLUMNS = 1 << 15  # above this many items the items are walked in pieces too
 
 
-class _TotalLogSumExp(torch.autograd.Function):
-    """sum_m w_m log sum_n exp(h_m . W_n + b_n), gradients made in the same sweep.
+class _Softmax(torch.autograd.Function):
+    """sum_m w_m log sum_n exp(h_m . W_n + b_n) - mean_a (h_{r_a} . W_{t_a} + b_{t_a}), over the items from `first` on.
 
-    Under autocast the three matrix products run in its type; softmax, sums and gradients are float32.
+    The gradients are made in the same sweep, so that a step holds one gradient of the table and no more. Under autocast
+    the three matrix products run in its type; softmax, sums and gradients stay in the table's.
     """
 
     @staticmethod
-    def forward(ctx: Any, h: Tensor, table: Tensor, bias: Tensor | None, weight: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, h: Tensor, table: Tensor, bias: Tensor | None, rows: Tensor, targets: Tensor, first: int
+    ) -> Tensor:
         want_h, want_table, want_bias = ctx.needs_input_grad[:3]
-        kind = h.device.type
+        kind, n, count = h.device.type, len(table), len(targets)
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else table.dtype
+        columns = min(n - first, COLUMNS)
+        pieces = [slice(c, min(c + columns, n)) for c in range(first, n, columns)]
+        size = max(16, CELLS.get(kind, CELLS["cuda"]) // columns)  # R, states looked at together
         with torch.autocast(kind, enabled=False):
-            x_low, table_low = h.to(low), table.to(low)  # (M, d), (N, d)
-            n = len(table)
-            columns = n if n <= COLUMNS else COLUMNS
-            rows = max(16, CELLS.get(kind, CELLS["cuda"]) // columns)
-            pieces = [slice(c, min(c + columns, n)) for c in range(0, n, columns)]
-            grad_h = torch.zeros_like(h, dtype=table.dtype) if want_h else None  # (M, d)
+            weight = torch.bincount(rows, minlength=len(h)).to(table.dtype) / count  # (M,)
+            exact = h.to(table.dtype)  # (M, d)
+            states, vectors = exact.to(low), table.to(low)  # (M, d), (N, d)
+            grad_h = torch.zeros_like(exact) if want_h else None  # (M, d)
             grad_table = torch.zeros_like(table) if want_table else None  # (N, d)
             grad_bias = torch.zeros_like(bias) if want_bias and bias is not None else None  # (N,)
             total = table.new_zeros((), dtype=torch.float64)
-            for start in range(0, len(h), rows):
-                part = slice(start, start + rows)
-                x, w = x_low[part], weight[part]  # (R, d), (R,)
-                lse, p = _logsumexp(x, table_low, bias, pieces)  # (R,)
+            for start in range(0, len(h), size):
+                part = slice(start, start + size)
+                x, w = states[part], weight[part]  # (R, d), (R,)
+                lse, p = _logsumexp(x, vectors, bias, pieces)  # (R,)
                 total += (w * lse).sum().double()
                 for piece in pieces:
                     if p is None or len(pieces) > 1:
-                        p = _logits(x, table_low, bias, piece).sub_(lse[:, None]).exp_()  # (R, columns)
+                        p = _logits(x, vectors, bias, piece).sub_(lse[:, None]).exp_()  # (R, columns)
                     if grad_bias is not None:
                         grad_bias[piece] += w @ p  # (columns,)
                     q = p.to(low)  # (R, columns)
                     if grad_h is not None:
-                        grad_h[part].addcmul_(w[:, None], (q @ table_low[piece]).to(table.dtype))  # (R, d)
+                        grad_h[part].addcmul_(w[:, None], (q @ vectors[piece]).to(table.dtype))  # (R, d)
                     if grad_table is not None:
                         _add_product(grad_table[piece], q.T, (w[:, None] * x).to(low))  # (columns, d)
-        ctx.save_for_backward(None if grad_h is None else grad_h.to(h.dtype), grad_table, grad_bias)
+            positive = (exact[rows] * table[targets]).sum(-1)  # (A,)
+            total -= (positive if bias is None else positive + bias[targets]).sum().double() / count
+            if grad_h is not None:
+                grad_h.index_add_(0, rows, table[targets], alpha=-1 / count)
+            if grad_table is not None:
+                grad_table.index_add_(0, targets, exact[rows], alpha=-1 / count)
+            if grad_bias is not None:
+                grad_bias.index_add_(0, targets, torch.full_like(positive, -1 / count))
+        ctx.gradients = (None if grad_h is None else grad_h.to(h.dtype), grad_table, grad_bias)
         return total.to(table.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        (g,) = grads
-        return (*(None if saved is None else saved * g.to(saved.dtype) for saved in ctx.saved_tensors), None)
+        if ctx.gradients is None:
+            raise RuntimeError("softmax_loss gives its gradients once: call it again instead of backward twice")
+        scaled, ctx.gradients = [None if one is None else one.mul_(grads[0]) for one in ctx.gradients], None
+        return (*scaled, None, None, None)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -100,22 +114,6 @@ def _logsumexp(x: Tensor, table: Tensor, bias: Tensor | None, pieces: list[slice
     return lse, None
 
 
-def total_logsumexp(h: Tensor, table: Tensor, bias: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
-    """sum_m weight_m log sum_n exp(h_m . table_n + bias_n), in memory that does not grow with M x N.
-
-    Args:
-        h: (M, d) states.
-        table: (N, d) item vectors.
-        bias: (N,) or None.
-        weight: (M,) or None for ones; constants, no gradient flows to them.
-
-    Returns:
-        A scalar with gradients to h, table and bias (computed during the forward sweep).
-    """
-    weight = table.new_ones(len(h)) if weight is None else weight.to(table.dtype)
-    return _TotalLogSumExp.apply(h, table, bias, weight)  # type: ignore[no-any-return]
-
-
 def pair_scores(h: Tensor, table: Tensor, ids: Tensor, bias: Tensor | None = None, sparse: bool = False) -> Tensor:
     """s for given pairs: (M, d) states and (M,) or (M, K) ids -> scores of the shape of `ids`.
 
@@ -131,27 +129,22 @@ def pair_scores(h: Tensor, table: Tensor, ids: Tensor, bias: Tensor | None = Non
 
 
 def softmax_loss(
-    h: Tensor, table: Tensor, targets: Tensor, *, rows: Tensor | None = None, bias: Tensor | None = None
+    h: Tensor, table: Tensor, targets: Tensor, *, rows: Tensor | None = None, bias: Tensor | None = None, first: int = 0
 ) -> Tensor:
-    """Mean cross-entropy of the full softmax over all N items.
+    """Mean cross-entropy of the full softmax, in memory that grows with M + N, not with M x N.
 
     Args:
         h: (M, d) states.
         table: (N, d); bias: (N,) or None.
-        targets: (A,) item of each target.
+        targets: (A,) row of the table for each target.
         rows: (A,) state each target belongs to; None when A = M, target m belonging to state m.
+        first: rows of the table before this one are no items (2 skips padding and mask).
 
     Returns:
-        Scalar: mean over the A targets of -s_target + log sum_n exp(s_n).
+        Scalar: mean over the A targets of -s_target + log sum_{n >= first} exp(s_n). It gives its gradients once.
     """
-    count = len(targets)
-    if rows is None:
-        weight = table.new_full((count,), 1.0 / count)  # (M,)
-        positive = pair_scores(h, table, targets, bias)  # (A,)
-    else:
-        weight = torch.bincount(rows, minlength=len(h)).to(table.dtype) / count  # (M,)
-        positive = pair_scores(h[rows], table, targets, bias)  # (A,)
-    return total_logsumexp(h, table, bias, weight) - positive.mean()
+    rows = torch.arange(len(h), device=h.device) if rows is None else rows  # (A,)
+    return _Softmax.apply(h, table, bias, rows, targets, first)  # type: ignore[no-any-return]
 
 
 def sampled_softmax(positive: Tensor, negative: Tensor, log_q: Tensor | None = None) -> Tensor:

@@ -5,7 +5,7 @@
 | loss | negatives | source |
 |---|---|---|
 | softmax | all items, in pieces | A. Klenitskiy, A. Vasilev, "Turning Dross Into Gold Loss", RecSys 2023 |
-| sampled | K, log q corrected where `log_q` | same; T. Hidasi & A. Karatzoglou, CIKM 2018 |
+| sampled | K, log q corrected where `log_q` | same; B. Hidasi & A. Karatzoglou, CIKM 2018 |
 | gbce | K, calibration t | A. Petrov, C. Macdonald, "gSASRec", RecSys 2023, eq. 11 |
 | bce | K (1 as published) | W.-C. Kang, J. McAuley, "SASRec", ICDM 2018, eq. 7 |
 | bpr | K | S. Rendle et al., "BPR", UAI 2009 |
@@ -91,7 +91,7 @@ class NextItem(Objective):
         states = h.reshape(b * t, -1)[at]  # (M, d)
         targets = batch.items[:, 1:].flatten()[at]  # (M,) item rows
         if self.kind == "softmax":
-            return losses.softmax_loss(states, table[2:], targets - 2, bias=None if bias is None else bias[2:])
+            return losses.softmax_loss(states, table, targets, bias=bias, first=2)
         positive = losses.pair_scores(states, table, targets, bias, sparse)  # (M,)
         if self.share == "sequence":
             drawn = self._draw((b, self.k), rng, table)  # (B, K)

@@ -22,9 +22,10 @@ p^_k does not depend on the user, so after training the attention collapses into
 addition at inference, and later tasks cannot move it.
 
 Differs: the paper gives neither numbers nor code; t, H, the values and where the context enters are options here. Texts
-are encoded by hashed words and a fixed random projection instead of a sentence transformer (no download). Prompts stand
-on real events only: a user with m < t events gets the last m rows of p^_k. The context starts at zero (W_o = 0), so a
-new task begins as the frozen backbone exactly; so does p_k unless `init_std` > 0.
+are encoded by hashed words and a fixed random projection instead of a sentence transformer (no download). The attention
+belongs to each task alone and is gone once it has collapsed. Prompts stand on real events only: a user with m < t
+events gets the last m rows of p^_k. The context starts at zero (W_o = 0), so a new task begins as the frozen backbone
+exactly; so does p_k unless `init_std` > 0.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perdure.encoders.base import Via
+from perdure.errors import SettingsError
 from perdure.events.batch import Batch
 from perdure.functional.text import hashed_words
 from perdure.tuning.base import Method, Overlay, own_unless_first
@@ -161,6 +163,12 @@ class PCL(Method):
         if model.is_first(card.name):
             return None
         width = model.backbone.width
+        if width % self.heads:
+            raise SettingsError(
+                f"heads {self.heads} does not divide the encoder's width {width}",
+                where="tuning.heads, encoder.width",
+                fix="choose heads that divide width",
+            )
         position = torch.empty(self.length, width).normal_(std=1.0, generator=generator) * self.init_std  # (t, d)
         if self.values == "none":
             return Prompt(position, None, self.context)
@@ -169,8 +177,7 @@ class PCL(Method):
             [hashed_words(f"{n} {model.tasks[n].kind} {model.tasks[n].description}", self.text_width) for n in names]
         )
         memory = torch.stack([_memory(model, n) for n in names[:-1]]) if self.values == "memory" else None  # (k - 1, d)
-        heads = math.gcd(self.heads, width)
-        return Prompt(position, Context(width, heads, g, memory, generator), self.context)
+        return Prompt(position, Context(width, self.heads, g, memory, generator), self.context)
 
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
         """Prompt, attention and head."""
