@@ -39,8 +39,8 @@ def test_two_runs_are_equal(tmp_path):
 
 @pytest.mark.parametrize(
     ("method", "minutes"),
-    [("pcl", EVERY_STEP), ("finetune", 5.0)],
-    ids=["pcl-checkpoint-every-step", "finetune-checkpoint-every-epoch"],
+    [("pcl", EVERY_STEP), ("finetune", 5.0), ("hat", EVERY_STEP)],
+    ids=["pcl-checkpoint-every-step", "finetune-checkpoint-every-epoch", "hat-checkpoint-every-step"],
 )
 def test_killed_at_every_step(tmp_path, method, minutes):
     expected, steps = uninterrupted(method)

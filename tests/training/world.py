@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from perdure import registry
 from perdure.encoders.sasrec import SASRec
 from perdure.events.examples import Examples, Sequences, Task, TaskData
 from perdure.events.ids import Ids
@@ -21,15 +22,10 @@ from perdure.train_settings import TrainSettings
 from perdure.training.lifelong import learn
 from perdure.training.loop import make_fabric
 from perdure.training.runlog import RunLog
-from perdure.tuning.finetune import Finetune
-from perdure.tuning.frozen import Frozen
-from perdure.tuning.pcl import PCL
-from perdure.tuning.peterrec import PeterRec
-from perdure.tuning.single import Single
 
 ITEMS, USERS = 30, 80
 FABRIC = make_fabric()
-METHODS = {"finetune": Finetune, "frozen": Frozen, "pcl": PCL, "peterrec": PeterRec, "single": Single}
+METHODS = {name: registry.find("methods", name) for name in registry.names("methods")}
 CLASSES = {"encoders": {"sasrec": SASRec}, "objectives": {"next_item": NextItem}, "methods": METHODS}
 ORDER = ["next", "later", "kind"]
 

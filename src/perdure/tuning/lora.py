@@ -19,7 +19,7 @@ so a task's file holds A, B and its head.
 
 Differs: the paper adapts the query and value projections of attention; here all matrices of the layers that mix
 (attention, feed-forward, convolutions, the stacked gates of a recurrent layer), and a stacked matrix gets one update of
-rank r. A is drawn as in the authors' code, U(+-1/sqrt(in)), not from a Gaussian; their dropout on x before A is left out.
+rank r. A is drawn as in the authors' code, U(+-1/sqrt(in)), not from a Gaussian; their dropout before A is left out.
 """
 
 from __future__ import annotations
