@@ -375,6 +375,51 @@ def test_check_no_leak_fails_loudly(shop):
         check_no_leak(replace(whole, valid=replace(whole.valid, end=whole.valid.end + 1)))
 
 
+@pytest.mark.parametrize(("history", "last"), [(None, 1), (None, 2), (SOURCE, 1)])
+def test_leave_last_n_never_learns_what_it_asks(shop, history, last):
+    one = compile_tasks(shop, [WATCH], history, Split(kind="last", last=last))["watch"]
+    ends = one.sequences.starts[one.train.users.astype(int) + 1]
+    for mutant in (ends, ends - last, one.train.end + 1):  # with test, with valid targets, with one
+        with pytest.raises(DataError, match="asked of that user in a later part") as error:
+            check_no_leak(replace(one, train=replace(one.train, end=mutant)))
+        assert "train" in error.value.where
+    with pytest.raises(DataError, match=r"own input|later part"):
+        check_no_leak(replace(one, valid=replace(one.valid, end=one.valid.end + last + 1)))
+    with pytest.raises(DataError, match="later part"):
+        check_no_leak(replace(one, valid=one.test))
+    with pytest.raises(DataError, match="nobody knows"):
+        check_no_leak(replace(one, test=replace(one.test, answer_events=None)))
+
+
+def test_the_time_of_every_part_is_checked(shop):
+    split = Split(kind="time", valid_from="11", test_from="12")
+    for task, history in ((Task("buy", "item"), SOURCE), (WATCH, None)):
+        one = compile_tasks(shop, [task], history, split)[task.name]
+        starts = one.sequences.starts
+        for part in ("train", "valid", "test"):
+            examples = one.part(part)
+            if history is None:  # the whole history, targets and all
+                whole = replace(examples, end=starts[examples.users.astype(int) + 1])
+                with pytest.raises(DataError, match=r"moment the part begins|own input"):
+                    check_no_leak(replace(one, **{part: whole}))
+        for part, other in (("valid", "test"), ("test", "valid")):
+            theirs, mine = one.part(other), one.part(part)
+            swapped = replace(mine, answers=theirs.answers, answer_events=theirs.answer_events)
+            with pytest.raises(DataError, match=r"outside the time of its part|own input"):
+                check_no_leak(replace(one, **{part: swapped}))
+        with pytest.raises(DataError, match="without times"):
+            check_no_leak(replace(one, clock=None))
+    buy = compile_tasks(shop, [Task("buy", "item")], SOURCE, split)["buy"]
+    late = replace(buy.train, answer_events=buy.valid.answer_events)
+    with pytest.raises(DataError, match="outside the time of its part"):
+        check_no_leak(replace(buy, train=late))
+    frame = pl.DataFrame({"user": ["a"] * 5, "item": list("xyxyx"), "time": [1, 2, 3, 4, 5], "domain": list("ststs")})
+    far = Split(kind="time", valid_from="10", test_from="20")
+    one = compile_tasks(log_of(frame), [Task("t", "item")], History(where="domain = 's'"), far)["t"]
+    with pytest.raises(DataError, match="before the end of its own input"):
+        check_no_leak(replace(one, train=replace(one.train, end=one.train.end + 1)))
+
+
 logs = st.lists(
     st.tuples(
         st.integers(0, 9), st.integers(0, 7), st.integers(0, 20), st.sampled_from("st"), st.none() | st.integers(0, 3)

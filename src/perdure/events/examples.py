@@ -19,7 +19,7 @@ import numpy as np
 
 from perdure.errors import DataError, SettingsError
 from perdure.events.ids import Ids
-from perdure.events.splits import PARTS, TRAIN, VALID
+from perdure.events.splits import PARTS, TEST, TRAIN, VALID
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,7 @@ class TaskData:
         notes: counts of users, examples, answers, answers outside the label space, users left out by reason, warnings.
         by: how this task was divided: "user", "last" or "time" ("user" where the split asked for cannot apply).
         cuts: (valid_from, test_from) seconds where the split is by time, else None.
+        clock: (E,) int64 seconds of every row of the log where this task was divided by time, else None.
     """
 
     task: Task
@@ -186,6 +187,7 @@ class TaskData:
     notes: dict = field(default_factory=dict)
     by: str = "user"
     cuts: tuple[int, int] | None = None
+    clock: np.ndarray | None = None
 
     def part(self, name: str) -> Examples:
         """The examples of "train", "valid" or "test"."""
@@ -200,9 +202,10 @@ def check_no_leak(data: TaskData | Mapping[str, TaskData]) -> None:
     """Proves that no answer was shown: passes silently or fails loudly.
 
     Checked: an input reaches into another user's events; an answer's event lies in its own input; a user stands in two
-        parts
-    of the partition of users, in one task or across tasks; with a split by time, an input holds an event of the moment
-    its part begins or later (train and valid end before valid_from, test before test_from).
+    parts of the partition of users, in one task or across tasks; with a split by last events, train or valid reads or
+    learns what a later part asks of the same user; with a split by time, an input holds an event of the moment its part
+    begins or later (train and valid end before valid_from, test before test_from), an answer lies outside the time of
+    its part, or an input reaches to its own answers.
 
     Raises:
         DataError: naming the task, the part, the user row and the event.
@@ -218,6 +221,10 @@ def check_no_leak(data: TaskData | Mapping[str, TaskData]) -> None:
             _check_answers(sequences, examples, where)
             if one.by == "time" or one.cuts is not None:
                 _check_cut(one, at, where)
+            if one.by == "time":
+                _check_window(one, at, where)
+            if one.by == "last":
+                _check_last(one, at, where)
             if one.by == "user":
                 if part_of is None:
                     part_of = np.full(sequences.n_users, -1, np.int8)
@@ -235,12 +242,19 @@ def _check_inputs(sequences: Sequences, examples: Examples, where: str) -> None:
         raise _leak(f"the input of user row {int(users[bad][0])} reaches outside that user's history", where)
 
 
+def _places(sequences: Sequences, examples: Examples, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """(A,) the example of each answer, and the place in the history where its event stands or would stand."""
+    if examples.answer_events is None or examples.answer_starts is None:
+        raise _leak("answers of which nobody knows where in the log they stand", where)
+    row = np.repeat(np.arange(len(examples)), np.diff(examples.answer_starts))  # (A,)
+    return row, sequences.before(examples.answer_events)
+
+
 def _check_answers(sequences: Sequences, examples: Examples, where: str) -> None:
     if examples.answer_events is None or examples.answer_starts is None or not len(examples.answer_events):
         return
-    row = np.repeat(np.arange(len(examples)), np.diff(examples.answer_starts))  # (A,)
     events = examples.answer_events
-    place = sequences.before(events)  # (A,)
+    row, place = _places(sequences, examples, where)  # (A,), (A,)
     in_history = np.ones(len(events), bool)
     if sequences.events is not None:
         held = np.minimum(place, max(len(sequences.events) - 1, 0))
@@ -249,6 +263,42 @@ def _check_answers(sequences: Sequences, examples: Examples, where: str) -> None
     if bad.any():
         user, event = int(examples.users[row[bad][0]]), int(events[bad][0])
         raise _leak(f"event {event} of user row {user} is an answer and stands in its own input", where)
+
+
+def _check_last(data: TaskData, at: int, where: str) -> None:
+    """What one part reads, and in train learns, ends before what a later part asks of the same user."""
+    first = np.full(data.sequences.n_users, np.iinfo(np.int64).max)  # (U,)
+    for later in PARTS[at + 1 :]:
+        asked = data.part(later)
+        row, place = _places(data.sequences, asked, where)
+        np.minimum.at(first, asked.users[row], place)
+    examples = data.part(PARTS[at])
+    bad = examples.end > first[examples.users]
+    if examples.answer_starts is not None:
+        row, place = _places(data.sequences, examples, where)
+        bad[row[place >= first[examples.users[row]]]] = True
+    if bad.any():
+        user = int(examples.users[bad][0])
+        raise _leak(f"user row {user} reads or learns here what is asked of that user in a later part", where)
+
+
+def _check_window(data: TaskData, at: int, where: str) -> None:
+    """Answers lie in the time of their part, behind their input."""
+    examples = data.part(PARTS[at])
+    if data.cuts is None or data.clock is None:
+        raise _leak("a split by time without times or cuts", where)
+    if at == TRAIN and examples.answer_starts is None:
+        return  # the targets are the input itself
+    row, place = _places(data.sequences, examples, where)
+    when = np.asarray(data.clock)[examples.answer_events]  # (A,)
+    edges = (np.iinfo(np.int64).min, *data.cuts, np.iinfo(np.int64).max)
+    for bad, found in (
+        ((when < edges[at]) | (when > edges[at + 1] - (at < TEST)), "lies outside the time of its part"),
+        (place < examples.end[row], "lies before the end of its own input"),
+    ):
+        if bad.any():
+            event, user = int(examples.answer_events[bad][0]), int(examples.users[row[bad][0]])  # type: ignore[index]
+            raise _leak(f"event {event} of user row {user} is an answer and {found}", where)
 
 
 def _check_cut(data: TaskData, at: int, where: str) -> None:

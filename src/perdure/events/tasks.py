@@ -153,6 +153,7 @@ class _Workshop:
             {"split": _SAID[kind]},
             kind,
             cuts,
+            self._clock(kind),
         )
 
     def _shifted(self, users: np.ndarray, end: np.ndarray) -> Examples:
@@ -230,7 +231,12 @@ class _Workshop:
             notes=notes,
             by=by,
             cuts=self.split.cuts if by_time else None,
+            clock=self._clock(by),
         )
+
+    def _clock(self, by: str) -> np.ndarray | None:
+        """(E,) times of the log, for `check_no_leak`."""
+        return self.log.events.times if by == "time" else None
 
     def _in_window(self, task: Task, answers: _Answers, part: int) -> tuple[np.ndarray, np.ndarray, _Answers]:
         """Users, input ends and answers of one window of time.
