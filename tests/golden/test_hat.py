@@ -1,4 +1,4 @@
-"""HAT: gates, shares, annealing and regulariser by hand, gradients against the authors' way; when it keeps, when not."""
+"""HAT: gates, shares, annealing and regulariser by hand, gradients against the authors'; when it keeps, when not."""
 
 from __future__ import annotations
 

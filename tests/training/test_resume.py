@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import pytest
+from training import world
 from training.world import At, Bomb, evaluate, live, outcome
 
 from perdure.errors import Interrupted
@@ -39,12 +40,17 @@ def test_two_runs_are_equal(tmp_path):
 
 @pytest.mark.parametrize(
     ("method", "minutes"),
-    [("pcl", EVERY_STEP), ("finetune", 5.0), ("hat", EVERY_STEP)],
-    ids=["pcl-checkpoint-every-step", "finetune-checkpoint-every-epoch", "hat-checkpoint-every-step"],
+    [("pcl", EVERY_STEP), ("finetune", 5.0), ("hat", EVERY_STEP), ("conure", 5.0)],
+    ids=[
+        "pcl-checkpoint-every-step",
+        "finetune-checkpoint-every-epoch",
+        "hat-checkpoint-every-step",
+        "conure-checkpoint-every-epoch",
+    ],
 )
 def test_killed_at_every_step(tmp_path, method, minutes):
     expected, steps = uninterrupted(method)
-    assert steps == 18
+    assert steps == 18 * len(world.METHODS[method].stages)
     for at in range(1, steps + 1):
         folder = tmp_path / str(at)
         with pytest.raises(Bomb):

@@ -2,6 +2,7 @@
 
 step(r)    = 1[r > threshold],   d step / d r := 1                   straight-through
 a(e)       = sigma(s e),         d a / d e    := s_max sigma'(e)     annealed
+largest    = the mask of the entries largest in magnitude            cut by magnitude
 pack(m)    = the bits of a mask, eight a byte
 """
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["annealed_sigmoid", "pack", "straight_through_step", "unpack"]
+__all__ = ["annealed_sigmoid", "largest", "pack", "straight_through_step", "unpack"]
 
 
 class _Step(torch.autograd.Function):
@@ -52,6 +53,18 @@ def annealed_sigmoid(e: Tensor, s: float, s_max: float) -> Tensor:
     form, as sigma'(x) = 1 / (2 (cosh(x) + 1)); it does not vanish where sigma(s e) rounds to 0 or 1.
     """
     return _Annealed.apply(e, s, s_max)  # type: ignore[no-any-return]
+
+
+def largest(w: Tensor, among: Tensor, count: int) -> Tensor:
+    """Where the `count` entries of w stand that are largest in magnitude; bool, of w's shape.
+
+    Args:
+        w: any shape; among: bool, of w's shape: only these are chosen from.
+        count: exactly so many, at most as `among` has.
+    """
+    magnitude = w.abs().masked_fill(~among, -1.0).flatten()  # (n,)
+    nothing = torch.zeros_like(magnitude, dtype=torch.bool)  # (n,)
+    return nothing.scatter(0, magnitude.topk(count).indices, True).view(w.shape)
 
 
 def pack(mask: Tensor) -> Tensor:
