@@ -7,8 +7,8 @@
     README.md              a card for people, written from model.json
 
 Learning a task adds one file. For a method that keeps a frozen backbone, the digest of backbone.safetensors stays the
-same: the promise can be seen with `sha256sum`. Loading verifies every digest and never imports anything a model folder names: the classes
-come from `find`, which knows only perdure's own.
+same: the promise can be seen with `sha256sum`. Loading verifies every digest and never imports anything a model folder
+names: the classes come from `find`, which knows only perdure's own.
 """
 
 from __future__ import annotations
