@@ -227,9 +227,35 @@ def test_time_split_trains_on_what_came_before_the_answers():
     assert rows_of(one.train, one) == {0: ([2], [0])}  # the second answer is the same item; inputs end before the first
 
 
+GOOD_NAMES = ["a", "7", "Watch-later_2", "x" * 64, "null", "com", "com10", "console"]
+BAD_NAMES = ["", "_a", "-a", "a.b", ".", "..", "a/b", "a\\b", "a b", "a\n", "\u00e4", "\u0661", "x" * 65, "con", "NUL",
+             "Com1", "a\0"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*GOOD_NAMES, *BAD_NAMES])
+def test_one_rule_for_names(name):
+    """A task, a recipe and a model folder agree on what a task may be called."""
+    from perdure.errors import ModelError
+    from perdure.model.files import check_name
+    from perdure.settings.sections import bad_names
+
+    good = name in GOOD_NAMES
+    assert [fault.key for fault in bad_names([name])] == ([] if good else ["tasks.0.name"])
+    if good:
+        assert check_name(f"tasks/{Task(name, 'item').name}.safetensors")
+        return
+    with pytest.raises(SettingsError, match="task name"):
+        Task(name, "item")
+    if set(name) & set("\\\0\n ") or not name or not name.isascii():
+        with pytest.raises(ModelError):
+            check_name(f"tasks/{name}")
+
+
 def test_settings_are_checked(shop):
     with pytest.raises(SettingsError, match="two tasks"):
         compile_tasks(shop, [WATCH, WATCH])
+    with pytest.raises(SettingsError, match="two tasks"):
+        compile_tasks(shop, [WATCH, Task("Watch", "item")])
     frame = pl.DataFrame({"user": ["a", "a"], "item": ["x", "y"]})
     with pytest.raises(SettingsError, match="without times"):
         compile_tasks(log_of(frame), [WATCH], None, Split(kind="time", valid_from="1", test_from="2"))

@@ -17,9 +17,13 @@ from typing import Literal
 
 import numpy as np
 
-from perdure.errors import DataError, SettingsError
+from perdure.errors import DataError, SettingsError, shorten
 from perdure.events.ids import Ids
 from perdure.events.splits import PARTS, TEST, TRAIN, VALID
+
+# A task's name becomes a file's name on every system: two that differ only in case are one, `con` and its like are none.
+TASK_NAME = re.compile(r"(?!(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])\Z)[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+NAME_RULE = "1 to 64 letters, digits, _ and -, a letter or digit first; not con, nul, ..."
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Task:
     """One thing to learn about a user.
 
     Attributes:
-        name: letters, digits, `_`, `-`, `.`; it becomes a file name.
+        name: 1 to 64 letters, digits, `_`, `-`, a letter or digit first; it becomes a file name, so no two tasks may
+            have names that differ only in case.
         kind: "next_item", "item" or "one_of".
         description: a sentence in words; some methods read it.
         answer: what is to be told: "item", an event column, "item.<attribute>" or "user.<attribute>" (a column of
@@ -70,12 +75,8 @@ class Task:
     min_answers: int = 1
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", self.name):
-            raise SettingsError(
-                f"task name {self.name!r}",
-                expected="letters, digits, _, - and ., at most 100",
-                where="[[tasks]], key name",
-            )
+        if not TASK_NAME.fullmatch(self.name):
+            raise SettingsError(f"task name {shorten(self.name)!r}", expected=NAME_RULE, where="[[tasks]], key name")
         if self.kind not in ("next_item", "item", "one_of"):
             raise SettingsError(
                 f"kind = {self.kind!r}", expected='"next_item", "item" or "one_of"', where=self.place("kind")

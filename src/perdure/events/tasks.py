@@ -29,7 +29,7 @@ def compile_tasks(
 
     Args:
         events: the log.
-        tasks: in the order they will be learned; names differ.
+        tasks: in the order they will be learned; names differ in more than case.
         history: what is input (default: the whole log).
         split: who is judged (default: by user, 80/5/15).
 
@@ -42,10 +42,10 @@ def compile_tasks(
         DataError: a task without a single training example, with the counts of why.
     """
     history, split = history or History(), split or Split()
-    names = [task.name for task in tasks]
-    for name in names:
-        if names.count(name) > 1:
-            raise SettingsError(f"two tasks are named {name!r}", where="[[tasks]], key name")
+    names = [task.name.lower() for task in tasks]
+    for task in tasks:
+        if names.count(task.name.lower()) > 1:
+            raise SettingsError(f"two tasks are named {task.name!r}", where="[[tasks]], key name")
     if split.kind == "time" and events.times is None:
         raise SettingsError(
             "a split by time on a log without times",

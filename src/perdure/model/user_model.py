@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,7 @@ class UserModel(nn.Module):
 
     def add(self, card: TaskCard, generator: torch.Generator) -> None:
         """Make room for a task: its head and its overlay, drawn from `generator`, on the backbone's device."""
-        if card.name in self.tasks:
+        if card.name.lower() in {name.lower() for name in self.tasks}:  # a name becomes a file's name
             raise UsageError(
                 f"the model already knows a task {card.name!r}", fix="choose another name or resume the run"
             )
@@ -111,12 +112,16 @@ class UserModel(nn.Module):
         card.settled = True
 
     def card(self, task: str) -> TaskCard:
-        """The card of a task; UsageError names those that exist."""
-        if task not in self.tasks:
-            raise UsageError(
-                f"no task {task!r} in this model", expected="one of " + ", ".join(self.tasks), where="task"
-            )
-        return self.tasks[task]
+        """The card of a task; UsageError names those that exist, and the nearest."""
+        if task in self.tasks:
+            return self.tasks[task]
+        near = difflib.get_close_matches(str(task), self.tasks, n=1, cutoff=0.5)
+        raise UsageError(
+            f"no task {task!r} in this model",
+            expected="one of " + (", ".join(self.tasks) or "(it has none)"),
+            where="task",
+            fix=f"did you mean {near[0]}?" if near else "",
+        )
 
     def is_first(self, task: str) -> bool:
         """Whether this task is the one that trained the backbone."""

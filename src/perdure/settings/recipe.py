@@ -250,12 +250,15 @@ def _tasks(raw: Mapping[str, Any], take, faults: list[Fault]) -> tuple[tuple[Tas
         faults.append(Fault("tasks", found, "one [[tasks]] table or more, in the order they are learned"))
         return (), ()
     known = [*model_of(Task).model_fields, "train"]
+    misnamed = list(bad_names([table.get("name") for table in tables]))
     for place, table in enumerate(tables):
         section = f"tasks.{place}"
         for key in table:
             if key not in known:
                 faults.append(Fault(f"{section}.{key}", "unknown key", fix=nearest(key, known)))
         values = {key: value for key, value in table.items() if key != "train" and key in known}
+        if any(fault.key == f"{section}.name" for fault in misnamed):
+            values["name"] = f"task{place}"  # told once, below
         task, own = (
             take(section, model_of(Task), values),
             take(f"{section}.train", TrainSettings, table.get("train", {})),
@@ -263,7 +266,7 @@ def _tasks(raw: Mapping[str, Any], take, faults: list[Fault]) -> tuple[tuple[Tas
         if task is not None and own is not None:
             tasks.append(Task(**task.model_dump()))
             trains.append(own)
-    faults += bad_names([table.get("name") for table in tables])
+    faults += misnamed
     return tuple(tasks), tuple(trains)
 
 

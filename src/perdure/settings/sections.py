@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from perdure.events.examples import NAME_RULE, TASK_NAME
 from perdure.settings.faults import Fault
 from perdure.train_settings import TrainSettings
 
@@ -16,8 +17,6 @@ Settings: TypeAlias = Any  # recipe.Settings, which stands on these sections: im
 
 __all__ = ["EvaluateSettings", "Part", "Parts", "PretrainSettings", "RunSettings", "bad_names", "contradictions"]
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 METRIC = re.compile(r"(hr|ndcg|mrr|recall)@([1-9][0-9]{0,3})|auc|accuracy|macro_f1|log_loss")
 
 
@@ -127,12 +126,8 @@ def bad_names(names: list[Any]) -> Iterator[Fault]:
         key = f"tasks.{place}.name"
         if not isinstance(name, str):
             continue  # said elsewhere
-        if not NAME.fullmatch(name) or name.split(".")[0].lower() in RESERVED or name.endswith("."):
-            yield Fault(
-                key,
-                f"{name[:80]!r} cannot be a file name everywhere",
-                "1 to 64 letters, digits, '.', '_', '-', a letter or digit first; not con, nul, ...",
-            )
+        if not TASK_NAME.fullmatch(name):
+            yield Fault(key, f"{name[:80]!r} cannot be a file name everywhere", NAME_RULE)
         elif name.lower() in seen:
             yield Fault(key, f"{name!r} is taken by task {seen[name.lower()] + 1}", fix="give every task its own name")
         seen.setdefault(name.lower(), place)
