@@ -237,6 +237,39 @@ def test_a_store_is_whole_or_absent(tmp_path: Path, monkeypatch):
     assert stored(tmp_path, csv()).n_events == 300 and not left.exists()
 
 
+def test_a_moved_log_is_the_same_log(tmp_path: Path):
+    """The store of a recipe folder that moved is used again; another name, content or role makes another store."""
+    for home in ("old", "new"):
+        (tmp_path / home).mkdir()
+        (tmp_path / home / "log.csv").write_text(csv())
+        (tmp_path / home / "users.csv").write_text("id,age\n" + "".join(f"u{k},{k}\n" for k in range(30)))
+
+    def told(home: str, **more):
+        path = more.pop("path", str(tmp_path / home / "log.csv"))
+        users = {"path": str(tmp_path / home / "users.csv"), "id": "id", **more.pop("users", {})}
+        data = settings("x", **more).model_dump() | {"path": path, "users": users}
+        return DataSettings.model_validate(data)
+
+    first = prepare(told("old"), tmp_path / "s", now=NOW)
+    (tmp_path / "s").rename(tmp_path / "moved")
+    stamp = (tmp_path / "moved" / "items.npy").stat().st_mtime_ns
+    assert prepare(told("new"), tmp_path / "moved", now=NOW).digest == first.digest
+    assert prepare(told("new", path=[str(tmp_path / "new" / "*.csv").replace("*", "log")]), tmp_path / "moved")
+    assert (tmp_path / "moved" / "items.npy").stat().st_mtime_ns == stamp
+    log, other = str(tmp_path / "new" / "log.csv"), tmp_path / "new" / "other.csv"
+    other.write_text(csv())
+    for data in (
+        told("new", path=str(other)),
+        told("new", path={"books": log}),
+        told("new", path=[log, str(other)]),
+        told("new", users={"columns": ["age"]}),
+        told("new", users={"path": str(other), "id": "user"}),
+        told("new", ties="item"),
+    ):
+        with pytest.raises(UsageError, match="there already"):
+            prepare(data, tmp_path / "moved", now=NOW)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="folders by mode")
 def test_an_output_folder_that_is_taken_is_left_alone(tmp_path: Path):
     (tmp_path / "log.csv").write_text(csv())

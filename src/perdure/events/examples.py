@@ -21,7 +21,7 @@ from perdure.errors import DataError, SettingsError, shorten
 from perdure.events.ids import Ids
 from perdure.events.splits import PARTS, TEST, TRAIN, VALID
 
-# A task's name becomes a file's name on every system: two that differ only in case are one, `con` and its like are none.
+# A task's name becomes a file's name on every system: names that differ only in case are one, `con` is none at all.
 TASK_NAME = re.compile(r"(?!(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])\Z)[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 NAME_RULE = "1 to 64 letters, digits, _ and -, a letter or digit first; not con, nul, ..."
 

@@ -47,11 +47,15 @@ def open_sources(data: DataSettings) -> tuple[Reading, list[list[Source]]]:
 
 
 def fingerprint_of(data: DataSettings, reading: Reading, sources: list[list[Source]]) -> str:
-    """SHA-256 of the settings, of every input file and of the way of reading."""
-    paths = [s.path for files in sources for s in files]
+    """SHA-256 of the settings, of every input file's name and content and of the way of reading; not of folders."""
+    files = [
+        [sorted(table.constants.items()), *([source.path.name, sha256(source.path)] for source in group)]
+        for table, group in zip(reading.tables, sources, strict=True)
+    ]
     for attributes in (reading.users, reading.items):
-        paths += attributes.table.paths if attributes else ()
-    told = [FORMAT_VERSION, READING, data.model_dump(), [sha256(path) for path in paths]]
+        files.append([[path.name, sha256(path)] for path in attributes.table.paths] if attributes else [])
+    elsewhere = {"path": True, "users": {"path"}, "items_table": {"path"}}  # told by the files themselves
+    told = [FORMAT_VERSION, READING, data.model_dump(exclude=elsewhere), files]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
