@@ -23,6 +23,10 @@ def test_the_step_is_hard_and_its_gradient_passes_straight_through():
     assert r.grad.tolist() == [1.0, 2.0, 3.0, 4.0]  # also where the weight is masked
 
 
+def test_the_step_is_exactly_zero_or_one_however_large_the_score():
+    assert set(straight_through_step(torch.linspace(-1e8, 1e8, 1001), 5e-3).tolist()) == {0.0, 1.0}
+
+
 def test_bits_by_hand():
     mask = torch.tensor([[1, 0, 1, 0, 0], [0, 0, 1, 0, 1]], dtype=torch.bool)
     assert pack(mask).tolist() == [0b10000101, 0b00000010]

@@ -8,8 +8,6 @@ pack(m)    = the bits of a mask, eight a byte
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,33 +15,9 @@ from torch.nn import functional as F
 __all__ = ["annealed_sigmoid", "largest", "pack", "straight_through_step", "unpack"]
 
 
-class _Step(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, r: Tensor, threshold: float) -> Tensor:
-        return (r > threshold).to(r.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return grads[0], None
-
-
 def straight_through_step(r: Tensor, threshold: float = 0.0) -> Tensor:
     """1 where r > threshold, else 0, of r's shape and dtype; the gradient passes as if it were the identity."""
-    return _Step.apply(r, threshold)  # type: ignore[no-any-return]
-
-
-class _Annealed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, e: Tensor, s: float, s_max: float) -> Tensor:
-        ctx.save_for_backward(e)
-        ctx.s_max = s_max
-        return torch.sigmoid(s * e)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        (e,) = ctx.saved_tensors
-        a = torch.sigmoid(e)
-        return grads[0] * ctx.s_max * a * (1 - a), None, None
+    return (r > threshold).to(r.dtype) + _gradient_of(r)
 
 
 def annealed_sigmoid(e: Tensor, s: float, s_max: float) -> Tensor:
@@ -52,7 +26,7 @@ def annealed_sigmoid(e: Tensor, s: float, s_max: float) -> Tensor:
     This is HAT's compensation s_max/s (cosh(s e) + 1) / (cosh(e) + 1) of the true gradient s sigma'(s e), in closed
     form, as sigma'(x) = 1 / (2 (cosh(x) + 1)); it does not vanish where sigma(s e) rounds to 0 or 1.
     """
-    return _Annealed.apply(e, s, s_max)  # type: ignore[no-any-return]
+    return torch.sigmoid(s * e.detach()) + _gradient_of(s_max * torch.sigmoid(e))
 
 
 def largest(w: Tensor, among: Tensor, count: int) -> Tensor:
@@ -77,3 +51,8 @@ def unpack(packed: Tensor, shape: torch.Size) -> Tensor:
     """The opposite of `pack`: bool, of the given shape."""
     bits = (packed[:, None] >> torch.arange(8, dtype=torch.uint8, device=packed.device)) & 1  # (ceil(n / 8), 8)
     return bits.flatten()[: shape.numel()].view(shape).bool()
+
+
+def _gradient_of(x: Tensor) -> Tensor:
+    """Zeros of x's shape, exactly, with the gradient of x."""
+    return x - x.detach()

@@ -140,9 +140,8 @@ class HAT(Method):
         """L + c R, with s as far as the progress tells."""
         gates = cast(Gates, model.overlays[task])
         gates.s = self.s_at(progress)
-        with torch.no_grad():
-            for e in gates.e.values():
-                e.clamp_(-LIMIT, LIMIT)
+        for e in gates.e.values():
+            e.data.clamp_(-LIMIT, LIMIT)  # after each step, that is before the next
         return model.loss(batch, task, rng) + self.c * self.regulariser(gates)
 
     def s_at(self, progress: float) -> float:
