@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,15 @@ KINDS = {"encoders": "encoders", "objectives": "objectives", "methods": "tuning"
 NOT_PARTS = {"__init__", "base", "parts"}
 
 
+def _near(name: str, known: Iterable[str]) -> str:
+    """`did you mean pcl?`, or nothing."""
+    close = difflib.get_close_matches(name.lower(), list(known), n=1)
+    return f"did you mean {close[0]}?" if close else ""
+
+
 def _folder(kind: str) -> Path:
     if kind not in KINDS:
-        raise UsageError(f"no kind {shorten(kind)!r}", expected=f"one of {', '.join(KINDS)}")
+        raise UsageError(f"no kind {shorten(kind)!r}", expected=f"one of {', '.join(KINDS)}", fix=_near(kind, KINDS))
     return Path(__file__).parent / KINDS[kind]
 
 
@@ -43,10 +50,10 @@ def find(kind: str, name: str) -> Any:
         UsageError: no such kind or name; tells the nearest.
     """
     if name not in _names(kind):
-        close = difflib.get_close_matches(name.lower(), _names(kind), n=1)
-        fix = f"did you mean {close[0]}?" if close else ""
         raise UsageError(
-            f"no {kind.removesuffix('s')} {shorten(name)!r}", expected=f"one of {', '.join(_names(kind))}", fix=fix
+            f"no {kind.removesuffix('s')} {shorten(name)!r}",
+            expected=f"one of {', '.join(_names(kind))}",
+            fix=_near(name, _names(kind)),
         )
     module = importlib.import_module("perdure." + KINDS[kind].replace("/", ".") + "." + name)
     for thing in vars(module).values():

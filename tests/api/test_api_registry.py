@@ -34,6 +34,9 @@ def test_nearest_name():
         registry.find("methods", "peterec")
     with pytest.raises(perdure.UsageError, match="one of encoders"):
         registry.names("metods")
+    with pytest.raises(perdure.UsageError) as fault:
+        perdure.list_("methds")
+    assert fault.value.fix == "did you mean methods?"
 
 
 def test_list_tells_keeps_paper_and_summary():

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from perdure import __version__, registry
-from perdure.errors import UsageError, shorten
 
 __all__ = ["doctor", "list_"]
 
@@ -27,12 +26,8 @@ def list_(kind: str) -> list[dict[str, Any]]:
         Per entry: name, paper, summary; of methods also keeps.
 
     Raises:
-        UsageError: no such kind.
+        UsageError: no such kind; tells the nearest.
     """
-    if kind not in registry.KINDS:
-        raise UsageError(
-            f"no kind {shorten(kind)!r}", expected=f"one of {', '.join(sorted(registry.KINDS))}", where="KIND"
-        )
     return registry.about(kind)
 
 

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("ignore")
     before = _listen()
     try:
-        code = app(args=given, prog_name="perdure", standalone_mode=False)
+        code = app(args=given or ["--help"], prog_name="perdure", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except BrokenPipeError:  # whoever read us has seen enough
