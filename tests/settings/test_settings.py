@@ -181,12 +181,13 @@ def test_paths_are_told_as_written(recipe, monkeypatch, tmp_path):
     ("changes", "key", "text"),
     [
         (["encoder.width=7", "encoder.heads=4"], "encoder", "not a multiple"),
-        (["history.min_length=30"], "history.min_length", "encoder.max_length"),
         (["split.valid=0.0"], "tasks.0 (watch)", "validation users"),
         (["train.max_steps=5", "train.warmup_steps=5"], "tasks.0 (watch)", "not below max_steps"),
         (["split.valid=0.5", "split.test=0.6"], "split", "less than 1"),
         (["evaluate.metric=hr@7"], "evaluate.metric", "not measured"),
         (["evaluate.metric=best"], "evaluate.metric", "ndcg@k"),
+        (["evaluate.metric=log_loss"], "evaluate.metric", "less is better"),
+        (["evaluate.metric=log_loss"], "evaluate.metric", "accuracy or macro_f1"),
         (["tasks.2.name=Watch"], "tasks.2.name", "taken by task 1"),
         (["tasks.2.kind=item", "tasks.2.answer=item.genre"], "tasks.2.answer", "item attributes"),
         (["run.device=tpu"], "run.device", "tpu"),
@@ -257,3 +258,23 @@ def test_schema_of_a_signature():
 def test_every_part_has_a_schema_with_defaults(kind):
     for name in registry.names(kind):
         registry.trial(kind, name, schema_of(registry.find(kind, name)).model_validate({}).model_dump())
+
+
+def test_metric_that_fits_no_task(tmp_path):
+    ranked, classes = make(tmp_path / "a", ("watch", "buy")), make(tmp_path / "b", ("gender",))
+    for metric in ("accuracy", "macro_f1"):
+        assert "fits no task" in faults(ranked, f"evaluate.metric={metric}")["evaluate.metric"]
+        assert not load(classes, [f"evaluate.metric={metric}"], parts=registry).notes
+    assert "their kinds are one_of" in faults(classes, "evaluate.metric=recall@5")["evaluate.metric"]
+    for one in (ranked, classes):
+        assert not load(one, ["evaluate.metric=auc"], parts=registry).notes
+
+
+def test_metric_that_fits_some_tasks_is_noted(recipe):
+    assert "does not fit watch, buy" in load(recipe, ["evaluate.metric=macro_f1"], parts=registry).notes[0]
+    assert "does not fit gender" in load(recipe, ["evaluate.metric=recall@5"], parts=registry).notes[0]
+    assert not load(recipe, parts=registry).notes
+
+
+def test_long_users_may_be_read_through_a_short_window(recipe):
+    assert load(recipe, ["history.min_length=99"], parts=registry).encoder.options["max_length"] == 20

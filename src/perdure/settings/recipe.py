@@ -141,7 +141,14 @@ def from_dict(
     if faults or settings is None:
         raise SettingsFaults(faults, file)
     settings.origin.update(_origins(settings.written, given))
-    return replace(settings, notes=notes)
+    return replace(settings, notes=(*notes, *_not_fitting(settings)))
+
+
+def _not_fitting(settings: Settings) -> list[str]:
+    """A note where evaluate.metric decides some tasks and not others."""
+    other = [task.name for task in settings.tasks if not settings.evaluate.fits(task.kind)]
+    told = f"evaluate.metric: {settings.evaluate.metric} does not fit {', '.join(other)}, measured by their default"
+    return [told] if settings.evaluate.metric and other else []
 
 
 def _left_behind(tables: dict[str, Any], given: dict[str, str], parts: Parts) -> tuple[str, ...]:

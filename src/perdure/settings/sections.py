@@ -17,7 +17,8 @@ Settings: TypeAlias = Any  # recipe.Settings, which stands on these sections: im
 
 __all__ = ["EvaluateSettings", "Part", "Parts", "PretrainSettings", "RunSettings", "bad_names", "contradictions"]
 
-METRIC = re.compile(r"(hr|ndcg|mrr|recall)@([1-9][0-9]{0,3})|auc|accuracy|macro_f1|log_loss")
+METRIC = re.compile(r"(hr|ndcg|mrr|recall)@([1-9][0-9]{0,3})|auc|accuracy|macro_f1")
+METRICS = "hr@k, ndcg@k, mrr@k, recall@k, auc, accuracy or macro_f1"
 
 
 class Parts(Protocol):
@@ -58,7 +59,8 @@ class EvaluateSettings(BaseModel):
         seen: whether items of the input are left out of a next_item ranking ("drop") or stay in ("keep").
         sampled: rank among this many sampled items instead of all; always labelled as such.
         sampled_by: how they are drawn.
-        metric: the metric that decides; by default ndcg@10, and accuracy for one_of.
+        metric: the metric that decides, on tasks that have it: hr@k, ndcg@k, mrr@k or recall@k of a ranking, accuracy
+            or macro_f1 of classes, auc of both. By default ndcg@10, and accuracy for one_of.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
@@ -68,6 +70,17 @@ class EvaluateSettings(BaseModel):
     sampled: int | None = Field(None, ge=1, le=1_000_000)
     sampled_by: Literal["uniform", "popularity"] = "uniform"
     metric: str | None = None
+
+    @property
+    def drawn(self) -> str | None:
+        """`sampled` and `sampled_by` in one, as the evaluation reads them: "50 uniform", or None."""
+        return f"{self.sampled} {self.sampled_by}" if self.sampled else None
+
+    def fits(self, kind: str) -> bool:
+        """Whether tasks of this kind are measured by `metric`; where not, their own default decides."""
+        if kind == "one_of":
+            return self.metric in ("accuracy", "macro_f1", "auc")
+        return self.metric == "auc" or "@" in (self.metric or "")
 
 
 class RunSettings(BaseModel):
@@ -98,25 +111,27 @@ class RunSettings(BaseModel):
 
 def contradictions(settings: Settings) -> Iterator[Fault]:
     """What is wrong between sections that are each right by themselves. Reads no data."""
-    longest = settings.encoder.options.get("max_length")
-    if longest is not None and settings.history.min_length > longest:
-        yield Fault(
-            "history.min_length",
-            f"{settings.history.min_length} is more than encoder.max_length, {longest}",
-            "a history that the encoder can read whole",
-            "raise encoder.max_length or lower history.min_length",
-        )
     for place in range(len(settings.tasks)):
         yield from _training(settings, place)
     yield from _columns(settings)
-    metric = settings.evaluate.metric
-    if metric is not None:
-        told = METRIC.fullmatch(metric)
-        wanted = "hr@k, ndcg@k, mrr@k, recall@k, auc, accuracy, macro_f1 or log_loss"
-        if told is None:
-            yield Fault("evaluate.metric", f"found {metric!r}", wanted)
-        elif told[2] and int(told[2]) not in settings.evaluate.ks:
-            yield Fault("evaluate.metric", f"{metric} is not measured: ks = {settings.evaluate.ks}", fix="add it to ks")
+    yield from _metric(settings)
+
+
+def _metric(settings: Settings) -> Iterator[Fault]:
+    """The metric that decides must be one, be measured, grow with quality, and fit a task."""
+    asked, key = settings.evaluate, "evaluate.metric"
+    if asked.metric is None:
+        return
+    told = METRIC.fullmatch(asked.metric)
+    if asked.metric == "log_loss":
+        yield Fault(key, "of log_loss less is better, so it cannot decide", METRICS, "it is measured all the same")
+    elif told is None:
+        yield Fault(key, f"found {asked.metric!r}", METRICS)
+    elif told[2] and int(told[2]) not in asked.ks:
+        yield Fault(key, f"{asked.metric} is not measured: ks = {asked.ks}", fix="add it to ks")
+    elif not any(asked.fits(task.kind) for task in settings.tasks):
+        kinds = ", ".join(dict.fromkeys(task.kind for task in settings.tasks))
+        yield Fault(key, f"{asked.metric} fits no task: their kinds are {kinds}", METRICS)
 
 
 def bad_names(names: list[Any]) -> Iterator[Fault]:
