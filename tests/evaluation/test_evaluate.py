@@ -83,8 +83,29 @@ def test_classes():
 
 def test_nobody_to_tell_apart_has_no_auc():
     model = fixed(np.eye(3), "one_of")
-    score = evaluate(model, data_of(card(model), [[2], [3]], [[1], [1]]))
+    data = data_of(card(model), [[2], [3]], [[1], [1]])
+    score = evaluate(model, data)
     assert "auc" not in score.values and any("no AUC" in note for note in score.notes)
+    score = evaluate(model, data, metric="auc")
+    assert score.primary == "accuracy" and "auc was not measured here" in score.notes[-1]
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "auc", "accuracy"])
+def test_any_measure_of_classes_may_stand_for_the_task(metric):
+    model = fixed(np.eye(3), "one_of")
+    score = evaluate(model, data_of(card(model), [[2], [3], [4]], [[0], [1], [1]]), metric=metric)
+    told = score.to_dict()
+    assert told["metric"] == metric and told["value"] == score.value == score.values[metric]
+    assert (told["low"] is None) == (metric == "auc")  # one number of all users, without an interval
+    json.dumps(told, allow_nan=False)
+
+
+def test_the_cut_of_the_deciding_measure_is_measured():
+    model = fixed(SCORES)
+    score = evaluate(model, data_of(card(model), [[2]], [[1]]), ks=(1,), metric="recall@3")
+    assert score.primary == score.label == "recall@3" and score.value == 1
+    sampled = evaluate(model, data_of(card(model), [[2]], [[1]]), sampled=2)
+    assert sampled.label == "ndcg@10 (sampled: 2 uniform negatives, seed 0)"
 
 
 @pytest.mark.parametrize("encoder", sorted(ENCODERS))

@@ -59,6 +59,9 @@ def test_lists_will_do():
 def test_round_trip_through_json():
     told = json.loads(json.dumps(GOLDEN.to_dict()))
     assert Matrix.from_dict(told) == GOLDEN
+    drawn = Matrix().grown("a", {"a": 0.5}, "hr@5", "sampled: 9 uniform negatives, seed 0").grown("b", {"a": 1, "b": 1})
+    told = json.loads(json.dumps(drawn.to_dict()))
+    assert told["protocols"] == {"a": "sampled: 9 uniform negatives, seed 0"} and Matrix.from_dict(told) == drawn
     padded = {"tasks": ["a", "b"], "R": [[0.5, None], [0.4, 0.3]]}
     assert Matrix.from_dict(padded).rows == ((0.5,), (0.4, 0.3))
 

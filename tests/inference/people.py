@@ -65,6 +65,8 @@ class Fixed(nn.Module):
         self.table, self.item_ids, self.tasks, self.manifest = scores, ids, {card.name: card}, {}
         self.backbone = SimpleNamespace(width=len(ids) + 2, n_items=len(ids), max_length=max_length)
 
+    card = UserModel.card
+
     def represent(self, batch: Batch, task: str | None = None) -> Tensor:
         last = batch.items[torch.arange(len(batch)), batch.lengths - 1]
         return nn.functional.one_hot(last, self.backbone.width).float()

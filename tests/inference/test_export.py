@@ -79,6 +79,6 @@ def test_a_disk_that_refuses_is_a_machine_error(tmp_path):
     with pytest.raises(MachineError):
         embed(tiny(), [["i001"]], ["a"], tmp_path / "file" / "u.parquet")
     (tmp_path / "u.parquet").mkdir()
-    with pytest.raises(MachineError):
+    with pytest.raises(UsageError, match="is a folder"):
         embed(tiny(), [["i001"]], ["a"], tmp_path / "u.parquet")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "u.parquet"]

@@ -52,7 +52,7 @@ def test_keeping_can_be_seen_with_sha256(tmp_path):
     digests = []
 
     class Look(At):
-        def row(self, task, scores) -> None: ...
+        def row(self, task, scores, protocols) -> None: ...
 
     real = store.save
 

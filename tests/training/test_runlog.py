@@ -327,7 +327,8 @@ def show_all(display: Display) -> None:
     display.step(task="b", stage="retrain", step=2, steps=10, loss=0.5)
     display.epoch(task="a", stage="train", epoch=1, loss=0.5, valid=0.25, metric="ndcg@10", targets_per_second=1234.0)
     display.epoch(task="a", stage="retrain", epoch=1, loss=0.5, valid=None, metric="ndcg@10")
-    display.row("a", {"a": 0.25})
+    display.row("a", {"a": 0.25}, {"a": "full ranking"})
+    display.row("b", {"a": 0.25, "b": 0.5}, {"a": "full ranking", "b": "sampled: 9 uniform negatives, seed 0"})
 
 
 def test_plain_lines_in_a_pipe(tmp_path):
@@ -336,7 +337,8 @@ def test_plain_lines_in_a_pipe(tmp_path):
     lines = (tmp_path / "out").read_text().splitlines()
     assert "a: epoch 1, loss 0.5000, ndcg@10 0.2500, 1,234 targets/s" in lines
     assert "a (retrain): epoch 1, loss 0.5000" in lines
-    assert lines[-1] == "after a: a 0.2500"
+    assert lines[-2] == "after a: a 0.2500"
+    assert lines[-1] == "after b: a 0.2500, b 0.5000 (sampled: 9 uniform negatives, seed 0)"
     assert not any("\x1b" in line for line in lines)
 
 

@@ -63,7 +63,8 @@ class Run:
 
     Attributes:
         folder, model: the run's folder and its model folder. report: the page, None where the report extra is missing.
-        tasks: in the order learned. metrics: task -> name of its measure.
+        tasks: in the order learned. metrics: task -> name of its measure. protocols: task -> how it was measured:
+            "full ranking", "all classes", or "sampled: ...", which must not be compared with the others.
         matrix: R[t][k], the measure of task k after learning task t.
         scores: task -> its measure after the last task.
         average, forgetting, backward_transfer: of the matrix.
@@ -76,6 +77,7 @@ class Run:
     report: str | None
     tasks: list[str]
     metrics: dict[str, str]
+    protocols: dict[str, str]
     matrix: list[list[float]]
     scores: dict[str, float]
     average: float
@@ -312,12 +314,10 @@ def _evaluator(settings: Settings) -> Evaluate:
     from perdure.evaluation.evaluate import evaluate
 
     asked = settings.evaluate
-    sampled = f"{asked.sampled} {asked.sampled_by}" if asked.sampled else None
 
     def measure(model: Any, data: Any, split: str) -> Any:
-        score = evaluate(model, data, split, ks=asked.ks, seen=asked.seen, sampled=sampled)
-        known = asked.metric is not None and asked.metric in score.per_user
-        return dataclasses.replace(score, primary=asked.metric) if known else score
+        metric = asked.metric if asked.fits(data.task.kind) else None
+        return evaluate(model, data, split, ks=asked.ks, seen=asked.seen, sampled=asked.drawn, metric=metric)
 
     return measure
 
@@ -363,6 +363,7 @@ def _told(out: Path, learned: Any, page: str | None, notes: list[str], seconds: 
         report=page,
         tasks=list(matrix.tasks),
         metrics=dict(matrix.metrics),
+        protocols=dict(matrix.protocols),
         matrix=[list(row) for row in matrix.rows],
         scores=dict(zip(matrix.tasks, matrix.rows[-1], strict=True)),
         average=matrix.average(),

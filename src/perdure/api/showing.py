@@ -16,7 +16,7 @@ def show(path: str | Path) -> dict[str, Any]:
     """Tell a model folder or a run folder, every digest of the model verified.
 
     Returns:
-        folder, state (of a run), encoder, method, keeps, items, tasks, matrix, metrics, average, forgetting,
+        folder, state (of a run), encoder, method, keeps, items, tasks, R, metrics, protocols, average, forgetting,
         backward_transfer, digest, files (file, bytes, sha256), data_digest, versions, seed.
 
     Raises:
@@ -29,9 +29,9 @@ def show(path: str | Path) -> dict[str, Any]:
     home = folder if (folder / "run.json").is_file() else folder.parent
     model = load(locate(folder))
     manifest = model.manifest
-    tasks = [_task(model, name) for name in model.tasks]
     learned = manifest.get("matrix") or {"tasks": [], "R": []}
     matrix = {**learned, **Matrix.from_dict(learned).to_dict()}
+    tasks = [{**_task(model, name), "protocol": matrix["protocols"].get(name, "")} for name in model.tasks]
     files = [
         {"file": name, "bytes": entry.get("bytes", entry.get("size")), "sha256": entry["sha256"]}
         for name, entry in manifest["files"].items()

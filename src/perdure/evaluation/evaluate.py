@@ -6,7 +6,7 @@ Goes through inference.represent and model.score_of, as recommend does: what is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 from perdure.errors import DataError, ModelError, UsageError
 from perdure.evaluation import bootstrap, metrics
 from perdure.evaluation.ranking import Sampled, rank_blocks, users_at_once
-from perdure.inference.represent import card_of, label_of_item, represent, scores_of, seen_cells
+from perdure.inference.represent import label_of_item, represent, scores_of, seen_cells
 
 if TYPE_CHECKING:
     from perdure.events.examples import Examples, TaskData
@@ -67,6 +67,17 @@ class Score:
         """The primary measure."""
         return self.values[self.primary]
 
+    @property
+    def label(self) -> str:
+        """The name of the primary measure, and the protocol where the ranking is a sampled one."""
+        return f"{self.primary} ({self.protocol})" if self.protocol.startswith("sampled") else self.primary
+
+    def by(self, metric: str | None) -> Score:
+        """The same score with `metric` standing for the task; its own default, noted, where it was not measured."""
+        if metric is None or metric in self.values:
+            return replace(self, primary=metric or self.primary)
+        return replace(self, notes=(*self.notes, f"{metric} was not measured here: {self.primary} stands for the task"))
+
     def interval(
         self, name: str | None = None, level: float = 0.95, resamples: int = 1000, seed: int = 0
     ) -> tuple[float, float]:
@@ -82,8 +93,12 @@ class Score:
         return bootstrap.interval(bootstrap.means(_of(self, name), resamples, seed), level)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it, without the users: task, split, n, metric, value, low, high, values, protocol, notes."""
-        low, high = self.interval()
+        """As JSON can hold it, without the users: task, split, n, metric, value, low, high, values, protocol, notes.
+
+        low and high are None for the AUC of classes, which has no interval here.
+        """
+        alone = self.primary not in self.per_user and not (self.primary == "macro_f1" and self.confusion is not None)
+        low, high = (None, None) if alone else self.interval()
         told = {"task": self.task, "split": self.split, "n": self.n, "metric": self.primary, "value": self.value}
         return {**told, "low": low, "high": high, "values": dict(self.values), "protocol": self.protocol,
                 "notes": list(self.notes)}  # fmt: skip
@@ -128,6 +143,7 @@ def evaluate(
     ks: Sequence[int] = (1, 5, 10, 20),
     seen: Literal["drop", "keep"] = "drop",
     sampled: Sampled | int | str | None = None,
+    metric: str | None = None,
     batch_size: int = 256,
     generator: torch.Generator | None = None,
 ) -> Score:
@@ -139,10 +155,11 @@ def evaluate(
     Args:
         data: the task made ready, over the store whose items the model reads.
         split: "train", "valid" or "test".
-        ks: cut-offs; 10 is added, as the primary measure needs it.
+        ks: cut-offs; 10 is added, as the primary measure needs it, and that of `metric`.
         seen: "drop": labels that are items of the user's own input are no candidates, unless they are right.
         sampled: None ranks among all labels. A number, "100 uniform", "100 popularity" or a Sampled ranks among so
             many drawn wrong labels; the result says so in `protocol` and must not be compared with full ranking.
+        metric: the measure that stands for the task; ndcg@10, or accuracy for one_of, where None or not measured.
         batch_size: histories the encoder sees at once; changes no result beyond rounding.
         generator: its initial seed is the seed of the sampled ranking (0 without).
 
@@ -150,7 +167,9 @@ def evaluate(
         UsageError: unknown task or split, ks, seen or sampled out of range. DataError: nobody to measure.
         ModelError: the task's labels differ between model and data. NonFiniteError: a score is NaN or infinite.
     """
-    card, cuts, drawn = card_of(model, data.task.name), metrics.check_ks([*ks, 10]), _sampled(sampled, generator)
+    cut = (metric or "").partition("@")[2]
+    cuts = metrics.check_ks([*ks, 10, *([int(cut)] if cut.isdecimal() else [])])
+    card, drawn = model.card(data.task.name), _sampled(sampled, generator)
     if seen not in ("drop", "keep") or split not in ("train", "valid", "test"):
         raise UsageError(
             f"split = {split!r}, seen = {seen!r}",
@@ -172,8 +191,8 @@ def evaluate(
     if outside:
         notes.append(f"{outside} right answers are no labels of the task (never met in training): misses")
     if card.kind == "one_of":
-        return _classes(model, card, data, examples, split, notes, batch_size)
-    return _ranked(model, card, data, examples, split, notes, batch_size, cuts, seen == "drop", drawn)
+        return _classes(model, card, data, examples, split, notes, batch_size).by(metric)
+    return _ranked(model, card, data, examples, split, notes, batch_size, cuts, seen == "drop", drawn).by(metric)
 
 
 def _ranked(model, card, data, examples, split, notes, batch_size, ks, drop, sampled) -> Score:

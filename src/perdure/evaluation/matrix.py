@@ -31,11 +31,13 @@ class Matrix:
         tasks: K names in the order learned.
         rows: K rows; row k holds R[k][0..k].
         metrics: task -> name of the measure in its column.
+        protocols: task -> how its column was measured; what is sampled must not be compared with what is not.
     """
 
     tasks: Sequence[str] = ()
     rows: Sequence[Sequence[float]] = ()
     metrics: Mapping[str, str] = field(default_factory=dict)
+    protocols: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tuple(self.tasks))
@@ -56,13 +58,13 @@ class Matrix:
             whole[k, : k + 1] = row
         return whole
 
-    def grown(self, task: str, values: Mapping[str, float], metric: str = "") -> Matrix:
+    def grown(self, task: str, values: Mapping[str, float], metric: str = "", protocol: str = "") -> Matrix:
         """The matrix after one more task.
 
         Args:
             task: the task just learned.
             values: quality on every task learned so far, this one included.
-            metric: name of the measure of this task.
+            metric: name of the measure of this task. protocol: how it was measured.
 
         Raises:
             UsageError: a task is learned twice, a value is missing or not finite.
@@ -74,7 +76,8 @@ class Matrix:
                 f"no finite value for {', '.join(missing)}", expected="one for each task so far", where="Matrix"
             )
         metrics = {**self.metrics, task: metric} if metric else self.metrics
-        return Matrix(tasks, (*self.rows, tuple(float(values[name]) for name in tasks)), metrics)
+        protocols = {**self.protocols, task: protocol} if protocol else self.protocols
+        return Matrix(tasks, (*self.rows, tuple(float(values[name]) for name in tasks)), metrics, protocols)
 
     def average(self) -> float:
         """Mean over all tasks after the last; NaN where none was learned."""
@@ -115,11 +118,12 @@ class Matrix:
         return float(np.mean(gains))
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it: tasks, R (rows of growing length), metrics, average, forgetting, backward_transfer."""
+        """As JSON can hold it: tasks, R (rows of growing length), metrics, protocols, and what is made of R."""
         return {
             "tasks": list(self.tasks),
             "R": [list(row) for row in self.rows],
             "metrics": dict(self.metrics),
+            "protocols": dict(self.protocols),
             "average": self.average() if self.rows else None,
             "forgetting": self.forgetting(),
             "forgotten": self.forgotten(),
@@ -131,7 +135,8 @@ class Matrix:
         """The matrix of `to_dict`; rows may be filled up with None. Raises ModelError for anything else."""
         try:
             rows = tuple(tuple(float(v) for v in row if v is not None) for row in found["R"])
-            matrix = cls(tuple(str(t) for t in found["tasks"]), rows, dict(found.get("metrics", {})))
+            told = [dict(found.get(key, {})) for key in ("metrics", "protocols")]
+            matrix = cls(tuple(str(t) for t in found["tasks"]), rows, *told)
         except (KeyError, TypeError, ValueError, UsageError) as fault:
             raise ModelError(f"this is no matrix: {fault}", expected="tasks and R", where="matrix") from None
         if not all(math.isfinite(v) for row in rows for v in row):

@@ -21,7 +21,7 @@ import polars as pl
 
 from perdure.errors import UsageError
 from perdure.inference.recommend import histories
-from perdure.inference.represent import card_of, represent
+from perdure.inference.represent import represent
 from perdure.model.disk import DISK, machine_faults
 
 if TYPE_CHECKING:
@@ -56,13 +56,15 @@ def embed(
         The metadata written.
 
     Raises:
-        UsageError: unknown task, or not one id for each user. NonFiniteError: a vector is not finite.
+        UsageError: unknown task, a folder as path, or not one id for each user. NonFiniteError: a vector is not finite.
         MachineError: the disk is full or refuses. In all cases an older file still stands.
     """
+    if Path(path).is_dir():
+        raise UsageError(f"{path} is a folder", expected="a file to write", where="embed, out")
     names: list[str | None] = [tasks] if isinstance(tasks, str) or tasks is None else list(tasks)
     for name in names:
         if name is not None:
-            card_of(model, name)
+            model.card(name)
     ragged: Any = source if hasattr(source, "starts") else histories(model, cast("Sequence[Sequence[str]]", source))
     users = _texts(user_ids)
     starts = np.asarray(ragged.starts, np.int64)

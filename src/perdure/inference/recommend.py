@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from perdure.errors import UsageError, shorten
-from perdure.inference.represent import card_of, label_of_item, represent, scores_of, seen_cells, users_at_once
+from perdure.inference.represent import label_of_item, represent, scores_of, seen_cells, users_at_once
 from perdure.inference.topk import top
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def recommend(
         UsageError: unknown task (says the nearest), k below 1, ids that are no text.
         NonFiniteError: the model gave a NaN or an infinity.
     """
-    card = card_of(model, task)
+    card = model.card(task)
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise UsageError(f"k = {k!r}", expected="a whole number of 1 or more", where="recommend, k")
     if seen not in ("drop", "keep"):

@@ -18,13 +18,12 @@ from torch import Tensor, nn
 
 from perdure.errors import DataError, NonFiniteError, UsageError
 from perdure.events.batch import Batch
-from perdure.events.filters import nearest
 from perdure.events.splits import ragged
 
 if TYPE_CHECKING:
     from perdure.model.user_model import TaskCard, UserModel
 
-__all__ = ["card_of", "label_of_item", "represent", "scores_of", "seen_cells", "users_at_once", "vector"]
+__all__ = ["label_of_item", "represent", "scores_of", "seen_cells", "users_at_once", "vector"]
 
 FEWEST = 4  # users scored together at least: a lone user goes through the kernels, and gets the bits, of a crowd
 TOKENS = 4096  # events of a batch on a CPU: its states stay in the cache
@@ -38,23 +37,6 @@ class HasItems(Protocol):
 
     @property
     def items(self) -> np.ndarray: ...
-
-
-def card_of(model: UserModel, task: str) -> TaskCard:
-    """The card of a task.
-
-    Raises:
-        UsageError: no such task; says the nearest name.
-    """
-    if task in model.tasks:
-        return model.tasks[task]
-    near = nearest(str(task), model.tasks)
-    raise UsageError(
-        f"no task {task!r} in this model",
-        expected="one of " + (", ".join(model.tasks) or "(it has none)"),
-        where="task",
-        fix=f"did you mean {near}?" if near else "",
-    )
 
 
 def represent(
@@ -81,7 +63,7 @@ def represent(
         NonFiniteError: the model gave a NaN or an infinity.
     """
     if task is not None:
-        card_of(model, task)
+        model.card(task)
     if batch_size < 1:
         raise UsageError(f"batch_size = {batch_size}", expected="1 or more", where="represent")
     begin, end = np.asarray(begin, np.int64), np.asarray(end, np.int64)

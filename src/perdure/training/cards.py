@@ -39,6 +39,6 @@ def card_of(data: TaskData, **options: Any) -> TaskCard:
         labels=data.labels,
         label_items=data.label_items,
         popularity=popularity,
-        metric=PRIMARY[task.kind],
+        metric=PRIMARY[task.kind],  # until it is measured; then what stands for it in R
         options=options,
     )

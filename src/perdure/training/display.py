@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -67,6 +68,8 @@ class Display:
         label = task if stage == "train" else f"{task} ({stage})"
         self.say(f"{label}: epoch {epoch}, loss {loss:.4f}{judged}{speed}")
 
-    def row(self, task: str, scores: dict[str, float]) -> None:
-        """After a task: the new row of R."""
-        self.say(f"after {task}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+    def row(self, task: str, scores: dict[str, float], protocols: Mapping[str, str] | None = None) -> None:
+        """After a task: the new row of R; what was sampled says so."""
+        how = {name: f" ({told})" for name, told in (protocols or {}).items() if told.startswith("sampled")}
+        told = [f"{name} {value:.4f}{how.get(name, '')}" for name, value in scores.items()]
+        self.say(f"after {task}: " + ", ".join(told))

@@ -70,6 +70,7 @@ class _Life:
     ground: dict[str, str] = field(default_factory=dict)  # digests at the beginning of the running stage
     fits: list[dict[str, Any]] = field(default_factory=list)  # finished stages of the running task
     trainable: int = 0
+    judged: dict[str, str] = field(default_factory=dict)  # task -> label of its validation measure
 
 
 def learn(
@@ -231,7 +232,7 @@ class _Teacher:
 
         def validate() -> float:
             score = self.evaluate(model, data, "valid")
-            saver.metric = getattr(score, "primary", saver.metric)
+            saver.metric = self.life.judged[name] = getattr(score, "label", saver.metric)
             return score.value
 
         at = fit(
@@ -293,13 +294,16 @@ class _Teacher:
                 for task in so_far:
                     score = self.evaluate(self.model, self.datas[task], "test")
                     row[task] = float(score.value)
-                    self.life.scores.append({"after": name, **_json(score.to_dict())})
+                    told = score.to_dict()
+                    self.life.scores.append({"after": name, **_json(told)})
+                    self.model.tasks[task].metric = told["metric"]
         except Asked:
             raise self.signals.interrupted() from None
         self.life.rows.append([row[task] for task in so_far])
-        self.run.log("row", task=name, scores=row)
+        protocols = dict(self._learned().matrix.protocols)
+        self.run.log("row", task=name, scores=row, protocols=protocols)
         if self.show is not None:
-            self.show.row(name, row)
+            self.show.row(name, row, protocols)
 
     def _publish(self, name: str) -> None:
         """The model folder and what it cost."""
@@ -328,8 +332,8 @@ class _Teacher:
 
     def _learned(self) -> Learned:
         life = self.life
-        metrics = {score["task"]: score["metric"] for score in life.scores}
-        return Learned(Matrix(self.order[: len(life.rows)], life.rows, metrics), life.scores, life.costs)
+        told = [{s["task"]: s[key] for s in life.scores if key in s} for key in ("metric", "protocol")]
+        return Learned(Matrix(self.order[: len(life.rows)], life.rows, *told), life.scores, life.costs)
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
@@ -342,7 +346,7 @@ class _Teacher:
             self.signals,
             self._snapshot,
             minutes=minutes,
-            metric=card.metric or PRIMARY[card.kind],
+            metric=self.life.judged.get(name) or card.metric or PRIMARY[card.kind],
             show=self.show,
         )
 
