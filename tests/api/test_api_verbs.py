@@ -6,6 +6,7 @@ import dataclasses
 import tomllib
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from cli.small import make
@@ -60,10 +61,47 @@ def test_a_user_is_asked_with_the_history_the_model_learned_from(learned):
     data = _compiled(model, events, ["buy"])["buy"]
     row = int(data.test.users[0])
     history = events.item_ids.text(data.history(row))
-    by_user = perdure.recommend(model, task="buy", user=events.user_ids.text(np.array([row]))[0])
-    by_history = perdure.recommend(model, task="buy", history=history)
+    by_user = perdure.recommend(model, task="buy", user=events.user_ids.text(np.array([row]))[0], seen="keep")
+    by_history = perdure.recommend(model, task="buy", history=history, seen="keep")
     assert by_user["items"] == by_history["items"] and by_user["scores"] == by_history["scores"]
     assert not any(item.startswith("t") for item in history)  # answers are no part of it
+
+
+def test_a_user_is_not_told_to_buy_what_the_log_says_is_bought(learned):
+    """Whatever the user's part of the split, whoever takes part in the task."""
+    recipe, run = learned
+    log = pl.read_csv(recipe.parent / "world" / "events.csv")
+    bought = log.filter((pl.col("domain") == "target") & (pl.col("behaviour") == "buy")).group_by("user").agg("item")
+    owned = {user: set(items) for user, items in bought.iter_rows()}
+    model = perdure.load(run.model)
+    assert len(owned) > 20
+    for user in [*sorted(owned)[:8], *sorted(set(log["user"]) - set(owned))[:2]]:
+        told = perdure.recommend(model, task="buy", user=user, k=100)
+        kept = perdure.recommend(model, task="buy", user=user, k=100, seen="keep")
+        mine = owned.get(user, set())
+        assert not mine & set(told["items"]) and told["unknown"] == []
+        assert told["items"] == [item for item in kept["items"] if item not in mine]
+        assert mine & set(kept["items"]) or not mine
+    assert perdure.recommend(model, task="gender", user=user)["items"]
+    assert perdure.recommend(model, task="watch", user=user)["items"]
+
+
+def test_a_task_must_be_named(learned):
+    for task in (None, "bu"):
+        with pytest.raises(perdure.UsageError, match="one of watch, buy, gender"):
+            perdure.recommend(learned[1].model, task=task, history=["s0001"])  # type: ignore[arg-type]
+    with pytest.raises(perdure.UsageError) as fault:
+        perdure.load(learned[1].model).card("bu")
+    assert fault.value.fix == "did you mean buy?"
+
+
+def test_an_allow_list_of_strangers_leaves_nothing(learned):
+    for allow in (["nonsense"], []):
+        told = perdure.recommend(learned[1].model, task="buy", history=["s0001"], allow=allow)
+        assert told["items"] == [] and told["unknown"] == allow and "none to give" in told["notes"][0]
+    known = perdure.recommend(learned[1].model, task="buy", history=["s0001"], k=1)["items"]
+    told = perdure.recommend(learned[1].model, task="buy", history=["s0001"], allow=["nonsense", *known])
+    assert told["items"] == known and told["unknown"] == ["nonsense"] and told["notes"] == []
 
 
 def test_threads_and_generators_are_left_as_they_were(learned, tmp_path):

@@ -78,8 +78,8 @@ def test_row_53_batch_larger_than_the_data(capsys, recipe, out):
 
 
 def test_row_54_contradictions(capsys, no_data, out):
-    said = refused(capsys, 2, "learn", no_data, "--out", out, "-s", "history.min_length=99")
-    assert "history.min_length" in said and "encoder.max_length" in said
+    said = refused(capsys, 2, "learn", no_data, "--out", out, "-s", "split.valid=0.0")
+    assert "patience" in said and "split.valid" in said
     said = refused(capsys, 2, "learn", no_data, "--out", out, "-s", "train.max_steps=3", "-s", "train.warmup_steps=9")
     assert "warmup_steps 9" in said and "max_steps 3" in said
 
@@ -240,7 +240,10 @@ def test_wrong_calls(capsys, tmp_path, monkeypatch, code, arguments):
 
 def test_wrong_questions(capsys, first):
     run = first / "first"
-    assert "watch, buy, gender" in refused(capsys, 2, "recommend", run, "--task", "by", "--history", "s0001")
+    said = refused(capsys, 2, "recommend", run, "--task", "bu", "--history", "s0001")
+    assert "watch, buy, gender" in said and "did you mean buy?" in said
+    assert "did you mean methods?" in refused(capsys, 2, "list", "methds")
+    assert "is a folder" in refused(capsys, 2, "embed", run, "--out", run)
     refused(capsys, 2, "recommend", run, "--task", "buy")
     refused(capsys, 2, "recommend", run, "--task", "buy", "--user", "u0001", "--history", "s0001")
     refused(capsys, 2, "recommend", run, "--task", "buy", "--history", "@/no/such/file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -39,6 +40,31 @@ def test_every_verb_is_a_function():
     for name in VERBS:
         assert callable(getattr(api, {"list": "list_"}.get(name, name)))
         assert callable(getattr(perdure, {"list": "list_", "report": "write_report"}.get(name, name)))
+
+
+ANOTHER = {"changes": "overrides"}  # a parameter of the command line -> its name in Python
+ONLY = {"json", "show"}  # how a result is printed; what tells the progress
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_parameter_is_a_parameter(name):
+    """Same names, needed in both or in neither, same defaults."""
+    from perdure import api
+
+    function = getattr(api, {"list": "list_"}.get(name, name))
+    theirs = {
+        one.name: (one.default is one.empty, None if one.default in (one.empty, ()) else one.default)
+        for one in inspect.signature(function).parameters.values()
+    }
+    ours = {ANOTHER.get(one.name, one.name): (one.required, one.default) for one in VERBS[name].params}
+    assert {k: v for k, v in ours.items() if k not in ONLY} == {k: v for k, v in theirs.items() if k not in ONLY}
+
+
+def test_bare_command_prints_the_whole_help(capsys):
+    assert call("--help") == 0
+    whole = capsys.readouterr()
+    assert call() == 0
+    assert capsys.readouterr() == whole and all(name in whole.out for name in VERBS)
 
 
 @pytest.mark.parametrize("name", [None, *VERBS])
@@ -151,6 +177,9 @@ def test_recommend_answers(first, capsys):
     assert denied["items"][:3] == known["items"][2:]
     allowed = ask("--history", "s0001,s0013", "--allow", known["items"][3])
     assert allowed["items"] == known["items"][3:4] and allowed["truncated"]
+    assert call("recommend", run, "--task", "buy", "--history", "s0001", "--allow", "nonsense") == 0
+    told = capsys.readouterr().out
+    assert "not known to the model: nonsense" in told and "none to give" in told and "ignored" not in told
     strange = ask("--history", "s0001,nobody,s0013")
     assert strange["items"] == known["items"] and strange["unknown"] == ["nobody"]
     cold = ask("--history", "nobody")

@@ -6,10 +6,13 @@ embedding, a user by name) finds the store beside the model, or takes `store`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from perdure import registry
 from perdure.errors import DataError, ModelError, UsageError, shorten
@@ -17,20 +20,24 @@ from perdure.errors import DataError, ModelError, UsageError, shorten
 if TYPE_CHECKING:
     from perdure.events.sequences import Events
     from perdure.model.user_model import UserModel
+    from perdure.settings import Settings
 
 __all__ = ["embed", "evaluate", "load", "locate", "recommend"]
 
 
 def locate(path: str | Path) -> Path:
-    """The model folder that `path` is, or holds.
+    """The model folder that `path` is, or holds; also one that stepped aside in a save that was killed.
 
     Raises:
         ModelError: there is none.
     """
+    from perdure.model import files
+
     path = Path(path)
     for folder in (path, path / "model"):
-        if (folder / "model.json").is_file():
-            return folder
+        with contextlib.suppress(ModelError, ValueError):  # "/" has no name, and nothing beside it
+            files.locate(folder.absolute())
+            return folder  # by its own name: whoever reads it looks again where it stands
     fix = "the run has not finished its first task" if (path / "run.json").is_file() else ""
     raise ModelError(f"no model in {shorten(path)}", expected="a folder with model.json", where="MODEL", fix=fix)
 
@@ -78,17 +85,44 @@ def _log(model: Any, store: str | Path | None) -> Events:
     return events
 
 
-def _compiled(model: Any, events: Events, names: Sequence[str]) -> dict[str, Any]:
-    """Task data of some of the model's tasks, by the settings it learned with."""
-    from perdure.events.tasks import compile_tasks
+def _settings(model: Any) -> Settings:
+    """The settings a model learned with."""
     from perdure.settings import from_dict
 
     raw = model.manifest.get("settings")
     if not raw:
         raise ModelError("the model does not tell its settings", where="model.json", fix="ask it with histories")
-    settings = from_dict(raw, parts=registry, expand=False)
+    return from_dict(raw, parts=registry, expand=False)
+
+
+def _compiled(model: Any, events: Events, names: Sequence[str]) -> dict[str, Any]:
+    """Task data of some of the model's tasks, by the settings it learned with."""
+    from perdure.events.tasks import compile_tasks
+
+    settings = _settings(model)
     chosen = [task for task in settings.tasks if task.name in names]
     return compile_tasks(events, chosen, settings.history, settings.split)
+
+
+def _user(model: Any, events: Events, name: str, row: int) -> tuple[list[str], list[str]]:
+    """What the log says of a user row, as text ids: the history the task reads, and the answers to it that are known.
+
+    Known is every event outside the history that answers the task, whoever takes part in it and whatever the split.
+    """
+    from perdure.events.splits import Split
+    from perdure.events.tasks import compile_tasks
+
+    settings = _settings(model)
+    task = next(task for task in settings.tasks if task.name == name)
+    everyone = replace(task, users=None, min_answers=1)
+    data = compile_tasks(events, [everyone], replace(settings.history, min_length=0), Split(valid=0, test=0))[name]
+    history, given = events.item_ids.text(data.history(row)), data.train
+    at = np.flatnonzero(given.users == row)
+    if task.kind != "item" or not len(at) or given.answer_starts is None:
+        return history, []
+    known = data.labels.text(given.answers[given.answer_starts[at[0]] : given.answer_starts[at[0] + 1]])
+    rows = model.card(name).labels.rows(known)
+    return history, [label for label, there in zip(known, rows, strict=True) if there >= 0]
 
 
 def _tasks(model: Any, task: str | None) -> list[str]:
@@ -100,17 +134,17 @@ def evaluate(
     *,
     task: str | None = None,
     split: Literal["valid", "test"] = "test",
-    ks: Sequence[int] = (1, 5, 10, 20),
-    seen: Literal["drop", "keep"] = "drop",
+    ks: Sequence[int] | None = None,
+    seen: Literal["drop", "keep"] | None = None,
     sampled: str | None = None,
     store: str | Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure a model on held-out users.
+    """Measure a model on held-out users, as its run did: what is not given is what the recipe's [evaluate] says.
 
     Args:
         task: one task; all of them by default.
         ks: cut-offs. seen: whether items of the input are left out of a ranking.
-        sampled: "100 uniform" or "100 popularity": rank among so many only; told as such.
+        sampled: "100 uniform" or "100 popularity": rank among so many only; told as such. "all": the full ranking.
         store: the prepared log, where it does not stand beside the model.
 
     Returns:
@@ -122,9 +156,18 @@ def evaluate(
     from perdure.evaluation.evaluate import evaluate as measure
 
     model = _opened(model)
-    names = _tasks(model, task)
+    names, asked = _tasks(model, task), _settings(model).evaluate
+    given = [name for name, value in (("ks", ks), ("seen", seen), ("sampled", sampled)) if value is not None]
     datas = _compiled(model, _log(model, store), names)
-    return [measure(model, datas[name], split, ks=ks, seen=seen, sampled=sampled).to_dict() for name in names]
+    drawn = asked.drawn if sampled is None else None if sampled == "all" else sampled
+    ks, told = asked.ks if ks is None else ks, []
+    for name in names:
+        metric = model.card(name).metric or None
+        score = measure(model, datas[name], split, ks=ks, seen=seen or asked.seen, sampled=drawn, metric=metric)
+        told.append(score.to_dict())
+        if given and model.card(name).kind == "one_of":
+            told[-1]["notes"].append(f"{', '.join(given)} ignored: all classes are compared")
+    return told
 
 
 def recommend(
@@ -141,14 +184,18 @@ def recommend(
 ) -> dict[str, Any]:
     """The k best answers of a task, for a user of the log or for any history of item ids, oldest first.
 
+    With seen="drop" items of the history are no answers, nor, for a user of the log, what the log holds as the user's
+    answers to this task already: who has bought a book is not told to buy it.
+
     Items the model does not know are ignored and listed in `unknown`. A user or history of which nothing is known is
     answered by what is popular in the task, and `source` says so.
 
     Returns:
-        task, user, items, scores, source ("model" or "popularity"), unknown, truncated.
+        task, user, items, scores, source ("model" or "popularity"), unknown, truncated, notes.
 
     Raises:
-        UsageError: unknown task, k below 1 or above 10,000, both or neither of user and history. DataError, ModelError.
+        UsageError: unknown task or none, k below 1 or above 10,000, both or neither of user and history.
+        DataError, ModelError.
     """
     from perdure.inference.recommend import recommend as ask
 
@@ -159,17 +206,20 @@ def recommend(
     if not isinstance(k, bool) and isinstance(k, int) and k > 10_000:
         raise UsageError(f"k = {k}", expected="1 to 10000", where="k")
     model = _opened(model)
-    name, raw = _tasks(model, task)[0], list(history or [])
+    card, raw, stranger, owned = model.card(task), list(history or []), [], []
     if user is not None:
         events = _log(model, store)
         row = int(events.user_ids.rows([user])[0])
         if row >= 0:
-            data = _compiled(model, events, [name])[name]
-            raw = events.item_ids.text(data.history(row))
-    answer = asdict(ask(model, name, [raw], k, seen=seen, allow=allow, deny=deny)[0])
-    if user is not None and row < 0:
-        answer["unknown"] = [user, *answer["unknown"]]
-    return {"task": name, "user": user, **answer}
+            raw, owned = _user(model, events, card.name, row)
+        else:
+            stranger = [user]
+    without = [*(deny or []), *owned] if owned and seen == "drop" and not isinstance(deny, str) else deny
+    answer = asdict(ask(model, card.name, [raw], k, seen=seen, allow=allow, deny=without)[0])
+    answer["unknown"] = [*stranger, *answer["unknown"]]
+    closed = allow is not None and not (len(allow) and (card.labels.rows(list(allow)) >= 0).any())
+    notes = ["allow names no answer of this task, so there is none to give"] if closed else []
+    return {"task": card.name, "user": user, **answer, "notes": notes}
 
 
 def embed(model: Any, out: str | Path, *, task: str | None = None, store: str | Path | None = None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from perdure.errors import UsageError, shorten
 
-__all__ = ["ids", "progress", "result"]
+__all__ = ["ids", "numbers", "progress", "result"]
 
 Told = Mapping[str, Any]
 
@@ -77,6 +77,20 @@ def ids(text: str | None, option: str) -> list[str] | None:
         raise UsageError(f"cannot read {shorten(text[1:])}: {shorten(fault)}", where=option) from None
 
 
+def numbers(text: str | None, option: str) -> list[int] | None:
+    """`1,10` as whole numbers.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"{option} {shorten(text)}", expected="whole numbers with commas between", where=option
+        ) from None
+
+
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
@@ -128,6 +142,12 @@ def matrix(console: Console, told: Told) -> None:
     ]
     if lines:
         rows(console, ["R", *names], lines)
+    sampled: dict[str, list[str]] = {}
+    for name in names:
+        protocol = told.get("protocols", {}).get(name, "")
+        if protocol.startswith("sampled"):
+            sampled.setdefault(protocol, []).append(name)
+    notes(console, [f"{', '.join(of)}: {protocol}; no full ranking" for protocol, of in sampled.items()])
 
 
 def quickstart(console: Console, told: Told) -> None:
@@ -209,7 +229,8 @@ def recommend(console: Console, told: Told) -> None:
     if told["source"] == "popularity":
         console.print("note: nothing of this history is known to the model; these are the most popular answers")
     if told["unknown"]:
-        console.print(f"note: unknown and ignored: {cell(', '.join(told['unknown'][:20]))}")
+        console.print(f"note: not known to the model: {cell(', '.join(told['unknown'][:20]))}")
+    notes(console, told["notes"])
     if told["truncated"]:
         console.print("note: there are no more answers to give")
 
@@ -243,7 +264,7 @@ def card(console: Console, told: Told) -> None:
     )
     pairs(console, {key: told[key] for key in keys})
     console.print()
-    heads = ["name", "kind", "labels", "metric", "numbers", "description"]
+    heads = ["name", "kind", "labels", "metric", "protocol", "numbers", "description"]
     rows(console, ["task", *heads[1:]], [[task[head] for head in heads] for task in told["tasks"]])
     console.print()
     matrix(console, told)
@@ -265,4 +286,6 @@ def doctor(console: Console, told: Told) -> None:
     free = [("memory", told["memory_free"]), ("disk", told["disk_free"])]
     console.print(", ".join(f"{name} {size / 2**30:,.1f} GiB free" for name, size in free if size is not None))
     test = told["selftest"]
+    if test is None:
+        return
     console.print(f"self test: {'passed' if test['ok'] else 'FAILED'} in {test['seconds']} s: {cell(test['found'])}")

@@ -14,7 +14,6 @@ __all__ = ["app"]
 app = typer.Typer(
     name="perdure",
     help="User models that keep learning and never forget.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -143,18 +142,33 @@ def evaluate(
     model: Model,
     task: Annotated[str | None, typer.Option("--task", help="one task; all of them by default")] = None,
     split: Annotated[Part, typer.Option("--split", help="which held-out users")] = Part.test,
-    seen: Annotated[Seen, typer.Option("--seen", help="leave items of the input out of a ranking, or not")] = Seen.drop,
+    ks: Annotated[str | None, typer.Option("--ks", help="cut-offs with commas between, such as 1,10")] = None,
+    seen: Annotated[
+        Seen | None, typer.Option("--seen", help="leave items of the input out of a ranking, or not")
+    ] = None,
     sampled: Annotated[
-        str | None, typer.Option("--sampled", help='rank among few: "100 uniform" or "100 popularity"; told as such')
+        str | None,
+        typer.Option("--sampled", help='rank among few: "100 uniform" or "100 popularity"; told as such; or "all"'),
     ] = None,
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Measure a model on held-out users."""
+    """Measure a model on held-out users.
+
+    What is not given is as the recipe of its run says in [evaluate].
+    """
     from perdure import api
     from perdure.cli import show
 
-    scores = api.evaluate(model, task=task, split=split.value, seen=seen.value, sampled=sampled, store=store)  # type: ignore[arg-type]
+    scores = api.evaluate(
+        model,
+        task=task,
+        split=split.value,  # type: ignore[arg-type]
+        ks=show.numbers(ks, "--ks"),
+        seen=seen.value if seen else None,  # type: ignore[arg-type]
+        sampled=sampled,
+        store=store,
+    )
     show.result({"scores": scores}, json, show.evaluate)
 
 
@@ -168,7 +182,12 @@ def recommend(
         typer.Option("--history", help="item ids with commas between, oldest first; or @FILE, one a line"),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="how many answers")] = 10,
-    seen: Annotated[Seen, typer.Option("--seen", help="leave items of the history out, or not")] = Seen.drop,
+    seen: Annotated[
+        Seen,
+        typer.Option(
+            "--seen", help="leave out items of the history and, of a user of the log, answers the log holds; or not"
+        ),
+    ] = Seen.drop,
     allow: Annotated[str | None, typer.Option("--allow", help="only these, as --history")] = None,
     deny: Annotated[str | None, typer.Option("--deny", help="none of these, as --history")] = None,
     store: Store = None,
@@ -247,12 +266,15 @@ def report(
 
 
 @app.command(epilog="Example: perdure doctor")
-def doctor(json: Json = False) -> None:
+def doctor(
+    selftest: Annotated[bool, typer.Option("--selftest/--no-selftest", help="learn a small world, or not")] = True,
+    json: Json = False,
+) -> None:
     """What this machine has, and a self test."""
     from perdure import api
     from perdure.cli import show
 
-    told = api.doctor()
+    told = api.doctor(selftest=selftest)
     show.result(told, json, show.doctor)
     if not told["ok"]:
         raise typer.Exit(5)
