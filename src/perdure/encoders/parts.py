@@ -57,12 +57,12 @@ class EventEmbedding(nn.Module):
         return dropout(x, self.dropout, self.training)
 
     def reset(self, generator: torch.Generator) -> None:
-        """Normal(0, 0.02); the padding row is zero."""
+        """Items Normal(0, 0.02), positions as large as scaled items; the padding row is zero."""
         nn.init.normal_(self.items, std=0.02, generator=generator)
         with torch.no_grad():
             self.items[0] = 0.0
         if self.positions is not None:
-            nn.init.normal_(self.positions, std=0.02, generator=generator)
+            nn.init.normal_(self.positions, std=0.02 * self.scale, generator=generator)
 
 
 class Norm(nn.Module):

@@ -65,7 +65,11 @@ class _Softmax(torch.autograd.Function):
                     if grad_h is not None:
                         grad_h[part].addcmul_(w[:, None], (q @ vectors[piece]).to(table.dtype))  # (R, d)
                     if grad_table is not None:
-                        _add_product(grad_table[piece], q.T, (w[:, None] * x).to(low))  # (columns, d)
+                        wx = (w[:, None] * x).to(low)  # (R, d)
+                        if low == table.dtype:
+                            grad_table[piece].addmm_(q.T, wx)  # (columns, d)
+                        else:
+                            grad_table[piece] += q.T @ wx  # (columns, d)
             positive = (exact[rows] * table[targets]).sum(-1)  # (A,)
             total -= (positive if bias is None else positive + bias[targets]).sum().double() / count
             if grad_h is not None:
@@ -83,14 +87,6 @@ class _Softmax(torch.autograd.Function):
             raise RuntimeError("softmax_loss gives its gradients once: call it again instead of backward twice")
         scaled, ctx.gradients = [None if one is None else one.mul_(grads[0]) for one in ctx.gradients], None
         return (*scaled, None, None, None)
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, in place of the caller's own new tensor; b is made small enough for it by its weights."""
-    if a.dtype == total.dtype:
-        total.addmm_(a, b)
-    else:
-        total += a @ b
 
 
 def _logits(x: Tensor, table: Tensor, bias: Tensor | None, piece: slice) -> Tensor:
