@@ -219,3 +219,10 @@ def test_mixed_precision_learns_every_kind_of_task(tmp_path):
     recipe = make(tmp_path / "a", ("watch", "buy", "gender"))
     run = perdure.learn(recipe, tmp_path / "run", overrides=["run.precision=bf16-mixed"])
     assert run.forgetting == 0 and all(0 < value <= 1 for value in run.scores.values())
+
+
+def test_a_task_that_cannot_be_added_is_refused_before_anything_trains(tmp_path):
+    recipe = make(tmp_path / "a", ("watch", "gender"))
+    with pytest.raises(SettingsError, match="heads 3 does not divide"):
+        perdure.learn(recipe, tmp_path / "run", overrides=["tuning.heads=3"])
+    assert not (tmp_path / "run" / "run.json").exists()

@@ -221,6 +221,7 @@ def run(
         datas = tasks.compile_tasks(events, settings.tasks, settings.history, settings.split)
         notes += _warnings(settings, datas)
         plan.check_memory(settings, events.n_items, {name: len(data.labels) for name, data in datas.items()})
+        plan.sizes(settings, events.item_ids, datas)  # a task that cannot be added is refused before anything trains
         model = _taken_over(settings, events) if settings.pretrain.model else plan.fresh(settings, events.item_ids)
         if started is not None:
             started(events, datas)
@@ -346,7 +347,12 @@ def _taken_over(settings: Settings, events: Any) -> Any:
     model = plan.fresh(settings, events.item_ids)
     model.backbone.load_state_dict(found.backbone.state_dict())
     model.add(dataclasses.replace(found.tasks[first], settled=False), torch.Generator())
-    if first in found.overlays or first in model.overlays:
+    if first in model.overlays:
+        raise SettingsError(
+            f"{where}: the method {settings.tuning.name} trains its first task in its own way",
+            fix="leave pretrain.model out: it must learn the first task itself",
+        )
+    if first in found.overlays:
         raise SettingsError(
             f"{where}: its first task has an overlay of its own", fix="take a model whose backbone it is"
         )
