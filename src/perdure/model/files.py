@@ -213,8 +213,8 @@ def write_folder(
     """
     folder = Path(folder)
     new, old = beside(folder)
-    for file in (*tensors, *documents, name):
-        check_name(file)
+    if len({check_name(file).casefold() for file in {*tensors, *documents, name}}) < len({*tensors, *documents, name}):
+        raise ModelError("two files whose names differ only in case", where=str(folder), fix="nothing was saved")
     for file, content in tensors.items():
         bad = bad_tensor(content)
         if bad is not None:
@@ -321,7 +321,7 @@ def _manifest(folder: Path, name: str, disk: Disk) -> dict[str, Any]:
     whole = {key: value for key, value in manifest.items() if key != "digest"}
     try:
         same = render(manifest) == data and sha256(render(whole)) == manifest["digest"]
-    except (ValueError, UnicodeEncodeError):
+    except (ValueError, RecursionError):
         same = False
     if not same:
         raise ModelError("digest mismatch: the manifest was changed after it was written", where=where)

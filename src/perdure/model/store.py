@@ -7,8 +7,8 @@
     README.md              a card for people, written from model.json
 
 Learning a task adds one file. For a method that keeps a frozen backbone, the digest of backbone.safetensors stays the
-same: the promise can be seen with `sha256sum`. Loading verifies every digest and never imports anything a model folder
-names: the classes come from `find`, which knows only perdure's own.
+same: the promise can be seen with `sha256sum`. Loading verifies every digest, believes nothing unchecked, and never
+imports anything a model folder names: the classes come from `find`, which knows only perdure's own.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from perdure.errors import ModelError
+from perdure.errors import ModelError, shorten
 from perdure.events.ids import Ids
 from perdure.model import files
+from perdure.model.budget import Budget
+from perdure.model.manifest import FORMAT, check_manifest, refusals
 from perdure.model.user_model import TaskCard, UserModel
 
 __all__ = ["FORMAT", "build", "load", "save"]
 
-FORMAT = 1
 Find = Callable[[str, str], type]  # ("encoders" | "methods" | "objectives", name) -> class
 
 
@@ -78,42 +79,59 @@ def save(model: UserModel, folder: Path, extra: Mapping[str, Any] | None = None)
 
 
 def load(folder: Path | str, find: Find, device: str | torch.device = "cpu") -> UserModel:
-    """Read a model folder, every digest verified; ModelError names what is damaged."""
+    """Read a model folder, every digest verified, nothing it says believed unchecked; memory stays in proportion to
+    its files.
+
+    Raises:
+        ModelError: names the file that is damaged, or does not say what a model is.
+    """
     folder = Path(folder)
     found = files.read_folder(folder)
     manifest, where = found.manifest, f"{folder}/model.json"
-    version = manifest.get("format")
-    if version != FORMAT:
-        raise ModelError(
-            f"model format {version}",
-            expected=f"format {FORMAT}",
-            where=where,
-            fix="use the release of perdure that wrote it",
-        )
-    try:
-        frame = pl.read_parquet(io.BytesIO(found.documents["items.parquet"]))
-        item_ids = Ids(frame["item"], first=2)
+    check_manifest(manifest, find, where)
+    weights = sum(tensor.nbytes for tensors in found.tensors.values() for tensor in tensors.values())
+    known = {"backbone.safetensors", "method.safetensors", "objective.safetensors"}
+    known |= {f"tasks/{card['name']}.safetensors" for card in manifest["tasks"]}
+    if unknown := sorted(set(found.tensors) - known):
+        raise ModelError(f"{unknown[0]} belongs to nothing in model.json", where=f"{folder}/{unknown[0]}")
+    item_ids = _item_ids(found, folder)
+    with refusals(where), Budget(weights, where):
         model = build(manifest["spec"], item_ids, find, torch.Generator())
-        cards = manifest["tasks"]
-    except (KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as fault:
-        raise ModelError(f"model.json does not describe a model: {fault!r}", where=where) from None
-    if len(item_ids) != manifest.get("items"):
-        raise ModelError(
-            f"{len(item_ids)} ids in items.parquet", expected=f"{manifest.get('items')}", where=str(folder)
-        )
     _fill(model.backbone, found.tensors.get("backbone.safetensors", {}), f"{folder}/backbone.safetensors")
-    for card in cards:
+    for card in manifest["tasks"]:
         file = f"tasks/{card['name']}.safetensors"
-        _add_task(model, card, dict(found.tensors.get(file, {})), f"{folder}/{file}")
+        with refusals(f"{folder}/{file}"), Budget(weights, f"{folder}/{file}"):
+            _add_task(model, card, dict(found.tensors.get(file, {})), f"{folder}/{file}")
     for part in ("method", "objective"):
         _fill(getattr(model, part), found.tensors.get(f"{part}.safetensors", {}), f"{folder}/{part}.safetensors")
     model.manifest = manifest
     return model.to(device).eval()
 
 
+def _item_ids(found: files.Folder, folder: Path) -> Ids:
+    """The vocabulary: as many ids as model.json tells, and no more than a table of the backbone has rows."""
+    where, wanted = f"{folder}/items.parquet", found.manifest["items"]
+    tables = found.tensors.get("backbone.safetensors", {}).values()
+    if wanted + 2 > max((len(table) for table in tables if table.dim()), default=0):
+        raise ModelError(f"{wanted} items, more than the backbone has rows for", where=f"{folder}/model.json")
+    if "items.parquet" not in found.documents:
+        raise ModelError("items.parquet is missing", where=where)
+    data = found.documents["items.parquet"]
+    try:
+        count = pl.scan_parquet(io.BytesIO(data)).select(pl.len()).collect().item()  # read from its footer
+        texts = pl.read_parquet(io.BytesIO(data), columns=["item"])["item"] if count == wanted else None
+    except (Exception, pl.exceptions.PanicException) as fault:
+        raise ModelError(f"not readable as Parquet: {shorten(fault)}", where=where) from None
+    if texts is None or len(texts) != wanted or texts.dtype != pl.String:
+        raise ModelError(f"{count} rows", expected=f"{wanted} ids, as text", where=where)
+    with refusals(where):
+        return Ids(texts, first=2)
+
+
 def _fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     files.check_tensors(module.state_dict(), tensors, where)
-    module.load_state_dict(dict(tensors))
+    with refusals(where):
+        module.load_state_dict(dict(tensors))
 
 
 def _card(card: TaskCard) -> dict[str, Any]:
@@ -135,29 +153,53 @@ def _task_tensors(model: UserModel, card: TaskCard) -> dict[str, Tensor]:
 
 
 def _add_task(model: UserModel, entry: Mapping[str, Any], tensors: dict[str, Tensor], where: str) -> None:
-    try:
-        popularity = tensors.pop("card.popularity").numpy()
-        if entry["kind"] == "next_item":
-            labels = Ids(_texts(model.item_ids))
-            label_items = np.arange(2, len(labels) + 2, dtype=np.int32)
-        else:
-            label_items = tensors.pop("card.label_items").numpy()
-            coded, ends = tensors.pop("card.labels").numpy().tobytes(), tensors.pop("card.label_ends").tolist()
-            labels = Ids([coded[a:b].decode() for a, b in zip([0, *ends[:-1]], ends, strict=True)])
-        known = {key: entry[key] for key in ("name", "kind", "description", "metric", "options")}
-        card = TaskCard(labels=labels, label_items=label_items, popularity=popularity, **known)
-        settled = bool(entry["settled"])
-    except (KeyError, TypeError, ValueError) as fault:
-        raise ModelError(f"the task's file or card lacks {fault}", where=where) from None
-    if not len(labels) == len(label_items) == len(popularity) == entry.get("labels"):
-        raise ModelError(f"{len(labels)} labels", expected=f"{entry.get('labels')}", where=where)
+    labels, label_items = _labels(model, entry, tensors, where)
+    popularity = _vector(tensors, "card.popularity", where)
+    odd = popularity.is_complex() or popularity.dtype == torch.bool
+    if len(popularity) != len(labels) or odd or bool((popularity < 0).any()):
+        raise ModelError("card.popularity", expected=f"{len(labels)} counts, 0 or more", where=where)
+    known = {key: entry[key] for key in ("name", "kind", "description", "metric", "options")}
+    card = TaskCard(labels=labels, label_items=label_items, popularity=popularity.numpy(), **known)
     model.add(card, torch.Generator())
-    if settled:
+    if entry["settled"]:
         model.settle(card.name)
     whole = torch.nn.ModuleDict({"head": model.heads[card.name]})
     if card.name in model.overlays:
         whole["overlay"] = model.overlays[card.name]
     _fill(whole, tensors, where)
+
+
+def _labels(
+    model: UserModel, entry: Mapping[str, Any], tensors: dict[str, Tensor], where: str
+) -> tuple[Ids, np.ndarray]:
+    """The texts of a task's labels, and the item row of each."""
+    n = len(model.item_ids)
+    if entry["kind"] == "next_item":
+        labels, label_items = Ids(_texts(model.item_ids)), np.arange(2, n + 2, dtype=np.int32)
+    else:
+        rows = _vector(tensors, "card.label_items", where, torch.int32)
+        coded = _vector(tensors, "card.labels", where, torch.uint8).numpy().tobytes()
+        ends = _vector(tensors, "card.label_ends", where, torch.int64).tolist()
+        if sorted([0, *ends]) != [0, *ends] or (ends[-1] if ends else 0) != len(coded):
+            raise ModelError("card.label_ends", expected="where each label ends, ascending", where=where)
+        labels = Ids([coded[a:b].decode() for a, b in zip([0, *ends[:-1]], ends, strict=True)])
+        label_items = rows.numpy()
+        if not bool(((rows == -1) | ((rows >= 2) & (rows < n + 2))).all()):
+            raise ModelError("card.label_items", expected=f"item rows 2 to {n + 1}, or -1", where=where)
+    if not len(labels) == len(label_items) == entry["labels"]:
+        raise ModelError(f"{len(labels)} labels, {len(label_items)} rows", expected=f"{entry['labels']}", where=where)
+    return labels, label_items
+
+
+def _vector(tensors: dict[str, Tensor], name: str, where: str, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of one dimension, taken out of a task's file."""
+    if name not in tensors:
+        raise ModelError(f"missing {name}", expected="the tensors of a task", where=where)
+    found = tensors.pop(name)
+    if found.dim() != 1 or (dtype is not None and found.dtype != dtype):
+        told = f"{name} is {tuple(found.shape)} {found.dtype}".replace("torch.", "")
+        raise ModelError(told, expected=f"one dimension of {dtype or 'counts'}".replace("torch.", ""), where=where)
+    return found
 
 
 def _texts(ids: Ids) -> list[str]:
