@@ -30,12 +30,14 @@ def batch(seed: int, size: int = 6, length: int = T, answers: int | None = None)
     return Batch(base.items, base.lengths, None, None, labels, torch.from_numpy(np.concatenate([[0], counts.cumsum()])))
 
 
-def new_model(name: str, method: str, seed: int = 0, encoder: dict | None = None, **options: object) -> UserModel:
+def new_model(
+    name: str, method: str, seed: int = 0, encoder: dict | None = None, tied: bool = True, **options: object
+) -> UserModel:
     """A small model without tasks."""
     spec = {
         "encoder": {"name": name, "width": 16, "max_length": T, **(encoder or {})},
         "method": {"name": method, **options},
-        "objective": {"name": "next_item"},
+        "objective": {"name": "next_item", "tied": tied},
     }
     generator = torch.Generator().manual_seed(seed)
     return build(spec, Ids([f"i{i:02d}" for i in range(N)], first=2), registry.find, generator)

@@ -123,6 +123,16 @@ def test_padding_never_changes_an_answer_through_an_overlay(model):
         torch.testing.assert_close(model.score(data, "buy"), model.score(longer, "buy"), rtol=1e-4, atol=1e-5)
 
 
+def test_an_untied_head_has_a_table_of_its_own(tmp_path):
+    model = members.new_model("sasrec", "frozen", tied=False)
+    members.learn(model, "watch", "next_item")
+    table = model.backbone.item_table
+    assert model.heads["watch"].table.shape == table.shape and not torch.equal(model.heads["watch"].table, table)
+    store.save(model, tmp_path / "model")
+    again = store.load(tmp_path / "model", registry.find)
+    assert torch.equal(answers(again)["watch"], answers(model)["watch"])
+
+
 def test_pcl_refuses_heads_that_do_not_divide_the_width():
     model = members.new_model("sasrec", "pcl", heads=3)
     members.learn(model, "watch", "next_item")

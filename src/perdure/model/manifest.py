@@ -19,7 +19,7 @@ FORMAT = 1
 LARGEST = 2**20  # of any whole number among the options of a part
 PARTS = {"encoder": "encoders", "method": "methods", "objective": "objectives"}
 KINDS = ("next_item", "item", "one_of")
-FIELDS = {"name": str, "kind": str, "description": str, "metric": str, "options": dict, "settled": bool, "labels": int}
+FIELDS = {"name": str, "kind": str, "description": str, "metric": str, "settled": bool, "labels": int}
 
 
 @contextmanager
@@ -101,8 +101,4 @@ def _card(card: Any, key: str, where: str) -> None:
         raise ModelError(f"{key}.name: {shorten(repr(card['name']))}", expected=NAME_RULE, where=where)
     if card["kind"] not in KINDS:
         raise ModelError(f"{key}.kind: {shorten(repr(card['kind']))}", expected=" or ".join(KINDS), where=where)
-    if type(card["options"].get("tied", True)) is not bool:
-        raise ModelError(
-            f"{key}.options.tied: {shorten(card['options']['tied'])}", expected="true or false", where=where
-        )
     _count(card["labels"], f"{key}.labels", where)

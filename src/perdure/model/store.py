@@ -135,7 +135,7 @@ def _fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) ->
 
 
 def _card(card: TaskCard) -> dict[str, Any]:
-    fields = ("name", "kind", "description", "metric", "options", "settled")
+    fields = ("name", "kind", "description", "metric", "settled")
     return {**{key: getattr(card, key) for key in fields}, "labels": len(card.labels)}
 
 
@@ -158,7 +158,7 @@ def _add_task(model: UserModel, entry: Mapping[str, Any], tensors: dict[str, Ten
     odd = popularity.is_complex() or popularity.dtype == torch.bool
     if len(popularity) != len(labels) or odd or bool((popularity < 0).any()):
         raise ModelError("card.popularity", expected=f"{len(labels)} counts, 0 or more", where=where)
-    known = {key: entry[key] for key in ("name", "kind", "description", "metric", "options")}
+    known = {key: entry[key] for key in ("name", "kind", "description", "metric")}
     card = TaskCard(labels=labels, label_items=label_items, popularity=popularity.numpy(), **known)
     model.add(card, torch.Generator())
     if entry["settled"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +30,6 @@ class TaskCard:
         labels: text ids of the Y answers; for next_item those of all items, label row = item row - 2.
         label_items: (Y,) int32 item row of each label, -1 where a label is no item of the vocabulary.
         popularity: (Y,) training answers per label: the answer for a user of whom nothing is known.
-        options: settings of the head ({"tied": bool} for next_item).
         settled: the task is learned and its overlay final.
     """
 
@@ -41,7 +40,6 @@ class TaskCard:
     popularity: np.ndarray
     description: str = ""
     metric: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
     settled: bool = False
 
 
@@ -95,7 +93,8 @@ class UserModel(nn.Module):
         device = self.backbone.item_table.device
         head: nn.Module
         if card.kind == "next_item":
-            head = ItemTableHead(self.backbone.n_items, self.backbone.width, generator, card.options.get("tied", True))
+            tied = getattr(self.objective, "tied", True)
+            head = ItemTableHead(self.backbone.n_items, self.backbone.width, generator, tied)
         else:
             head = LabelsHead(len(card.labels), self.backbone.width, generator)
         self.tasks[card.name] = card

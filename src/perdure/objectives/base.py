@@ -20,6 +20,7 @@ class Objective(nn.Module, ABC):
     """How a backbone learns from histories alone. Subclasses are final.
 
     Attributes:
+        tied: next_item tasks score with the table the encoder reads with; False gives them one of their own.
         extra: events beyond the encoder's max_length that a training window needs (1 for a shifted target).
     """
 
@@ -27,6 +28,7 @@ class Objective(nn.Module, ABC):
     paper: ClassVar[str]
     summary: ClassVar[str]
     extra: ClassVar[int] = 0
+    tied: bool = True
 
     def prepare(self, counts: Tensor) -> None:
         """Told once before training: counts (N,) of each item in the training histories."""

@@ -48,6 +48,8 @@ class NextItem(Objective):
         alpha: negatives are drawn by popularity^alpha; 0 is uniform.
         log_q: correct sampled softmax for how often a negative is drawn.
         t: gBCE calibration.
+        tied: score with the table the encoder reads with, as SASRec; False for a table and bias of its own, as gSASRec
+            and the codes of PeterRec, CONURE and TERACON.
     """
 
     name: ClassVar[str] = "next_item"
@@ -64,9 +66,18 @@ class NextItem(Objective):
         alpha: Annotated[float, Ge(0), Le(1)] = 0.0,
         log_q: bool = False,
         t: Annotated[float, Ge(0), Le(1)] = 0.75,
+        tied: bool = True,
     ) -> None:
         super().__init__()
-        self.kind, self.k, self.share, self.alpha, self.log_q, self.t = loss, negatives, share, alpha, log_q, t
+        self.kind, self.k, self.share, self.alpha, self.log_q, self.t, self.tied = (
+            loss,
+            negatives,
+            share,
+            alpha,
+            log_q,
+            t,
+            tied,
+        )
         self.sampler: Negatives | None = None
 
     def prepare(self, counts: Tensor) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from perdure.evaluation.evaluate import PRIMARY
@@ -24,7 +22,7 @@ def item_counts(data: TaskData, n_items: int) -> np.ndarray:
     return np.bincount(items, weights=covered, minlength=n_items + 2)[2:].astype(np.int64)
 
 
-def card_of(data: TaskData, **options: Any) -> TaskCard:
+def card_of(data: TaskData) -> TaskCard:
     """What the model must know of a task: labels, training popularity, metric."""
     task = data.task
     if data.train.answer_starts is None:
@@ -40,5 +38,4 @@ def card_of(data: TaskData, **options: Any) -> TaskCard:
         label_items=data.label_items,
         popularity=popularity,
         metric=PRIMARY[task.kind],  # until it is measured; then what stands for it in R
-        options=options,
     )
