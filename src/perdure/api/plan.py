@@ -108,6 +108,7 @@ def fresh(settings: Settings, item_ids: Ids) -> UserModel:
         return store.build(settings.spec(), item_ids, registry.find, generator)
 
 
+@torch.random.fork_rng(devices=[])  # heads and overlays draw from the global generator, too
 def sizes(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData]) -> tuple[int, dict[str, dict[str, int]]]:
     """Parameters of the backbone, and per task: trainable parameters and bytes its file adds."""
     model, told = fresh(settings, item_ids), {}

@@ -69,15 +69,8 @@ class NextItem(Objective):
         tied: bool = True,
     ) -> None:
         super().__init__()
-        self.kind, self.k, self.share, self.alpha, self.log_q, self.t, self.tied = (
-            loss,
-            negatives,
-            share,
-            alpha,
-            log_q,
-            t,
-            tied,
-        )
+        self.kind, self.k, self.share, self.alpha = loss, negatives, share, alpha
+        self.log_q, self.t, self.tied = log_q, t, tied
         self.sampler: Negatives | None = None
 
     def prepare(self, counts: Tensor) -> None:
