@@ -16,7 +16,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from perdure.cli.verbs import app
 from perdure.errors import Interrupted, MachineError, PerdureError, UsageError
@@ -27,8 +27,18 @@ LINES = 6
 AGAIN = "run it again; a run continues with --resume auto"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
+def command() -> NoReturn:
+    """The console script. A signal that comes while the interpreter ends has nothing left to stop, and is ignored."""
+    raise SystemExit(main(afterwards=signal.SIG_IGN))
+
+
+def main(arguments: Sequence[str] | None = None, *, afterwards: signal.Handlers | None = None) -> int:
+    """Run one command; the exit code.
+
+    Args:
+        arguments: of the command line by default.
+        afterwards: what signals do when the command has ended; None: what they did before.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     trace = _taken(given, "--trace")
     if not trace:
@@ -41,12 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read us has seen enough
         return _quiet()
     except BaseException as fault:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)  # the fault is being told; there is nothing left to stop
         if trace and not isinstance(fault, SystemExit) and not hasattr(fault, "format_message"):
             traceback.print_exc()
         return _failed(fault, "--json" in given)
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if afterwards is None else afterwards)
 
 
 def _taken(given: list[str], flag: str) -> bool:
@@ -120,4 +132,4 @@ def _named(fault: BaseException) -> PerdureError | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()
