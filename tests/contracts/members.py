@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 
@@ -56,8 +58,10 @@ def learn(model: UserModel, name: str, kind: str, steps: int = 3, seed: int = 0)
     """A few honest steps on random data, with momentum and weight decay on, as the training loop does them."""
     torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
-    model.add(card(name, kind), rng)
     method = model.method
+    if method.needs_teacher and model.tasks:
+        method.taught_by(copy.deepcopy(model).requires_grad_(False).eval())
+    model.add(card(name, kind), rng)
     for stage in method.stages:
         method.enter(stage, model, name)
         weights = method.trains(model, name, stage)
@@ -77,5 +81,9 @@ def learn(model: UserModel, name: str, kind: str, steps: int = 3, seed: int = 0)
                 for weight, share in shut.items():
                     weight.copy_(torch.where(share == 1, before[weight], weight))
         method.leave(stage, model, name)
+    method.remember(
+        model, name, (batch(seed + 50 + i, answers=None if kind == "next_item" else Y) for i in range(2)), rng
+    )
+    method.taught_by(None)
     model.settle(name)
     model.eval()

@@ -37,6 +37,7 @@ def test_every_format_says_what_it_is(name: str):
 
 # --- MovieLens ---------------------------------------------------------------------------------------------------
 
+
 def test_movielens_dat(tmp_path: Path):
     folder = tmp_path / "ml"
     folder.mkdir()
@@ -93,6 +94,7 @@ def test_real_movielens_parquet(tmp_path: Path):
 
 
 # --- TTL ----------------------------------------------------------------------------------------------------------
+
 
 def test_ttl_joins_users_by_history(tmp_path: Path):
     (tmp_path / "t1.csv").write_text("0,0,5,7\n0,8,9,5\n0,0,5,7\n")
@@ -153,6 +155,7 @@ def test_tenrec(tmp_path: Path):
 
 # --- RecBole ------------------------------------------------------------------------------------------------------
 
+
 def test_recbole(tmp_path: Path):
     folder = tmp_path / "set"
     folder.mkdir()
@@ -174,6 +177,7 @@ def test_recbole(tmp_path: Path):
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
+
 
 def test_real_json_lines(tmp_path: Path):
     path = real("amazon-musical-instruments/original_format_sample_500.jsonl")

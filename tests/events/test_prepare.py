@@ -220,6 +220,7 @@ def test_load_refuses_what_is_not_its_own(tmp_path: Path):
 
 def test_a_store_is_whole_or_absent(tmp_path: Path, monkeypatch):
     """An error at any write leaves no store, no leftover, and the next try works."""
+
     def no_space(*_):
         raise OSError(28, "No space left on device")
 

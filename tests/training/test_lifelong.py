@@ -15,7 +15,7 @@ from training.world import At, Bomb, evaluate, live
 from perdure.errors import MachineError, ModelError, NonFiniteError, PromiseBroken, UsageError
 from perdure.model import files, store
 from perdure.training.cards import card_of, item_counts
-from perdure.training.lifelong import seed_of
+from perdure.training.life import seed_of
 from perdure.training.promises import probe
 from perdure.tuning.base import Method, added, everything
 from perdure.tuning.pcl import PCL

@@ -17,7 +17,8 @@ from perdure.events.ids import Ids
 from perdure.model import store
 from perdure.model.user_model import UserModel
 from perdure.settings import Settings
-from perdure.training.lifelong import card_of, seed_of
+from perdure.training.cards import card_of
+from perdure.training.life import seed_of
 
 __all__ = ["check_machine", "estimate", "fresh", "sizes", "threads"]
 

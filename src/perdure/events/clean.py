@@ -253,8 +253,11 @@ class Clock:
             local = clean.set(zoned, None)
             plain = local.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
             for form in ("%Y-%m-%d %H:%M", "%Y-%m-%d"):
-                other = local.str.to_date(form, strict=False).cast(pl.Datetime("us")) if form == "%Y-%m-%d" else (
-                    (local + ":00").str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", strict=False))
+                other = (
+                    local.str.to_date(form, strict=False).cast(pl.Datetime("us"))
+                    if form == "%Y-%m-%d"
+                    else ((local + ":00").str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", strict=False))
+                )
                 plain = plain.zip_with(plain.is_not_null(), other)
         elif column.dtype == pl.Date or isinstance(column.dtype, pl.Datetime):
             has_zone = getattr(column.dtype, "time_zone", None) is not None

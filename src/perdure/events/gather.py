@@ -108,8 +108,11 @@ class Gatherer:
     def _labels(self, frame: pl.DataFrame, table: Table, taken: list[Texts], kept: dict[str, pl.Series]) -> None:
         for role in LABELS:
             if role in table.columns or role in table.constants:
-                column = frame[table.columns[role]] if role in table.columns else pl.Series(
-                    role, [table.constants[role]]).new_from_index(0, frame.height)
+                column = (
+                    frame[table.columns[role]]
+                    if role in table.columns
+                    else pl.Series(role, [table.constants[role]]).new_from_index(0, frame.height)
+                )
                 taken.append(self._text(role, column))
         for name in self.free:
             has = name in table.features or name in table.user_columns

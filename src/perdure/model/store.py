@@ -13,6 +13,7 @@ imports anything a model folder names: the classes come from `find`, which knows
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,7 +31,9 @@ from perdure.model.budget import Budget
 from perdure.model.manifest import FORMAT, check_manifest, refusals
 from perdure.model.user_model import TaskCard, UserModel
 
-__all__ = ["FORMAT", "build", "load", "save"]
+__all__ = ["FORMAT", "build", "load", "save", "twin"]
+
+PARTS = ("backbone", "method", "objective")
 
 Find = Callable[[str, str], type]  # ("encoders" | "methods" | "objectives", name) -> class
 
@@ -108,6 +111,38 @@ def load(folder: Path | str, find: Find, device: str | torch.device = "cpu") -> 
     return model.to(device).eval()
 
 
+def twin(model: UserModel, folder: Path | str) -> UserModel:
+    """A frozen copy of `model` in structure, whose weights are the files of `folder`, a model of that structure: they
+    stay on disk and are read as they are used.
+
+    Raises:
+        ModelError: the folder is damaged or holds another model.
+    """
+    folder = files.locate(Path(folder))
+    manifest = files.read_folder(folder).manifest  # every digest verified
+    names = [card["name"] for card in manifest["tasks"]]
+    if names != list(model.tasks):
+        raise ModelError(f"a model of {', '.join(names)}", expected=", ".join(model.tasks), where=str(folder))
+    copied = copy.deepcopy(model)
+    parts: dict[str, torch.nn.Module] = {f"{p}.safetensors": getattr(copied, p) for p in PARTS}
+    for name in copied.tasks:
+        parts[f"tasks/{name}.safetensors"] = _whole(copied, name)
+    for file, module in parts.items():
+        tensors = files.mapped(folder, file) if file in manifest["files"] else {}
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("card.")}
+        files.check_tensors(module.state_dict(), tensors, f"{folder}/{file}")
+        module.load_state_dict(tensors, assign=True)
+    return copied.to(model.backbone.item_table.device).requires_grad_(False).eval()
+
+
+def _whole(model: UserModel, task: str) -> torch.nn.ModuleDict:
+    """The modules that one task's file holds the weights of."""
+    whole = torch.nn.ModuleDict({"head": model.heads[task]})
+    if task in model.overlays:
+        whole["overlay"] = model.overlays[task]
+    return whole
+
+
 def _item_ids(found: files.Folder, folder: Path) -> Ids:
     """The vocabulary: as many ids as model.json tells, and no more than a table of the backbone has rows."""
     where, wanted = f"{folder}/items.parquet", found.manifest["items"]
@@ -163,10 +198,7 @@ def _add_task(model: UserModel, entry: Mapping[str, Any], tensors: dict[str, Ten
     model.add(card, torch.Generator())
     if entry["settled"]:
         model.settle(card.name)
-    whole = torch.nn.ModuleDict({"head": model.heads[card.name]})
-    if card.name in model.overlays:
-        whole["overlay"] = model.overlays[card.name]
-    _fill(whole, tensors, where)
+    _fill(_whole(model, card.name), tensors, where)
 
 
 def _labels(

@@ -11,10 +11,6 @@ for every task:
 
 from __future__ import annotations
 
-import hashlib
-import math
-import resource
-import sys
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -35,42 +31,12 @@ from perdure.objectives.base import Objective
 from perdure.train_settings import TrainSettings
 from perdure.training.cards import asked, card_of, item_counts
 from perdure.training.checkpoint import Checkpoint, Checkpoints, Saver, global_state, restore_global_state
+from perdure.training.life import Learned, Life, as_json, peak_rss, seed_of
 from perdure.training.loop import Snapshot, fit, make_fabric
 from perdure.training.promises import ground, hold, probe
 from perdure.training.runlog import RunLog, now
 from perdure.training.signals import Asked, Signals
 from perdure.tuning.base import Method
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What a life gave.
-
-    Attributes:
-        matrix: R, the primary metric of every task on its test users after each task learned.
-        scores: one entry per cell of R: `after`, and what `Score.to_dict` tells.
-        costs: per task: task, seconds, epochs, trainable, bytes (of its file), peak_rss (bytes, the process so far).
-    """
-
-    matrix: Matrix
-    scores: list[dict[str, Any]]
-    costs: list[dict[str, Any]]
-
-
-@dataclass
-class _Life:
-    """Where a life stands; JSON."""
-
-    task: int = 0  # index of the task being learned
-    stage: int = 0  # index of the stage being trained
-    rows: list[list[float]] = field(default_factory=list)
-    scores: list[dict[str, Any]] = field(default_factory=list)
-    costs: list[dict[str, Any]] = field(default_factory=list)
-    probes: dict[str, str] = field(default_factory=dict)  # task -> digest of its answers when it was learned
-    ground: dict[str, str] = field(default_factory=dict)  # digests at the beginning of the running stage
-    fits: list[dict[str, Any]] = field(default_factory=list)  # finished stages of the running task
-    trainable: int = 0
-    judged: dict[str, str] = field(default_factory=dict)  # task -> label of its validation measure
 
 
 def learn(
@@ -156,7 +122,7 @@ class _Teacher:
     cards: Mapping[str, TaskCard]
     compiled: bool
     show: Any
-    life: _Life = field(default_factory=_Life)
+    life: Life = field(default_factory=Life)
 
     @property
     def method(self) -> Method:
@@ -192,12 +158,14 @@ class _Teacher:
         """Train, hold, measure, publish, checkpoint."""
         model, life = self.model, self.life
         if name not in model.tasks:
+            self._teach(fresh=True)
             self._add(name)
         if not model.tasks[name].settled:
             for index in range(life.stage, len(self.method.stages)):
                 life.stage = index
                 self._stage(name, self.method.stages[index], fit_state)
                 fit_state = None
+            self._remember(name)
             model.settle(name)
         self._hold(name)
         self._measure(name)
@@ -206,9 +174,26 @@ class _Teacher:
         life.ground, life.fits, life.trainable = {}, [], 0
         self._saver(name).save(({}, {}))
 
+    def _teach(self, *, fresh: bool) -> None:
+        """Where the method learns from the model as it is before the next task, that model is kept in a folder."""
+        if not self.method.needs_teacher or not self.model.tasks:
+            return
+        if fresh:
+            store.save(self.model, self.run.folder / "teacher")
+        self.method.taught_by(store.twin(self.model, self.run.folder / "teacher"))
+
     def _add(self, name: str) -> None:
         card = self.cards.get(name) or card_of(self.datas[name])
         self.model.add(card, self._generator(name, "init"))
+
+    def _remember(self, name: str) -> None:
+        """A method's last look at the task: what it keeps of it, and what it drew from earlier ones."""
+        rng = torch.Generator(self.fabric.device)
+        rng.manual_seed(seed_of(self.seed, name, "remember", "loss"))
+        batches = (batch.to(self.fabric.device) for batch in self._loader(name, "remember"))
+        self.method.remember(self.model, name, batches, rng)
+        self.life.relations[name] = self.method.relations(self.model, name)
+        self.method.taught_by(None)
 
     def _stage(self, name: str, stage: str, fit_state: Snapshot | None) -> None:
         """enter, fit, leave; with the ground digests around it."""
@@ -295,7 +280,7 @@ class _Teacher:
                     score = self.evaluate(self.model, self.datas[task], "test")
                     row[task] = float(score.value)
                     told = score.to_dict()
-                    self.life.scores.append({"after": name, **_json(told)})
+                    self.life.scores.append({"after": name, **as_json(told)})
                     self.model.tasks[task].metric = told["metric"]
         except Asked:
             raise self.signals.interrupted() from None
@@ -329,6 +314,8 @@ class _Teacher:
         run.write("matrix.json", matrix)
         run.write("scores.json", life.scores)
         run.write("cost.json", life.costs)
+        if any(life.relations.values()):
+            run.write("relations.json", life.relations)
 
     def _learned(self) -> Learned:
         life = self.life
@@ -363,7 +350,7 @@ class _Teacher:
     def _go_on(self, found: Checkpoint) -> Snapshot | None:
         """Rebuild the model by living its structure again, then put every tensor and generator back."""
         state, model = found.state, self.model
-        self.life = life = _Life(**state["life"])
+        self.life = life = Life(**state["life"])
         if state["order"] != self.order:
             raise ModelError(
                 f"the run learned {', '.join(state['order'])}", expected=", ".join(self.order), where="order of tasks"
@@ -371,8 +358,10 @@ class _Teacher:
         for index, name in enumerate(state["known"]):
             if name in model.tasks and model.tasks[name].settled:
                 continue
-            self._add(name)
             done = index < life.task
+            if not done:
+                self._teach(fresh=False)
+            self._add(name)
             for number, stage in enumerate(self.method.stages):
                 if done or number <= life.stage:
                     self.method.enter(stage, model, name)
@@ -390,26 +379,3 @@ class _Teacher:
         if not state["fit"]:
             return None
         return found.tensors, state["fit"]
-
-
-# -- small things -----------------------------------------------------------------------------------------------------
-
-
-def seed_of(seed: int, *names: str) -> int:
-    """A seed of its own for every use, so that no task's chance depends on the tasks before it."""
-    return int.from_bytes(hashlib.sha256("/".join([str(seed), *names]).encode()).digest()[:8], "big") >> 1
-
-
-def peak_rss() -> int:
-    """Largest memory this process has held so far, bytes."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
-
-
-def _json(value: Any) -> Any:
-    """`value` as JSON can hold it: numbers that are not finite become None."""
-    if isinstance(value, Mapping):
-        return {str(key): _json(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

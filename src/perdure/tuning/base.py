@@ -7,7 +7,7 @@ tasks is a buffer or parameter of the Method, hence saved with the model.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -76,6 +76,8 @@ class Method(nn.Module, ABC):
         keeps: promise that older tasks answer bit for bit as before; the training loop holds the method to it.
         begins_as_backbone: a new task's user vectors equal the backbone's before its first step.
         stages: names of the phases of one task; a run can stop and resume between them.
+        needs_teacher: learns from the model as it was before the task: the loop sets `teacher` while later tasks are
+            learned.
     """
 
     name: ClassVar[str]
@@ -84,6 +86,22 @@ class Method(nn.Module, ABC):
     keeps: ClassVar[bool]
     begins_as_backbone: bool = True
     stages: ClassVar[tuple[str, ...]] = ("train",)
+    needs_teacher: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._teacher: tuple[UserModel, ...] = ()  # in a tuple, as it is no part of the method
+
+    @property
+    def teacher(self) -> UserModel:
+        """The frozen model from before the task being learned; RuntimeError where the loop was not asked for one."""
+        if not self._teacher:
+            raise RuntimeError(f"{self.name} has no teacher: is this its first task?")
+        return self._teacher[0]
+
+    def taught_by(self, teacher: UserModel | None) -> None:
+        """The loop's way of giving a teacher before the first `enter` of a task, and taking it away at its end."""
+        self._teacher = () if teacher is None else (teacher,)
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
         """The overlay of a new task, or None where the backbone serves as it is."""
@@ -100,6 +118,17 @@ class Method(nn.Module, ABC):
     def leave(self, stage: str, model: UserModel, task: str) -> None:
         """After a stage; the best weights are in place."""
         return
+
+    def remember(self, model: UserModel, task: str, batches: Iterable[Batch], rng: torch.Generator) -> None:
+        """Once a task is learned, before it is settled: one more look at its training batches, one epoch in an order
+        of its own, for what the method keeps of them. What is kept lives in buffers made by `overlay`, so that their
+        shapes are known before any data is."""
+        return
+
+    def relations(self, model: UserModel, task: str) -> dict[str, float]:
+        """How much a task just learned, not yet settled, draws on each earlier one; empty where the method has no such
+        thing. Reports show it."""
+        return {}
 
     def loss(self, model: UserModel, task: str, batch: Batch, rng: torch.Generator, progress: float) -> Tensor:
         """Scalar. The task's own loss unless the method adds to it; progress in [0, 1] through the stage."""

@@ -74,10 +74,14 @@ class Context(nn.Module):
             v = self.value(g)  # (k, d)
         else:
             v = torch.cat([self.recall(self.memory), self.value(g[-1:])])  # (k, d)
+        return self.out((self.attention()[..., None] * v.view(len(g), self.heads, -1)).sum(0).flatten())  # (d,)
+
+    def attention(self) -> Tensor:
+        """(k, H) weights of the tasks so far, this one last; each head's sum to 1."""
+        g: Tensor = self.g  # type: ignore[assignment]  # (k, d_s)
         q = self.query(g[-1:]).view(1, self.heads, -1)  # (1, H, d/H)
         k = self.key(g).view(len(g), self.heads, -1)  # (k, H, d/H)
-        attention = torch.softmax((q * k).sum(-1) / math.sqrt(k.shape[-1]), dim=0)  # (k, H)
-        return self.out((attention[..., None] * v.view(len(g), self.heads, -1)).sum(0).flatten())  # (d,)
+        return torch.softmax((q * k).sum(-1) / math.sqrt(k.shape[-1]), dim=0)  # (k, H)
 
 
 class Prompt(Overlay):
@@ -182,6 +186,14 @@ class PCL(Method):
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
         """Prompt, attention and head."""
         return own_unless_first(model, task)
+
+    def relations(self, model: UserModel, task: str) -> dict[str, float]:
+        """Attention on each earlier task, the mean over heads."""
+        overlay = model.overlays.get(task)
+        if not isinstance(overlay, Prompt) or overlay.context is None:
+            return {}
+        weights = overlay.context.attention().mean(1).tolist()  # (k,), this task last
+        return dict(zip(list(model.tasks), weights[:-1], strict=False))
 
 
 def _memory(model: UserModel, task: str) -> Tensor:

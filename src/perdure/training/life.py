@@ -1,0 +1,67 @@
+"""Where a life stands and what it gave; and its small arithmetic: seeds, memory, JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from perdure.evaluation.matrix import Matrix
+
+__all__ = ["Learned", "Life", "as_json", "peak_rss", "seed_of"]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a life gave.
+
+    Attributes:
+        matrix: R, the primary metric of every task on its test users after each task learned.
+        scores: one entry per cell of R: `after`, and what `Score.to_dict` tells.
+        costs: per task: task, seconds, epochs, trainable, bytes (of its file), peak_rss (bytes, the process so far).
+    """
+
+    matrix: Matrix
+    scores: list[dict[str, Any]]
+    costs: list[dict[str, Any]]
+
+
+@dataclass
+class Life:
+    """Where a life stands; JSON."""
+
+    task: int = 0  # index of the task being learned
+    stage: int = 0  # index of the stage being trained
+    rows: list[list[float]] = field(default_factory=list)
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    costs: list[dict[str, Any]] = field(default_factory=list)
+    probes: dict[str, str] = field(default_factory=dict)  # task -> digest of its answers when it was learned
+    ground: dict[str, str] = field(default_factory=dict)  # digests at the beginning of the running stage
+    fits: list[dict[str, Any]] = field(default_factory=list)  # finished stages of the running task
+    trainable: int = 0
+    relations: dict[str, dict[str, float]] = field(default_factory=dict)  # task -> how much it draws on earlier ones
+    judged: dict[str, str] = field(default_factory=dict)  # task -> label of its validation measure
+
+
+def seed_of(seed: int, *names: str) -> int:
+    """A seed of its own for every use, so that no task's chance depends on the tasks before it."""
+    return int.from_bytes(hashlib.sha256("/".join([str(seed), *names]).encode()).digest()[:8], "big") >> 1
+
+
+def peak_rss() -> int:
+    """Largest memory this process has held so far, bytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def as_json(value: Any) -> Any:
+    """`value` as JSON can hold it: numbers that are not finite become None."""
+    if isinstance(value, Mapping):
+        return {str(key): as_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
