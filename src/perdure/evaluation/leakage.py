@@ -10,7 +10,7 @@
 
 A "leak" gives away what is measured. A "note" is what a reader of the numbers should know and is no fault of the split.
 Legitimate, and never reported: one user in train of all tasks; a user's held-out item of one task in that user's input
-of another task, as long as nobody trains on that input; with splits by last events or by time, one user in several parts.
+of another, as long as nobody trains on that input; with splits by last events or by time, one user in several parts.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ All tasks share one history a user: the input. A task's answers never stand in i
 
     next_item    the next event of the history itself; every item is a possible answer
     item         one of many: items (or values of a column) met outside the history, several positives a user
-    one_of       classes: a user attribute, or a value of the first answering event outside the history
+    one_of       classes: a user attribute, a value of the first answering event outside the history, or random labels
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from perdure.events.splits import PARTS, TEST, TRAIN, VALID
 # A task's name becomes a file's name on every system: names that differ only in case are one, `con` is none at all.
 TASK_NAME = re.compile(r"(?!(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])\Z)[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 NAME_RULE = "1 to 64 letters, digits, _ and -, a letter or digit first; not con, nul, ..."
+NOISE = "noise"  # the answer that nobody can know
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,13 @@ class Task:
         kind: "next_item", "item" or "one_of".
         description: a sentence in words; some methods read it.
         answer: what is to be told: "item", an event column, "item.<attribute>" or "user.<attribute>" (a column of
-            lists gives several answers).
+            lists gives several answers); or "noise", a class drawn at random for every user: nothing to learn.
         where: a filter over events: which events outside the history are answers. Not for next_item, nor for user
             attributes.
         users: a filter over user attributes: who takes part.
         min_answers: users with fewer answers are left out; 1 or more.
+        classes: of answer "noise": how many, 2 or more; 50 where not given.
+        share: of answer "noise": share of the users who have a label, drawn, above 0 to 1; all where not given.
     """
 
     name: str
@@ -73,6 +76,8 @@ class Task:
     where: str | None = None
     users: str | None = None
     min_answers: int = 1
+    classes: int | None = None
+    share: float | None = None
 
     def __post_init__(self) -> None:
         if not TASK_NAME.fullmatch(self.name):
@@ -105,6 +110,30 @@ class Task:
                 where=self.place("where"),
                 fix="use the key users",
             )
+        self._check_noise()
+
+    def _check_noise(self) -> None:
+        """Random labels are classes of users; only they have `classes` and `share`."""
+        if self.answer != NOISE:
+            for key in ("classes", "share"):
+                if getattr(self, key) is not None:
+                    raise SettingsError(
+                        f"{key} belongs to random labels, and the answer is {shorten(self.answer)!r}",
+                        expected=f'answer = "{NOISE}"',
+                        where=self.place(key),
+                        fix="leave it out",
+                    )
+            return
+        if self.kind != "one_of" or self.where is not None:
+            raise SettingsError(
+                "random labels are one class a user",
+                expected='kind = "one_of" and no where',
+                where=self.place("kind" if self.kind != "one_of" else "where"),
+            )
+        if self.classes is not None and self.classes < 2:
+            raise SettingsError(f"classes = {self.classes!r}", expected="2 or more", where=self.place("classes"))
+        if self.share is not None and not 0 < self.share <= 1:
+            raise SettingsError(f"share = {self.share!r}", expected="above 0 to 1", where=self.place("share"))
 
     def place(self, key: str) -> str:
         """Where in the settings a key of this task stands, for messages."""
@@ -173,7 +202,8 @@ class TaskData:
         label_items: (Y,) int32 item row of each label, -1 where a label is no item.
         train, valid, test: the examples.
         notes: counts of users, examples, answers, answers outside the label space, users left out by reason, warnings.
-        by: how this task was divided: "user", "last" or "time" ("user" where the split asked for cannot apply).
+        by: how this task was divided: "user", "last", "time" or "example" ("user" where the split asked for cannot
+            apply). By "example" a user may own several examples, in different parts.
         cuts: (valid_from, test_from) seconds where the split is by time, else None.
         clock: (E,) int64 seconds of every row of the log where this task was divided by time, else None.
     """

@@ -1,7 +1,8 @@
-"""Who is judged on what: the partition of users, leave-last-n, and cuts in time. Pure functions of arrays."""
+"""Who is judged on what: partitions of users or examples, leave-last-n, cuts in time. Pure functions of arrays."""
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -20,10 +21,13 @@ class Split:
 
     Attributes:
         kind: "user": every user is in one part, the same part for all tasks. "last": the last events of every user are
-            held out (next_item). "time": events from two moments on are held out.
+            held out (next_item). "time": events from two moments on are held out. "example": as the official code of
+            CONURE and TERACON divides: every answer of a user is an example of its own, and each task shuffles and
+            divides its examples by itself, next_item by rows. It leaks: the same history is in train and in test, and
+            who is test in one task trains the others. For comparison only, with [evaluate] seen = "keep".
         valid, test: shares of the users (each 0 to 1, together below 1); read by "user", and by tasks that fall back
-            on it.
-        seed: draws the partition of users.
+            on it. Of the examples for "example".
+        seed: draws the partition of users; with the task's name, the shuffle of "example" and random labels.
         last: events of a user that are test, and as many before them valid (kind "last").
         valid_from, test_from: ISO dates or seconds since the epoch (kind "time"; UTC where no zone is given).
 
@@ -31,7 +35,7 @@ class Split:
         SettingsError: a value outside its range.
     """
 
-    kind: Literal["user", "last", "time"] = "user"
+    kind: Literal["user", "last", "time", "example"] = "user"
     valid: float = 0.05
     test: float = 0.15
     seed: int = 0
@@ -40,8 +44,10 @@ class Split:
     test_from: str | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("user", "last", "time"):
-            raise SettingsError(f"kind = {self.kind!r}", expected='"user", "last" or "time"', where="[split], key kind")
+        if self.kind not in ("user", "last", "time", "example"):
+            raise SettingsError(
+                f"kind = {self.kind!r}", expected='"user", "last", "time" or "example"', where="[split], key kind"
+            )
         for key, share in (("valid", self.valid), ("test", self.test)):
             if not 0 <= share < 1:
                 raise SettingsError(
@@ -92,17 +98,23 @@ def seconds(moment: str | int | None, key: str) -> int:
     return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
 
 
-def partition(n_users: int, split: Split) -> np.ndarray:
-    """(n_users,) int8: the part (TRAIN, VALID, TEST) of each user row, drawn once for all tasks.
+def partition(n: int, split: Split, task: str = "") -> np.ndarray:
+    """(n,) int8: the part (TRAIN, VALID, TEST) of each of n user rows, drawn once for all tasks.
 
-    From three users on, a part whose share is above 0 has at least one user.
+    From three on, a part whose share is above 0 has at least one.
+
+    Args:
+        n: users; or the examples of one task.
+        split: shares and seed.
+        task: its name where the draw is that task's own.
     """
-    order = np.random.default_rng(split.seed).permutation(n_users)
-    counts = [round(share * n_users) for share in (split.valid, split.test)]
-    if n_users >= 3:
+    own = [zlib.crc32(task.encode())] if task else []
+    order = np.random.default_rng([split.seed, *own] if own else split.seed).permutation(n)
+    counts = [round(share * n) for share in (split.valid, split.test)]
+    if n >= 3:
         counts = [max(c, 1) if share else 0 for c, share in zip(counts, (split.valid, split.test), strict=True)]
     n_valid, n_test = counts
-    parts = np.full(n_users, TRAIN, dtype=np.int8)  # (U,)
+    parts = np.full(n, TRAIN, dtype=np.int8)  # (n,)
     parts[order[:n_test]] = TEST
     parts[order[n_test : n_test + n_valid]] = VALID
     return parts

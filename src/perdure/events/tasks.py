@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 
 from perdure.errors import DataError, SettingsError
+from perdure.events.answers import Answers, collect
 from perdure.events.columns import Columns
 from perdure.events.examples import Examples, History, Sequences, Task, TaskData, check_no_leak
-from perdure.events.filters import nearest
-from perdure.events.ids import Ids, nfc
+from perdure.events.ids import Ids
 from perdure.events.splits import PARTS, TEST, TRAIN, VALID, Split, counts_in, partition, ragged
 
 if TYPE_CHECKING:
@@ -80,16 +78,7 @@ def _history(log: Columns, history: History) -> tuple[Sequences, np.ndarray | No
     return Sequences(np.asarray(events.items)[rows], np.concatenate([[0], np.cumsum(kept)]), times, rows), held
 
 
-@dataclass(frozen=True)
-class _Answers:
-    """Answers of all users, in user order: user rows, codes into `texts` (or item rows), event rows."""
-
-    users: np.ndarray  # (A,) int64
-    codes: np.ndarray  # (A,) int64
-    events: np.ndarray | None  # (A,) int64
-
-    def take(self, which: np.ndarray) -> _Answers:
-        return _Answers(self.users[which], self.codes[which], None if self.events is None else self.events[which])
+_Rows = tuple[np.ndarray, np.ndarray, Answers]  # (n,) users, (n,) input ends, their answers
 
 
 class _Workshop:
@@ -139,8 +128,11 @@ class _Workshop:
         self._leave(f"history shorter than {need}", selected & ~enough)
         users = np.flatnonzero(selected & enough)  # (n,)
         kind = self.split.kind
-        make = {"user": self._next_by_user, "last": self._next_by_last, "time": self._next_by_time}[kind]
-        train, valid, test = make(users)
+        if kind in ("user", "example"):
+            parts = self.parts[users] if kind == "user" else partition(len(users), self.split, task.name)
+            train, valid, test = self._next_by_user(users, parts)
+        else:
+            train, valid, test = {"last": self._next_by_last, "time": self._next_by_time}[kind](users)
         cuts = self.split.cuts if kind == "time" else None
         return TaskData(
             task,
@@ -167,11 +159,11 @@ class _Workshop:
         places = ragged(end, np.full(len(users), count))  # (A,)
         codes = np.asarray(self.sequences.items)[places].astype(np.int64) - 2
         events = places if self.sequences.events is None else self.sequences.events[places]
-        answers = _distinct(_Answers(np.repeat(users, count), codes, events))
+        answers = Answers(np.repeat(users, count), codes, events).distinct()
         return self._examples(users, self.starts[users], end, answers, None)
 
-    def _next_by_user(self, users: np.ndarray) -> tuple[Examples, Examples, Examples]:
-        of = [users[self.parts[users] == part] for part in (TRAIN, VALID, TEST)]
+    def _next_by_user(self, users: np.ndarray, parts: np.ndarray) -> tuple[Examples, Examples, Examples]:
+        of = [users[parts == part] for part in (TRAIN, VALID, TEST)]
         ends = [self.starts[u + 1] for u in of]
         return self._shifted(of[0], ends[0]), self._targets(of[1], ends[1] - 1, 1), self._targets(of[2], ends[2] - 1, 1)
 
@@ -204,24 +196,24 @@ class _Workshop:
     # ---- item, one_of ----------------------------------------------------------------------------------------------
 
     def _answered(self, task: Task, selected: np.ndarray) -> TaskData:
-        answers, texts = self._collect(task)
-        by_time = self.split.kind == "time"
-        notes = {"split": _SAID[self.split.kind if answers.events is not None and by_time else "user"]}
-        if self.split.kind == "last" or (by_time and answers.events is None):
-            notes["split"] += f' ("{self.split.kind}" does not apply to these answers)'
+        answers, texts = collect(self.log, self.held, task, self.split.seed)
+        kind = self.split.kind
+        by = "time" if kind == "time" and answers.events is not None else "example" if kind == "example" else "user"
+        notes = {"split": _SAID[by]}
+        if by != kind:
+            notes["split"] += f' ("{kind}" does not apply to these answers)'
         answers = answers.take(selected[answers.users])
-        if by_time and answers.events is not None:
+        cuts = self.split.cuts if kind == "time" else None
+        if by == "time":
             rows = [self._in_window(task, answers, part) for part in (TRAIN, VALID, TEST)]
         else:
-            ends = [self._until(c) for c in self.split.cuts] if by_time else [self.starts[1:]] * 2
+            ends = [self._until(c) for c in cuts] if cuts else [self.starts[1:]] * 2
             end = np.where(self.parts == TEST, ends[1], ends[0])  # (U,)
             kept, found = self._enough(task, answers, end, selected, "")
-            rows = [
-                (u := kept[self.parts[kept] == p], end[u], found.take(self.parts[found.users] == p)) for p in range(3)
-            ]
+            rows = self._by_row(task, end, found) if by == "example" else self._by_part(kept, end, found)
         labels, label_items, lookup = self._labels(task, rows[TRAIN][2], texts)
-        parts = [self._examples(u, self.starts[u], e, a, lookup) for u, e, a in rows]
-        by = "time" if by_time and answers.events is not None else "user"
+        make = self._one_each if by == "example" else self._examples
+        parts = [make(u, self.starts[u], e, a, lookup) for u, e, a in rows]
         return TaskData(
             task,
             self.sequences,
@@ -230,15 +222,26 @@ class _Workshop:
             *parts,
             notes=notes,
             by=by,
-            cuts=self.split.cuts if by_time else None,
+            cuts=cuts,
             clock=self._clock(by),
         )
+
+    def _by_part(self, kept: np.ndarray, end: np.ndarray, found: Answers) -> list[_Rows]:
+        """Users, input ends and answers of train, valid, test: everybody's part is one for all tasks."""
+        of_user, of_answer = self.parts[kept], self.parts[found.users]
+        return [(u := kept[of_user == part], end[u], found.take(of_answer == part)) for part in (TRAIN, VALID, TEST)]
+
+    def _by_row(self, task: Task, end: np.ndarray, found: Answers) -> list[_Rows]:
+        """The same where every answer is an example, and the task divides its examples by itself."""
+        parts = partition(len(found.users), self.split, task.name)  # (A,)
+        taken = [found.take(parts == part) for part in (TRAIN, VALID, TEST)]
+        return [(one.users, end[one.users], one) for one in taken]
 
     def _clock(self, by: str) -> np.ndarray | None:
         """(E,) times of the log, for `check_no_leak`."""
         return self.log.events.times if by == "time" else None
 
-    def _in_window(self, task: Task, answers: _Answers, part: int) -> tuple[np.ndarray, np.ndarray, _Answers]:
+    def _in_window(self, task: Task, answers: Answers, part: int) -> tuple[np.ndarray, np.ndarray, Answers]:
         """Users, input ends and answers of one window of time.
 
         An input ends before the window; in train, before the answers.
@@ -259,14 +262,14 @@ class _Workshop:
         return kept, end[kept], found
 
     def _enough(
-        self, task: Task, answers: _Answers, end: np.ndarray, among: np.ndarray, prefix: str
-    ) -> tuple[np.ndarray, _Answers]:
+        self, task: Task, answers: Answers, end: np.ndarray, among: np.ndarray, prefix: str
+    ) -> tuple[np.ndarray, Answers]:
         """The users of `among` with history and answers enough, and their answers.
 
         Answers are distinct (item) or the first only (one_of).
         """
         if task.kind == "item":
-            answers = _distinct(answers)
+            answers = answers.distinct()
         given = np.bincount(answers.users, minlength=self.sequences.n_users)  # (U,)
         short = (end - self.starts[:-1]) < self.min_length
         empty = short & (end == self.starts[:-1])
@@ -282,32 +285,7 @@ class _Workshop:
             answers = answers.take(np.unique(answers.users, return_index=True)[1])
         return np.flatnonzero(good), answers
 
-    def _collect(self, task: Task) -> tuple[_Answers, list[str] | None]:
-        """All answers outside the history in user order, and the text of each code (None: codes are item rows)."""
-        if task.answer.startswith("user."):
-            users = self.log.users
-            name = task.answer.removeprefix("user.")
-            known = [] if users is None else [f"user.{c}" for c in users.columns]
-            if users is None or name not in users.columns:
-                raise _no_column(task, known)
-            at, codes, texts = _coded(np.arange(self.sequences.n_users), users[name])
-            return _Answers(at, codes, None), texts
-        known = ["item", *self.log.own, *self.log.of_items]
-        if task.answer not in known:
-            raise _no_column(task, list(dict.fromkeys([*known, *self.log.of_users])))
-        outside = ~self.held if self.held is not None else np.zeros(self.log.events.n_events, bool)
-        if task.where is not None:
-            outside = outside & self.log.select(task.where, task.place("where"))
-        rows = np.flatnonzero(outside)  # (A,)
-        texts = None
-        if task.answer == "item":
-            codes = np.asarray(self.log.events.items)[rows].astype(np.int64)
-        else:
-            rows, codes, texts = _coded(rows, self.log.column(task.answer, rows))
-        owner = np.searchsorted(np.asarray(self.log.events.starts), rows, side="right") - 1
-        return _Answers(owner.astype(np.int64), codes, rows), texts
-
-    def _labels(self, task: Task, train: _Answers, texts: list[str] | None) -> tuple[Ids, np.ndarray, np.ndarray]:
+    def _labels(self, task: Task, train: Answers, texts: list[str] | None) -> tuple[Ids, np.ndarray, np.ndarray]:
         """The label space of train, the item row of each label, and code -> label row (-1: outside)."""
         codes = np.unique(train.codes)  # (Y,)
         names = self.log.events.item_ids.text(codes) if texts is None else [texts[c] for c in codes]
@@ -319,13 +297,20 @@ class _Workshop:
         return Ids([names[i] for i in order]), items, lookup
 
     def _examples(
-        self, users: np.ndarray, begin: np.ndarray, end: np.ndarray, answers: _Answers, lookup: np.ndarray | None
+        self, users: np.ndarray, begin: np.ndarray, end: np.ndarray, answers: Answers, lookup: np.ndarray | None
     ) -> Examples:
         """Examples of ascending `users`, whose answers are all in `answers`, in user order."""
         counts = np.bincount(np.searchsorted(users, answers.users), minlength=len(users))[: len(users)]
         codes = answers.codes.astype(np.int32) if lookup is None else lookup[answers.codes]
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return Examples(users.astype(np.int32), begin, end, codes, starts, answers.events)
+
+    def _one_each(
+        self, users: np.ndarray, begin: np.ndarray, end: np.ndarray, answers: Answers, lookup: np.ndarray
+    ) -> Examples:
+        """Examples of one answer each."""
+        starts = np.arange(len(users) + 1, dtype=np.int64)
+        return Examples(users.astype(np.int32), begin, end, lookup[answers.codes], starts, answers.events)
 
     def _notes(self, data: TaskData) -> dict:
         parts = {name: data.part(name) for name in PARTS}
@@ -351,35 +336,5 @@ _SAID = {
     "user": "one partition of users for all tasks",
     "last": "the last events of every user: test, those before: valid",
     "time": "two moments for all users",
+    "example": "each task's examples for themselves, one answer an example: it leaks",
 }
-
-
-def _distinct(answers: _Answers) -> _Answers:
-    """Each answer of a user once, the oldest, in the order met."""
-    if not len(answers.users):
-        return answers
-    key = answers.users * (int(answers.codes.max()) + 1) + answers.codes
-    return answers.take(np.sort(np.unique(key, return_index=True)[1]))
-
-
-def _coded(rows: np.ndarray, column: pl.Series) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Rows repeated for lists and without missing values, their codes, and the text of each code."""
-    if isinstance(column.dtype, pl.List | pl.Array):
-        column = column.cast(pl.List(column.dtype.inner)) if isinstance(column.dtype, pl.Array) else column
-        lengths = column.list.len().fill_null(0).to_numpy().astype(np.int64)
-        rows, column = np.repeat(rows, lengths), column.filter(lengths > 0).explode()
-    present = column.is_not_null().to_numpy()
-    text = nfc(column.filter(present).cast(pl.String))
-    distinct = text.unique().sort()
-    codes = Ids(distinct).rows(text).astype(np.int64)
-    return rows[present], codes, distinct.to_list()
-
-
-def _no_column(task: Task, known: list[str]) -> SettingsError:
-    near = nearest(task.answer, known)
-    return SettingsError(
-        f"no column {task.answer!r} to answer from",
-        expected="one of " + (", ".join(known) or "(there are none)"),
-        where=task.place("answer"),
-        fix=f"did you mean {near}?" if near else "",
-    )

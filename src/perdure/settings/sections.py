@@ -153,7 +153,7 @@ def _training(settings: Settings, place: int) -> Iterator[Fault]:
     key = f"tasks.{place} ({settings.tasks[place].name})"
     if train.max_steps is not None and train.warmup_steps >= train.max_steps:
         yield Fault(key, f"warmup_steps {train.warmup_steps} is not below max_steps {train.max_steps}")
-    if settings.split.kind == "user" and settings.split.valid == 0 and train.patience > 0:
+    if settings.split.kind in ("user", "example") and settings.split.valid == 0 and train.patience > 0:
         yield Fault(
             key,
             f"patience {train.patience} needs validation users, and split.valid is 0",
