@@ -27,6 +27,7 @@ VARIANTS = {
         {"context": "gate", "init_std": 0.1},
         {"values": "text"},
         {"values": "none", "length": 3},
+        {"attention": "shared"},
     ],
     "conure": [{"prune": (0.5, 0.3)}],
     "hat": [{"s_max": 50.0, "rises": 1}],
@@ -103,7 +104,7 @@ def test_a_task_is_one_file_and_a_frozen_backbone_stays(model, tmp_path):
     assert {str(p) for p in set(new) - set(old)} == {"tasks/buy.safetensors"}
     if model.method.keeps:
         trained = {id(p) for stage in model.method.stages for p in model.method.trains(model, "buy", stage)}
-        frozen = not any(id(p) in trained for p in model.backbone.parameters())
+        frozen = not any(id(p) in trained for p in [*model.backbone.parameters(), *model.method.parameters()])
         assert all(new[path] == data for path, data in old.items() if frozen or path.parent.name == "tasks")
 
 
@@ -135,9 +136,8 @@ def test_an_untied_head_has_a_table_of_its_own(tmp_path):
 
 def test_pcl_refuses_heads_that_do_not_divide_the_width():
     model = members.new_model("sasrec", "pcl", heads=3)
-    members.learn(model, "watch", "next_item")
     with pytest.raises(SettingsError, match="heads 3 does not divide"):
-        model.add(members.card("buy", "item"), torch.Generator())
+        model.add(members.card("watch", "next_item"), torch.Generator())
 
 
 @pytest.mark.parametrize("name", members.METHODS)

@@ -23,9 +23,9 @@ addition at inference, and later tasks cannot move it.
 
 Differs: the paper gives neither numbers nor code; t, H, the values and where the context enters are options here. Texts
 are encoded by hashed words and a fixed random projection instead of a sentence transformer (no download). The attention
-belongs to each task alone and is gone once it has collapsed. Prompts stand on real events only: a user with m < t
-events gets the last m rows of p^_k. The context starts at zero (W_o = 0), so a new task begins as the frozen backbone
-exactly; so does p_k unless `init_std` > 0.
+belongs to each task alone and is gone once it has collapsed, or is shared but for W_o (`attention`). Prompts stand on
+real events only: a user with m < t events gets the last m rows of p^_k. The context starts at zero (W_o = 0), so a new
+task begins as the frozen backbone exactly; so does p_k unless `init_std` > 0.
 """
 
 from __future__ import annotations
@@ -50,38 +50,60 @@ if TYPE_CHECKING:
 __all__ = ["PCL"]
 
 
-class Context(nn.Module):
-    """Attention of a new task over all tasks so far; earlier memories are constants."""
+class Attention(nn.Module):
+    """W_q, W_k, W_v, W_v'; values of earlier tasks are their memories, or their texts where `recalls` is off."""
 
-    def __init__(self, width: int, heads: int, g: Tensor, memory: Tensor | None, generator: torch.Generator) -> None:
+    def __init__(self, text: int, width: int, heads: int, recalls: bool, generator: torch.Generator) -> None:
         super().__init__()
-        text = g.shape[1]
         self.heads = heads
-        self.register_buffer("g", g)  # (k, d_s), this task last
-        self.register_buffer("memory", memory)  # (k - 1, d) or None for values = "text"
         self.query, self.key = nn.Linear(text, width, bias=False), nn.Linear(text, width, bias=False)
         self.value = nn.Linear(text, width, bias=False)
-        self.recall = nn.Linear(width, width, bias=False) if memory is not None else None
-        self.out = nn.Linear(width, width, bias=False)
+        self.recall = nn.Linear(width, width, bias=False) if recalls else None
         for layer in (self.query, self.key, self.value, *([self.recall] if self.recall is not None else [])):
             nn.init.xavier_uniform_(layer.weight, generator=generator)
-        nn.init.zeros_(self.out.weight)
 
-    def forward(self) -> Tensor:
-        """c_k (d,)"""
-        g: Tensor = self.g  # type: ignore[assignment]  # (k, d_s)
+    def forward(self, g: Tensor, memory: Tensor) -> Tensor:
+        """Texts (k, d_s) of the tasks so far, this one last, and memories (k - 1, d) -> what is read of them (d,)"""
         if self.recall is None:
             v = self.value(g)  # (k, d)
         else:
-            v = torch.cat([self.recall(self.memory), self.value(g[-1:])])  # (k, d)
-        return self.out((self.attention()[..., None] * v.view(len(g), self.heads, -1)).sum(0).flatten())  # (d,)
+            v = torch.cat([self.recall(memory), self.value(g[-1:])])  # (k, d)
+        return (self.weights(g)[..., None] * v.view(len(g), self.heads, -1)).sum(0).flatten()  # (d,)
 
-    def attention(self) -> Tensor:
-        """(k, H) weights of the tasks so far, this one last; each head's sum to 1."""
-        g: Tensor = self.g  # type: ignore[assignment]  # (k, d_s)
+    def weights(self, g: Tensor) -> Tensor:
+        """(k, H): how much each head looks at each task so far; each head's sum to 1."""
         q = self.query(g[-1:]).view(1, self.heads, -1)  # (1, H, d/H)
         k = self.key(g).view(len(g), self.heads, -1)  # (k, H, d/H)
         return torch.softmax((q * k).sum(-1) / math.sqrt(k.shape[-1]), dim=0)  # (k, H)
+
+
+class Context(nn.Module):
+    """What attention gives a new task, through a W_o of its own; texts and earlier memories are constants."""
+
+    g: Tensor
+    memory: Tensor
+
+    def __init__(self, g: Tensor, memory: Tensor, attention: Attention, own: bool) -> None:
+        super().__init__()
+        self.register_buffer("g", g)  # (k, d_s), this task last
+        self.register_buffer("memory", memory)  # (k - 1, d)
+        self.out = nn.Linear(memory.shape[1], memory.shape[1], bias=False)
+        nn.init.zeros_(self.out.weight)
+        self.own = attention if own else None
+        self.shared: tuple[Attention, ...] = () if own else (attention,)  # in a tuple, as it is no part of the overlay
+
+    @property
+    def attention(self) -> Attention:
+        """The task's own, or the one all tasks share."""
+        return self.own if self.own is not None else self.shared[0]
+
+    def forward(self) -> Tensor:
+        """c_k (d,)"""
+        return self.out(self.attention(self.g, self.memory))  # (d,)
+
+    def weights(self) -> list[float]:
+        """(k,) attention on each task so far, the mean over heads."""
+        return self.attention.weights(self.g).mean(1).tolist()
 
 
 class Prompt(Overlay):
@@ -137,6 +159,8 @@ class PCL(Method):
         length: t, events from the last that get a prompt row.
         values: what attention brings in: earlier prompts ("memory"), task texts ("text") or nothing ("none").
         context: how c_k enters: "add" to every row, as one "prefix" token, or as a "gate" (1 + c_k) on p_k.
+        attention: W_q, W_k, W_v and W_v' for each "task", gone once they have collapsed, or "shared" by all: each task
+            trains on what the ones before it made of them, and its context is cached when it is learned.
         heads: H, divides the width.
         init_std: spread of p_k at the start; 0 begins as the backbone.
         text_width: d_s of hashed descriptions.
@@ -153,6 +177,7 @@ class PCL(Method):
         length: Annotated[int, Ge(1)] = 10,
         values: Literal["memory", "text", "none"] = "memory",
         context: Literal["add", "prefix", "gate"] = "add",
+        attention: Literal["task", "shared"] = "task",
         heads: Annotated[int, Ge(1)] = 4,
         init_std: Annotated[float, Ge(0)] = 0.0,
         text_width: Annotated[int, Ge(8)] = 64,
@@ -160,12 +185,12 @@ class PCL(Method):
         super().__init__()
         self.length, self.values, self.context = length, values, context
         self.heads, self.init_std, self.text_width = heads, init_std, text_width
+        self.attention = attention
+        self.shared: Attention | None = None
         self.begins_as_backbone = context != "prefix" and init_std == 0
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
         """A prompt for every task but the first."""
-        if model.is_first(card.name):
-            return None
         width = model.backbone.width
         if width % self.heads:
             raise SettingsError(
@@ -173,6 +198,10 @@ class PCL(Method):
                 where="tuning.heads, encoder.width",
                 fix="choose heads that divide width",
             )
+        if model.is_first(card.name):
+            if self.attention == "shared" and self.values != "none":
+                self.shared = self._attention(width, generator).to(model.backbone.item_table.device)
+            return None
         position = torch.empty(self.length, width).normal_(std=1.0, generator=generator) * self.init_std  # (t, d)
         if self.values == "none":
             return Prompt(position, None, self.context)
@@ -180,20 +209,24 @@ class PCL(Method):
         g = torch.stack(
             [hashed_words(f"{n} {model.tasks[n].kind} {model.tasks[n].description}", self.text_width) for n in names]
         )
-        memory = torch.stack([_memory(model, n) for n in names[:-1]]) if self.values == "memory" else None  # (k - 1, d)
-        return Prompt(position, Context(width, self.heads, g, memory, generator), self.context)
+        memory = torch.stack([_memory(model, n) for n in names[:-1]])  # (k - 1, d)
+        attention = self.shared if self.shared is not None else self._attention(width, generator)
+        return Prompt(position, Context(g, memory, attention, own=self.shared is None), self.context)
+
+    def _attention(self, width: int, generator: torch.Generator) -> Attention:
+        return Attention(self.text_width, width, self.heads, self.values == "memory", generator)
 
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
         """Prompt, attention and head."""
-        return own_unless_first(model, task)
+        shared = [] if self.shared is None or model.is_first(task) else list(self.shared.parameters())
+        return [*own_unless_first(model, task), *shared]
 
     def relations(self, model: UserModel, task: str) -> dict[str, float]:
         """Attention on each earlier task, the mean over heads."""
         overlay = model.overlays.get(task)
         if not isinstance(overlay, Prompt) or overlay.context is None:
             return {}
-        weights = overlay.context.attention().mean(1).tolist()  # (k,), this task last
-        return dict(zip(list(model.tasks), weights[:-1], strict=False))
+        return dict(zip(list(model.tasks), overlay.context.weights()[:-1], strict=False))  # this task is the last
 
 
 def _memory(model: UserModel, task: str) -> Tensor:
