@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from perdure.encoders.base import Encoder, Via, plain
+from perdure.encoders.base import Encoder, plain
 from perdure.errors import UsageError
 from perdure.events.batch import Batch
 from perdure.model.heads import ItemTableHead, LabelsHead
@@ -128,15 +128,13 @@ class UserModel(nn.Module):
 
     def states(self, batch: Batch, task: str | None = None) -> Tensor:
         """(B, T) histories -> (B, P + T, d), through the task's overlay; the plain backbone when task is None."""
-        return self.backbone(batch, self._via(batch, task))
+        overlay = self.overlays.get(task)
+        return self.backbone(batch, plain if overlay is None else overlay.via(batch))  # type: ignore[operator]
 
     def represent(self, batch: Batch, task: str | None = None) -> Tensor:
-        """User vectors (B, d)."""
-        return self.backbone.vector(batch, self._via(batch, task))
-
-    def _via(self, batch: Batch, task: str | None) -> Via:
+        """User vectors (B, d), read as the task's overlay reads them; as the plain backbone does when task is None."""
         overlay = self.overlays.get(task)
-        return plain if overlay is None else overlay.via(batch)  # type: ignore[operator]
+        return self.backbone.vector(batch) if overlay is None else overlay.vector(self.backbone, batch)  # type: ignore[operator]
 
     def item_table(self, task: str) -> Tensor:
         """(N + 2, d) item vectors a tied head of this task scores with."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from perdure.encoders.base import Via, plain
+from perdure.encoders.base import Encoder, Via, plain
 from perdure.events.batch import Batch
 
 if TYPE_CHECKING:
@@ -44,6 +44,11 @@ class Overlay(nn.Module):
     def via(self, batch: Batch) -> Via:
         """The door for this batch; personal methods bind its users here."""
         return plain
+
+    def vector(self, backbone: Encoder, batch: Batch) -> Tensor:
+        """User vectors (B, d) of this task: the backbone's own way of reading them, through `via`. An overlay that reads
+        the states otherwise, or more than the user's events, overrides this."""
+        return backbone.vector(batch, self.via(batch))  # (B, d)
 
     def item_table(self, backbone_table: Tensor) -> Tensor:
         """(N + 2, d) vectors a tied head of this task scores with: the backbone's unless the overlay has its own."""
