@@ -46,8 +46,8 @@ class Overlay(nn.Module):
         return plain
 
     def vector(self, backbone: Encoder, batch: Batch) -> Tensor:
-        """User vectors (B, d) of this task: the backbone's own way of reading them, through `via`. An overlay that reads
-        the states otherwise, or more than the user's events, overrides this."""
+        """User vectors (B, d): as the backbone reads them, through `via`. An overlay that reads the states in another
+        way, or more than the user's events, overrides this."""
         return backbone.vector(batch, self.via(batch))  # (B, d)
 
     def item_table(self, backbone_table: Tensor) -> Tensor:
