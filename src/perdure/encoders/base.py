@@ -2,14 +2,16 @@
 
 An encoder turns histories into states: Batch (B, T) -> h (B, P + T, d). It calls each of its layers as
 `via(site, layer, x, *context)`. `plain` just calls the layer; a method hands in its own `via` and may change the
-weights, the input or the output, or put P prompt positions in front at the site "input".
+weights, the input or the output, or put P prompt positions in front at the site "input". A user vector is the state at
+the last event of `question(batch)`.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import ClassVar, Protocol
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,10 @@ from torch import Tensor, nn
 from perdure.encoders.parts import EventEmbedding, reset_layer
 from perdure.events.batch import Batch, last
 
-__all__ = ["Encoder", "Via", "plain"]
+__all__ = ["Blocks", "Encoder", "Layer", "Via", "before", "cut", "plain"]
+
+
+Layer = Callable[..., Tensor]  # (name, x, *context) -> y: a layer of one block, through `via`
 
 
 class Via(Protocol):
@@ -39,11 +44,15 @@ class Encoder(nn.Module, ABC):
         n_items: items known; the table has n_items + 2 rows (0 padding, 1 mask).
         max_length: longest history read; the last events count.
         layers: site -> layer; every parameter lives in exactly one site.
+        causal: no state depends on later events; only such encoders can learn to predict the next event everywhere.
+        reads_times: batches must bring the times of the events.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str]
     summary: ClassVar[str]
+    causal: ClassVar[bool] = True
+    reads_times: bool = False
 
     def __init__(self, n_items: int, width: int, max_length: int) -> None:
         super().__init__()
@@ -66,8 +75,12 @@ class Encoder(nn.Module, ABC):
             raise TypeError("the site 'input' of an encoder must be an EventEmbedding")
         return embedding.items
 
+    def question(self, batch: Batch) -> Batch:
+        """The batch whose last states are the user vectors: the histories, and what the encoder wants to read after."""
+        return batch
+
     def vector(self, batch: Batch, via: Via = plain) -> Tensor:
-        """User vectors (B, d): the state at each user's last event. Encoders that can spare work override this."""
+        """(B, d): the state at each user's last event. Encoders that can spare work override this."""
         return self.last(self(batch, via), batch)  # (B, d)
 
     def last(self, h: Tensor, batch: Batch) -> Tensor:
@@ -92,3 +105,68 @@ class Encoder(nn.Module, ABC):
         """Draw all weights anew from `generator`."""
         for module in self.modules():
             reset_layer(module, generator)
+
+
+class Blocks(Encoder):
+    """An encoder that is a stack of like blocks.
+
+    To a user vector only the last position of the last block counts, so `vector` computes no other.
+
+    Attributes:
+        blocks: how many.
+    """
+
+    blocks: int
+
+    def forward(self, batch: Batch, via: Via = plain) -> Tensor:
+        """(B, T) histories -> states (B, P + T, d)."""
+        x = self.begin(batch, via)  # (B, P + T, d)
+        context = self.context(x, batch)
+        for i in range(self.blocks):
+            x = self.block(i, x, context, self._door(i, via))  # (B, P + T, d)
+        return self.end(x, via)  # (B, P + T, d)
+
+    def vector(self, batch: Batch, via: Via = plain) -> Tensor:
+        """(B, d), with the last block computed at each user's last event only."""
+        x = self.begin(batch, via)  # (B, P + T, d)
+        context, final = self.context(x, batch), self.blocks - 1
+        for i in range(final):
+            x = self.block(i, x, context, self._door(i, via))  # (B, P + T, d)
+        ends = batch.lengths + (x.shape[1] - batch.items.shape[1])  # (B,)
+        x = self.block(final, x, context, self._door(final, via), ends.clamp(min=1))  # (B, 1, d)
+        return self.end(x, via)[:, 0]  # (B, d)
+
+    def begin(self, batch: Batch, via: Via) -> Tensor:
+        """What stands before the first block: (B, T) histories -> (B, P + T, d)."""
+        return via("input", self.layers["input"], batch.items)  # (B, P + T, d)
+
+    def context(self, x: Tensor, batch: Batch) -> Any:
+        """What all blocks share besides x (B, P + T, d)."""
+        return None
+
+    @abstractmethod
+    def block(self, i: int, x: Tensor, context: Any, layer: Layer, ends: Tensor | None = None) -> Tensor:
+        """Block i: (B, T, d) -> (B, T, d), or with `ends` (B,) at position ends - 1 alone -> (B, 1, d).
+
+        `layer(name, x, *context)` calls the layer at the site block<i>/<name>.
+        """
+
+    def end(self, x: Tensor, via: Via) -> Tensor:
+        """What stands after the last block: (B, T, d) -> (B, T, d)."""
+        return via("norm", self.layers["norm"], x)  # (B, T, d)
+
+    def _door(self, i: int, via: Via) -> Layer:
+        def layer(name: str, x: Tensor, *context: Tensor) -> Tensor:
+            return via(f"block{i}/{name}", self.layers[f"block{i}/{name}"], x, *context)
+
+        return layer
+
+
+def cut(x: Tensor, ends: Tensor | None) -> Tensor:
+    """Position ends - 1 of each user, (B, T, d) -> (B, 1, d); x itself where all positions are wanted."""
+    return x if ends is None else last(x, ends)[:, None]  # (B, 1, d)
+
+
+def before(x: Tensor, ends: Tensor) -> Tensor:
+    """Which positions of x (B, T, d) stand before ends (B,): (B, T) bool."""
+    return torch.arange(x.shape[1], device=x.device) < ends[:, None]  # (B, T)

@@ -14,9 +14,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from perdure.errors import SettingsError
 from perdure.functional.dropout import dropout
 
-__all__ = ["Attention", "CausalConv", "EventEmbedding", "FeedForward", "Norm", "Recurrent", "reset_layer"]
+__all__ = [
+    "Attention",
+    "CausalConv",
+    "EventEmbedding",
+    "FeedForward",
+    "Gate",
+    "Norm",
+    "Recurrent",
+    "SwiGLU",
+    "check_heads",
+    "reset_layer",
+]
 
 
 class EventEmbedding(nn.Module):
@@ -86,8 +98,19 @@ class Norm(nn.Module):
         nn.init.zeros_(self.bias)
 
 
+def check_heads(width: int, heads: int) -> None:
+    """SettingsError unless `heads` divides `width`."""
+    if width % heads:
+        raise SettingsError(
+            f"width {width} is not a multiple of heads {heads}",
+            where="encoder.width, encoder.heads",
+            fix="choose heads that divide width",
+        )
+
+
 class Attention(nn.Module):
-    """Causal multi-head attention. Padding is on the right, so no valid position ever looks at it.
+    """Multi-head attention, to earlier events (`causal`) or to all. Padding is on the right, so that causal attention
+    of a valid position never looks at it.
 
     Args:
         width: d; heads: divides d.
@@ -96,9 +119,13 @@ class Attention(nn.Module):
 
     role: ClassVar[str] = "mix"
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, attention_dropout: float = 0.0) -> None:
+    def __init__(
+        self, width: int, heads: int, dropout: float = 0.0, attention_dropout: float = 0.0, causal: bool = True
+    ) -> None:
         super().__init__()
+        check_heads(width, heads)
         self.heads, self.dropout, self.attention_dropout = heads, dropout, attention_dropout
+        self.causal = causal
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
@@ -109,7 +136,8 @@ class Attention(nn.Module):
         Args:
             x: (B, T, d), or (B, 1, d) with `seen`.
             memory: (B, T, d), x when None.
-            seen: (B, T) bool, what the one query a user may look at; None: query t looks at events up to t.
+            seen: (B, T) bool, what the queries of a user may look at; needed for a single query, and where it is not
+                causal for all. None: query t looks at events up to t, or at all.
 
         Returns:
             As x.
@@ -117,21 +145,24 @@ class Attention(nn.Module):
         b, t, d = x.shape
         memory = x if memory is None else memory
         q = self.query(x).view(b, t, self.heads, -1).transpose(1, 2)  # (B, heads, T, d/heads)
-        if seen is not None:
+        if seen is not None and t == 1:
             y = self._one_query(q[:, :, 0], memory, seen)  # (B, 1, d)
         else:
             k, v = self.key_value(memory).view(b, t, 2, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, T, d/heads)
-            y = self._causal(q, k, v)  # (B, heads, T, d/heads)
+            y = self._fused(q, k, v, None if seen is None or self.causal else seen[:, None, None])
             y = y.transpose(1, 2).reshape(b, t, d)  # (B, T, d)
         return dropout(self.out(y), self.dropout, self.training)
 
-    def _causal(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Fused attention; on a CPU in float32, where the backward kernel for bfloat16 is many times slower."""
-        p = self.attention_dropout if self.training else 0.0
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Fused attention; on a CPU in float32, where the backward kernel for bfloat16 is many times slower.
+
+        q, k, v: (B, heads, T, d/heads); mask: (B, 1, 1, T) bool or None. Returns (B, heads, T, d/heads).
+        """
+        how = {"attn_mask": mask, "is_causal": self.causal, "dropout_p": self.attention_dropout * self.training}
         if q.device.type != "cpu":
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
+            return F.scaled_dot_product_attention(q, k, v, **how)
         with torch.autocast("cpu", enabled=False):
-            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=True, dropout_p=p)
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), **how)
 
     def _one_query(self, q: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
         """The same for one query a user, without keys and values of every event: T d work a head instead of T d^2.
@@ -151,19 +182,54 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with an activation between, position by position."""
+    """Two linear layers, position by position; between them ReLU and dropout, or GELU alone. Dropout on the output."""
+
+    role: ClassVar[str] = "mix"
+
+    def __init__(self, width: int, inner: int, dropout: float = 0.0, gelu: bool = False) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.dropout, self.gelu = dropout, gelu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, d) -> (B, T, d)"""
+        y = self.up(x)  # (B, T, inner)
+        y = F.gelu(y) if self.gelu else dropout(F.relu(y), self.dropout, self.training)  # (B, T, inner)
+        return dropout(self.down(y), self.dropout, self.training)  # (B, T, d)
+
+
+class SwiGLU(nn.Module):
+    """W_3 (silu(W_1 x) * W_2 x), position by position, without biases; dropout before W_3 and on the output.
+
+    N. Shazeer, "GLU Variants Improve Transformer", 2020.
+    """
 
     role: ClassVar[str] = "mix"
 
     def __init__(self, width: int, inner: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.up, self.down = nn.Linear(width, 2 * inner, bias=False), nn.Linear(inner, width, bias=False)
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, d) -> (B, T, d)"""
-        y = dropout(F.relu(self.up(x)), self.dropout, self.training)  # (B, T, inner)
+        a, b = self.up(x).chunk(2, -1)  # (B, T, inner)
+        y = dropout(F.silu(a) * b, self.dropout, self.training)  # (B, T, inner)
         return dropout(self.down(y), self.dropout, self.training)  # (B, T, d)
+
+
+class Gate(nn.Module):
+    """sigma(W x + b): how much of a sub-layer's output enters its residual stream."""
+
+    role: ClassVar[str] = "mix"
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, d) -> (B, T, d), each in (0, 1)."""
+        return torch.sigmoid(self.gate(x))
 
 
 class CausalConv(nn.Module):
@@ -209,8 +275,8 @@ class Recurrent(nn.Module):
 
 def reset_layer(layer: nn.Module, generator: torch.Generator) -> None:
     """Draw the weights that `layer` itself owns: its own rule, Xavier for linear layers, U(+-1/sqrt(d)) for GRUs."""
-    if isinstance(layer, (EventEmbedding, Norm, CausalConv)):
-        layer.reset(generator)
+    if hasattr(layer, "role") and hasattr(layer, "reset"):
+        layer.reset(generator)  # type: ignore[operator]
     elif isinstance(layer, nn.Linear):
         nn.init.xavier_uniform_(layer.weight, generator=generator)
         if layer.bias is not None:

@@ -25,19 +25,16 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from annotated_types import Ge, Lt
 from torch import Tensor
 
-from perdure.encoders.base import Encoder, Via, plain
+from perdure.encoders.base import Blocks, Layer, before, cut
 from perdure.encoders.parts import Attention, EventEmbedding, FeedForward, Norm
-from perdure.errors import SettingsError
-from perdure.events.batch import Batch, last
 
 __all__ = ["SASRec"]
 
 
-class SASRec(Encoder):
+class SASRec(Blocks):
     """Causal transformer over item ids.
 
     Args:
@@ -69,13 +66,7 @@ class SASRec(Encoder):
         sparse: bool = False,
     ) -> None:
         super().__init__(n_items, width, max_length)
-        if width % heads:
-            raise SettingsError(
-                f"width {width} is not a multiple of heads {heads}",
-                where="encoder.width, encoder.heads",
-                fix="choose heads that divide width",
-            )
-        self.blocks, self.block = blocks, block
+        self.blocks, self.kind = blocks, block
         self.layers["input"] = EventEmbedding(n_items, width, max_length, dropout, scale=True, sparse=sparse)
         for i in range(blocks):
             self.layers[f"block{i}/norm1"] = Norm(width)
@@ -84,38 +75,13 @@ class SASRec(Encoder):
             self.layers[f"block{i}/feedforward"] = FeedForward(width, inner or width, dropout)
         self.layers["norm"] = Norm(width)
 
-    def forward(self, batch: Batch, via: Via = plain) -> Tensor:
-        """(B, T) histories -> states (B, P + T, d)."""
-        x = via("input", self.layers["input"], batch.items)  # (B, P + T, d)
-        for i in range(self.blocks):
-            x = self._block(i, x, via)  # (B, P + T, d)
-        return via("norm", self.layers["norm"], x)  # (B, P + T, d)
-
-    def vector(self, batch: Batch, via: Via = plain) -> Tensor:
-        """(B, d), with the last block computed at each user's last event only."""
-        x = via("input", self.layers["input"], batch.items)  # (B, P + T, d)
-        for i in range(self.blocks - 1):
-            x = self._block(i, x, via)  # (B, P + T, d)
-        ends = batch.lengths + (x.shape[1] - batch.items.shape[1])  # (B,)
-        x = self._block(self.blocks - 1, x, via, ends)  # (B, 1, d)
-        return via("norm", self.layers["norm"], x)[:, 0]  # (B, d)
-
-    def _block(self, i: int, x: Tensor, via: Via, ends: Tensor | None = None) -> Tensor:
+    def block(self, i: int, x: Tensor, context: None, layer: Layer, ends: Tensor | None = None) -> Tensor:
         """Block i: (B, T, d) -> (B, T, d), or with `ends` (B,) at position ends - 1 alone -> (B, 1, d)."""
-
-        def layer(name: str, x: Tensor, *context: Tensor) -> Tensor:
-            return via(f"block{i}/{name}", self.layers[f"block{i}/{name}"], x, *context)
-
-        def cut(x: Tensor) -> Tensor:
-            return x if ends is None else last(x, ends)[:, None]  # (B, Q, d)
-
-        seen = (
-            [] if ends is None else [torch.arange(x.shape[1], device=x.device) < ends.clamp(min=1)[:, None]]
-        )  # (B, T)
-        if self.block == "prenorm":
+        seen = [] if ends is None else [before(x, ends)]  # (B, T)
+        if self.kind == "prenorm":
             memory = layer("norm1", x)  # (B, T, d)
-            x = cut(x) + layer("attention", cut(memory), memory, *seen)  # (B, Q, d)
+            x = cut(x, ends) + layer("attention", cut(memory, ends), memory, *seen)  # (B, Q, d)
             return x + layer("feedforward", layer("norm2", x))
-        q = layer("norm1", cut(x))  # (B, Q, d)
+        q = layer("norm1", cut(x, ends))  # (B, Q, d)
         f = layer("norm2", q + layer("attention", q, x, *seen))  # (B, Q, d)
         return f + layer("feedforward", f)
