@@ -134,7 +134,9 @@ class UserModel(nn.Module):
     def represent(self, batch: Batch, task: str | None = None) -> Tensor:
         """User vectors (B, d), read as the task's overlay reads them; as the plain backbone does when task is None."""
         overlay = self.overlays.get(task)
-        return self.backbone.vector(batch) if overlay is None else overlay.vector(self.backbone, batch)  # type: ignore[operator]
+        if overlay is None:
+            return self.backbone.vector(self.backbone.question(batch))
+        return overlay.vector(self.backbone, batch)  # type: ignore[operator]
 
     def item_table(self, task: str) -> Tensor:
         """(N + 2, d) item vectors a tied head of this task scores with."""

@@ -48,7 +48,8 @@ class Overlay(nn.Module):
     def vector(self, backbone: Encoder, batch: Batch) -> Tensor:
         """User vectors (B, d): as the backbone reads them, through `via`. An overlay that reads the states in another
         way, or more than the user's events, overrides this."""
-        return backbone.vector(batch, self.via(batch))  # (B, d)
+        asked = backbone.question(batch)
+        return backbone.vector(asked, self.via(asked))  # (B, d)
 
     def item_table(self, backbone_table: Tensor) -> Tensor:
         """(N + 2, d) vectors a tied head of this task scores with: the backbone's unless the overlay has its own."""
