@@ -49,9 +49,9 @@ def page(facts: Facts) -> str:
             where="perdure.report",
             fix='pip install "perdure[report]"',
         ) from error
-    source = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    made = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined).from_string(source)
-    return made.render(**_parts(facts))
+    folder = jinja2.FileSystemLoader(Path(__file__).parent)
+    made = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    return made.get_template("page.html").render(**_parts(facts))
 
 
 def _parts(facts: Facts) -> dict[str, Any]:

@@ -1,22 +1,12 @@
-"""The report's drawings: small static SVG pictures, made by altair, coloured by the page.
-
-Every picture has a transparent background and uses the placeholder colours below; the page's style sheet gives each of
-them its colour in light, in dark and on paper. Nothing here reads or writes a file.
-"""
+"""The drawings of one run's report: how a task was learned, and what became of it. Pure."""
 
 from __future__ import annotations
 
-import io
-import re
 from typing import Any
 
-from perdure.errors import MachineError
+from perdure.report.drawing import FIRST, INK, SECOND, SOFT, altair, data, svg
 
 __all__ = ["curves", "life"]
-
-# Placeholders: no one sees them, `page.html` maps each to a colour of the theme.
-INK, SOFT, GRID, FIRST, SECOND, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
-FONT = "system-ui, sans-serif"
 
 
 def curves(points: list[dict[str, Any]], metric: str, best: int | None, width: int = 270) -> str:
@@ -30,7 +20,7 @@ def curves(points: list[dict[str, Any]], metric: str, best: int | None, width: i
 
     Returns: an SVG element; empty where no point has a number.
     """
-    alt = _altair()
+    alt = altair()
     panels = []
     for key, title, colour, height in (("valid", metric, FIRST, 96), ("loss", "loss", SECOND, 58)):
         rows = [{"epoch": p["epoch"], "value": p[key]} for p in points if p.get(key) is not None]
@@ -50,19 +40,19 @@ def curves(points: list[dict[str, Any]], metric: str, best: int | None, width: i
         )  # a line in the middle, not on an edge
         scale = alt.Scale(zero=False, nice=True, **flat)
         y = alt.Y("value:Q", title=title, axis=alt.Axis(tickCount=4, titlePadding=8), scale=scale)
-        base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y)  # type: ignore[reportArgumentType]
+        base = alt.Chart(data(rows)).encode(x=x, y=y)
         drawn: Any = base.mark_line(color=colour, strokeWidth=1.8, clip=False)
         if len(rows) <= 40:
             drawn = drawn + base.mark_point(color=colour, filled=True, size=14, opacity=1)
         kept = [row for row in rows if row["epoch"] == best]
         if key == "valid" and kept:
-            mark = alt.Chart(alt.Data(values=kept)).encode(x=x, y=y)  # type: ignore[reportArgumentType]
+            mark = alt.Chart(data(kept)).encode(x=x, y=y)
             drawn = drawn + mark.mark_point(color=INK, filled=False, size=70, strokeWidth=1.6, opacity=1)
         panels.append(drawn.properties(width=width, height=height))
     if not panels:
         return ""
     chart = alt.vconcat(*panels, spacing=8) if len(panels) > 1 else panels[0]
-    return _svg(chart, f"learning curve: {metric} and loss by epoch")
+    return svg(chart, f"learning curve: {metric} and loss by epoch")
 
 
 def life(tasks: list[dict[str, Any]], width: int = 520) -> str:
@@ -74,7 +64,7 @@ def life(tasks: list[dict[str, Any]], width: int = 520) -> str:
 
     Returns: an SVG element, one row a task in the given order.
     """
-    alt = _altair()
+    alt = altair()
     order = [row["task"] for row in tasks]
     top = max(v for row in tasks for k, v in row.items() if k != "task" and v is not None) or 1.0
     x = alt.X("value:Q", title="score on the test users", scale=alt.Scale(domain=[0, top * 1.04], nice=False))
@@ -84,10 +74,10 @@ def life(tasks: list[dict[str, Any]], width: int = 520) -> str:
 
     def layer(key: str) -> Any:
         rows = [{"task": row["task"], "value": row[key]} for row in tasks if row.get(key) is not None]
-        return alt.Chart(alt.Data(values=rows)).encode(x=x, y=y)  # type: ignore[reportArgumentType]
+        return alt.Chart(data(rows)).encode(x=x, y=y)
 
     moved = [{"task": r["task"], "value": r["learned"], "to": r["now"]} for r in tasks if r.get("now") is not None]
-    path = alt.Chart(alt.Data(values=moved)).encode(x=x, x2="to:Q", y=y)  # type: ignore[reportArgumentType]
+    path = alt.Chart(data(moved)).encode(x=x, x2="to:Q", y=y)
     chart = (
         layer("oracle").mark_tick(color=SOFT, thickness=2, size=22, opacity=1)
         + layer("alone").mark_point(shape="diamond", color=SOFT, filled=False, size=70, strokeWidth=1.5, opacity=1)
@@ -95,31 +85,4 @@ def life(tasks: list[dict[str, Any]], width: int = 520) -> str:
         + layer("learned").mark_point(color=FIRST, filled=False, size=170, strokeWidth=1.8, opacity=1)
         + layer("now").mark_point(color=FIRST, filled=True, size=45, opacity=1)
     )
-    return _svg(chart.properties(width=width, height=alt.Step(34)), "each task just learned and now")
-
-
-def _altair() -> Any:
-    try:
-        import altair
-        import vl_convert  # noqa: F401  (altair asks it for the SVG)
-    except ImportError as error:
-        raise MachineError(
-            f"the report cannot be drawn: {error.name} is not installed",
-            where="perdure.report",
-            fix='pip install "perdure[report]"',
-        ) from error
-    return altair
-
-
-def _svg(chart: Any, label: str) -> str:
-    """The chart as an SVG element that scales with the page and carries a label for those who cannot see it."""
-    axis = {
-        "labelColor": SOFT, "titleColor": SOFT, "gridColor": GRID, "domainColor": GRID, "tickColor": GRID,
-        "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "labelFont": FONT, "titleFont": FONT,
-        "domain": False,
-    }  # fmt: skip
-    chart = chart.configure(background="transparent", font=FONT).configure_view(stroke=None).configure_axis(**axis)
-    text = io.StringIO()
-    chart.save(text, format="svg")
-    svg = re.sub(r'<rect [^>]*fill="transparent"[^>]*/>', "", text.getvalue())
-    return svg.replace('class="marks"', f'class="drawing" role="img" aria-label="{label}"', 1)
+    return svg(chart.properties(width=width, height=alt.Step(34)), "each task just learned and now")
