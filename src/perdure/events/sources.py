@@ -128,14 +128,14 @@ def _guarded(source: Source, work: Callable[[], Any]) -> Any:
                          fix="fetch or write the file again; nothing was stored") from None  # fmt: skip
 
 
-def _parquet(source: Source, wanted: list[str] | None) -> Iterator[Piece]:
+def _parquet(source: Source, wanted: list[str] | None, lists: bool = False) -> Iterator[Piece]:
     scan = pl.scan_parquet(source.path, glob=False)
     schema = _guarded(source, scan.collect_schema)
     names = list(schema)
     for name in wanted or []:
         if name not in schema:
             raise missing_column(name, names, str(source.path))
-        _check_type(name, schema[name], source.path)
+        _check_type(name, schema[name], source.path, lists)
     batches = scan.select(wanted if wanted is not None else names).collect_batches(chunk_size=ROWS, lazy=True)
     yield Piece(pl.DataFrame(schema={name: schema[name] for name in wanted or names}), np.zeros(0, np.int64))
     start = 1
@@ -148,13 +148,16 @@ def _parquet(source: Source, wanted: list[str] | None) -> Iterator[Piece]:
             start += part.height
 
 
-def _check_type(name: str, dtype: pl.DataType, path: Path) -> None:
+def _check_type(name: str, dtype: pl.DataType, path: Path, lists: bool) -> None:
+    if lists and isinstance(dtype, pl.List):  # of attributes; events and ids are one value each
+        return _check_type(name, dtype.inner, path, False)  # type: ignore[arg-type]
     if type(dtype).__name__ in {"Extension", "BaseExtension", "Object"}:
         raise ModelError(f"column {shorten(name)!r} has extension type {dtype}", where=str(path),
                          expected="plain Parquet types", fix="write the column as text or numbers")  # fmt: skip
     if dtype.is_nested() or dtype in (pl.Binary, pl.Time, pl.Duration):
         raise DataError(f"column {shorten(name)!r} has type {shorten(dtype)}", where=str(path),
-                        expected="text, whole or decimal numbers, booleans, dates, dictionary of text",
+                        expected="text, whole or decimal numbers, booleans, dates, dictionary of text"
+                        + (", and lists of these" if lists else ""),
                         fix="write the column as one of these")  # fmt: skip
 
 
@@ -198,7 +201,7 @@ def _attribute_pieces(attributes: Attributes, source: Source, max_ratio: int) ->
     table, where = attributes.table, str(source.path)
     wanted = None if attributes.columns is None else list(dict.fromkeys([attributes.id, *attributes.columns]))
     if source.kind == "parquet":
-        read = _parquet(source, wanted)
+        read = _parquet(source, wanted, lists=True)
     elif source.kind == "jsonl":
         if wanted is None:
             raise DataError("attributes from JSON lines need their columns named", where=f"{attributes.where}.columns")

@@ -21,10 +21,10 @@ class Split:
 
     Attributes:
         kind: "user": every user is in one part, the same part for all tasks. "last": the last events of every user are
-            held out (next_item). "time": events from two moments on are held out. "example": as the official code of
-            CONURE and TERACON divides: every answer of a user is an example of its own, and each task shuffles and
-            divides its examples by itself, next_item by rows. It leaks: the same history is in train and in test, and
-            who is test in one task trains the others. For comparison only, with [evaluate] seen = "keep".
+            held out (next_item). "time": events from two moments on are held out. "example": every answer of a user is
+            an example of its own, and each task shuffles and divides its examples by itself (next_item by rows), as the
+            official code of CONURE and TERACON does. It leaks, since the same history is in train and in test, and who
+            is test in one task trains the others; for comparison only, with [evaluate] seen = "keep".
         valid, test: shares of the users (each 0 to 1, together below 1); read by "user", and by tasks that fall back
             on it. Of the examples for "example".
         seed: draws the partition of users; with the task's name, the shuffle of "example" and random labels.
