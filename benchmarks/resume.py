@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 METRICS = ("epoch", "row")  # notes and warnings may tell how a session was begun
-TIMES = ("seconds", "targets_per_second", "at", "peak_rss")
+TIMES = ("seconds", "targets_per_second", "seconds_per_step", "at", "peak_rss")
 
 
 def recipe(folder: Path, tasks: int, users: int, method: str) -> dict:

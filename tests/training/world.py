@@ -141,7 +141,7 @@ def live(folder, method: str = "pcl", show=None, resume: str = "auto", identity=
     return out, built
 
 
-TIMES = ("seconds", "targets_per_second", "at", "peak_rss")
+TIMES = ("seconds", "targets_per_second", "seconds_per_step", "at", "peak_rss")
 
 
 def outcome(folder, out, built) -> dict:

@@ -330,6 +330,7 @@ def _close_epoch(at: Progress, score: float | None, validating: float, keeper: K
         best=at.best,
         seconds=round(at.seconds, 3),
         targets_per_second=round(at.targets / at.stepping, 1) if at.stepping > 0 else None,
+        seconds_per_step=round(at.stepping / max(at.in_epoch, 1), 6),
     )
     at.phase, at.in_epoch, at.loss, at.targets, at.stepping = "train", 0, 0.0, 0, 0.0
 
