@@ -39,7 +39,7 @@ def new_model(
     spec = {
         "encoder": {"name": name, "width": 16, "max_length": T, **(encoder or {})},
         "method": {"name": method, **options},
-        "objective": {"name": "next_item", "tied": tied},
+        "objective": {"name": "next_item" if registry.find("encoders", name).causal else "masked_item", "tied": tied},
     }
     generator = torch.Generator().manual_seed(seed)
     return build(spec, Ids([f"i{i:02d}" for i in range(N)], first=2), registry.find, generator)

@@ -13,7 +13,12 @@ from torch.nn import functional as F
 
 from perdure.events.batch import Batch
 
-VARIANTS = {"sasrec": [{"block": "prenorm", "heads": 2}], "nextitnet": [{"norm": "pre"}], "gru4rec": [{"blocks": 2}]}
+VARIANTS = {
+    "sasrec": [{"block": "prenorm", "heads": 2}],
+    "nextitnet": [{"norm": "pre"}],
+    "gru4rec": [{"blocks": 2}],
+    "bert4rec": [{"projection": False, "heads": 1}],
+}
 CASES = [(name, options) for name in members.ENCODERS for options in ({}, *VARIANTS.get(name, []))]
 
 
@@ -75,13 +80,25 @@ def test_one_user_alone_or_in_a_crowd(encoder):
 
 
 @torch.inference_mode()
-def test_no_state_looks_ahead(encoder):
+def test_no_state_looks_ahead_unless_the_encoder_says_so(encoder):
     data = members.batch(4, size=2)
     changed = data.items.clone()
     changed[0, -1] = changed[0, -1] % members.N + 2
     a, b = encoder(data)[0], encoder(replace(data, items=changed))[0]
-    torch.testing.assert_close(a[:-1], b[:-1], rtol=0, atol=0)
+    assert torch.equal(a[:-1], b[:-1]) == encoder.causal
     assert not torch.equal(a[-1], b[-1])
+
+
+@torch.inference_mode()
+def test_a_question_is_short_enough_and_the_same_however_much_padding(encoder):
+    data = members.batch(8, size=16)
+    asked, before = encoder.question(data), data.items.clone()
+    assert asked.items.shape[1] <= encoder.max_length and bool((asked.lengths <= encoder.max_length).all())
+    assert torch.equal(data.items, before) and not asked.items[~asked.valid].any()
+    few = data.lengths <= members.T - 4
+    short = replace(data, items=data.items[few, : members.T - 4], lengths=data.lengths[few], times=None)
+    u = encoder.vector(encoder.question(short))
+    torch.testing.assert_close(encoder.vector(asked)[few], u, rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()

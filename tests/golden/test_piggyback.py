@@ -68,7 +68,7 @@ def test_a_score_moves_by_the_gradient_of_the_masked_weight_times_the_weight(enc
         mine = {n: leaf for (s, n), leaf in leaves.items() if s == site}
         return torch.func.functional_call(layer, mine, (x, *context)) if mine else layer(x, *context)
 
-    u = model.backbone.vector(data, via)
+    u = model.backbone.vector(model.backbone.question(data), via)
     head = model.heads["buy"]
     rows = torch.repeat_interleave(torch.arange(len(u)), data.answer_starts.diff())
     F.cross_entropy((u @ head.table.T + head.bias)[rows], data.answers).backward()

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from perdure.encoders.parts import EventEmbedding, reset_layer
 from perdure.events.batch import Batch, last
 
-__all__ = ["Blocks", "Encoder", "Layer", "Via", "before", "cut", "plain"]
+__all__ = ["MASK", "Blocks", "Encoder", "Layer", "Via", "before", "cut", "plain"]
 
 
+MASK = 1  # row of the item table that stands for "what was here?"
 Layer = Callable[..., Tensor]  # (name, x, *context) -> y: a layer of one block, through `via`
 
 

@@ -46,6 +46,9 @@ def build(spec: Mapping[str, Any], item_ids: Ids, find: Find, generator: torch.G
         item_ids: the vocabulary the backbone reads.
         find: (kind, name) -> class.
         generator: draws the backbone's weights.
+
+    Raises:
+        SettingsError: parts that do not go together.
     """
 
     def options(part: str) -> dict[str, Any]:
@@ -55,6 +58,7 @@ def build(spec: Mapping[str, Any], item_ids: Ids, find: Find, generator: torch.G
     backbone.reset(generator)
     method = find("methods", spec["method"]["name"])(**options("method"))
     objective = find("objectives", spec["objective"]["name"])(**options("objective"))
+    objective.suits(backbone)
     model = UserModel(backbone, method, objective, item_ids)
     model.spec = {part: dict(spec[part]) for part in ("encoder", "method", "objective")}
     return model

@@ -9,6 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from perdure.encoders.base import Encoder
+from perdure.errors import SettingsError
 from perdure.events.batch import Batch
 
 __all__ = ["Encode", "Objective"]
@@ -22,13 +24,26 @@ class Objective(nn.Module, ABC):
     Attributes:
         tied: next_item tasks score with the table the encoder reads with; False gives them one of their own.
         extra: events beyond the encoder's max_length that a training window needs (1 for a shifted target).
+        causal: the encoders it can train: those that look back only (True), those that look both ways (False), or any.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str]
     summary: ClassVar[str]
     extra: ClassVar[int] = 0
+    causal: ClassVar[bool | None] = None
     tied: bool = True
+
+    def suits(self, encoder: Encoder) -> None:
+        """SettingsError where the encoder is not one that this objective can train."""
+        if self.causal not in (None, encoder.causal):
+            why = "looks back only and is asked at no mask" if encoder.causal else "sees the events to be predicted"
+            raise SettingsError(
+                f"objective {self.name} cannot train {encoder.name}, which {why}",
+                expected=f"an encoder that looks {'back only' if self.causal else 'both ways'}, or another objective",
+                where="objective.name, encoder.name",
+                fix="next_item goes with causal encoders, masked_item with bidirectional ones",
+            )
 
     def prepare(self, counts: Tensor) -> None:
         """Told once before training: counts (N,) of each item in the training histories."""

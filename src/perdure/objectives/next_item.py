@@ -56,6 +56,7 @@ class NextItem(Objective):
     paper: ClassVar[str] = "Kang & McAuley, ICDM 2018; Klenitskiy & Vasilev, RecSys 2023"
     summary: ClassVar[str] = "predict the next item at every position"
     extra: ClassVar[int] = 1
+    causal: ClassVar[bool | None] = True
 
     def __init__(
         self,
