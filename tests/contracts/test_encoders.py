@@ -17,7 +17,9 @@ VARIANTS = {
     "sasrec": [{"block": "prenorm", "heads": 2}],
     "nextitnet": [{"norm": "pre"}],
     "gru4rec": [{"blocks": 2}],
+    "dupn": [{"context": "state"}, {"gaps": [60.0, 3600.0]}],
     "bert4rec": [{"projection": False, "heads": 1}],
+    "esasrec": [{"heads": 2, "inner": 5}],
 }
 CASES = [(name, options) for name in members.ENCODERS for options in ({}, *VARIANTS.get(name, []))]
 
