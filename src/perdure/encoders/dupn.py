@@ -14,8 +14,8 @@ KDD 2018 (arXiv 1805.10727).
 | p_t | one of R rows: 0 nothing known, 1 .. R - 1 how long since the event before, by `gaps` | (B, T) |
 | W_e, W_h; b | lstm.events, lstm.states; lstm.bias: the rows of i, f, content, o | (4 d, d); (4 d,) |
 | W_p | lstm.property: the rows of i, f, o | (3 d, R) |
-| U_h, U_p; b_a; v | attention.states, attention.property; attention.bias; attention.out | (a, d), (a, R); (a,); (1, a) |
-| U_q | attention.context | (a, d) |
+| U_h, U_p, U_q | attention.states, attention.property, attention.context | (a, d), (a, R), (a, d) |
+| b_a, v | attention.bias, attention.out | (a,), (1, a) |
 | a | inner | |
 | u_t | states, behind a LayerNorm | (B, T, d) |
 
@@ -59,21 +59,17 @@ class GatedLSTM(nn.Module):
 
     def __init__(self, width: int, properties: int) -> None:
         super().__init__()
-        self.events, self.states = (
-            nn.Parameter(torch.zeros(4 * width, width)),
-            nn.Parameter(torch.zeros(4 * width, width)),
-        )
-        self.property, self.bias = (
-            nn.Parameter(torch.zeros(3 * width, properties)),
-            nn.Parameter(torch.zeros(4 * width)),
-        )
+        self.events = nn.Parameter(torch.zeros(4 * width, width))
+        self.states = nn.Parameter(torch.zeros(4 * width, width))
+        self.property = nn.Parameter(torch.zeros(3 * width, properties))
+        self.bias = nn.Parameter(torch.zeros(4 * width))
 
-    def forward(self, x: Tensor, property: Tensor) -> Tensor:
+    def forward(self, x: Tensor, p: Tensor) -> Tensor:
         """Events (B, T, d) and the number of each one's property (B, T) -> states (B, T, d)."""
         b, _, d = x.shape
         i, f, o = self.property.chunk(3)  # (d, R)
         w = torch.cat([self.events, torch.cat([i, f, torch.zeros_like(i), o])], 1)  # (4 d, d + R)
-        x = torch.cat([x, F.one_hot(property, self.property.shape[1]).to(x.dtype)], -1)  # (B, T, d + R)
+        x = torch.cat([x, F.one_hot(p, self.property.shape[1]).to(x.dtype)], -1)  # (B, T, d + R)
         start = x.new_zeros(1, b, d)
         weights = [w, self.states, self.bias, torch.zeros_like(self.bias)]
         train = torch.is_grad_enabled()  # what cuDNN needs for gradients; nothing is dropped either way
@@ -81,10 +77,9 @@ class GatedLSTM(nn.Module):
 
     def reset(self, generator: torch.Generator) -> None:
         """U(+-1/sqrt(d)), as PyTorch draws an LSTM."""
+        bound = 1 / math.sqrt(self.states.shape[1])
         for weight in self.parameters():
-            nn.init.uniform_(
-                weight, -1 / math.sqrt(self.states.shape[1]), 1 / math.sqrt(self.states.shape[1]), generator
-            )
+            nn.init.uniform_(weight, -bound, bound, generator=generator)
 
 
 class Pooling(nn.Module):
@@ -98,19 +93,17 @@ class Pooling(nn.Module):
 
     def __init__(self, width: int, properties: int, inner: int, context: bool) -> None:
         super().__init__()
-        self.states, self.property = (
-            nn.Parameter(torch.zeros(inner, width)),
-            nn.Parameter(torch.zeros(inner, properties)),
-        )
+        self.states = nn.Parameter(torch.zeros(inner, width))
+        self.property = nn.Parameter(torch.zeros(inner, properties))
         self.context = nn.Parameter(torch.zeros(inner, width)) if context else None
         self.bias, self.out = nn.Parameter(torch.zeros(inner)), nn.Parameter(torch.zeros(1, inner))
 
-    def forward(self, x: Tensor, property: Tensor, memory: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, p: Tensor, memory: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
         """States pooled up to each position, or, with `memory` and `seen`, for one position a user.
 
         Args:
             x: (B, T, d), or (B, 1, d) with `seen`: the newest states.
-            property: (B, T) number of each event's property.
+            p: (B, T) number of each event's property.
             memory: (B, T, d) what is pooled, x when None.
             seen: (B, T) bool, what a user's one position may look at; None: position t looks at events up to t.
 
@@ -118,7 +111,7 @@ class Pooling(nn.Module):
             As x.
         """
         memory = x if memory is None else memory
-        known = F.linear(memory, self.states, self.bias) + F.embedding(property, self.property.T)  # (B, T, a)
+        known = F.linear(memory, self.states, self.bias) + F.embedding(p, self.property.T)  # (B, T, a)
         if seen is None:
             seen = torch.ones(x.shape[1], memory.shape[1], dtype=torch.bool, device=x.device).tril()  # (Q, T)
         else:
@@ -191,12 +184,6 @@ class DUPN(Encoder):
         seen = torch.arange(h.shape[1], device=h.device) < ends.clamp(min=1)[:, None]  # (B, P + T)
         u = via("attention", self.layers["attention"], last(h, ends)[:, None], p, h, seen)  # (B, 1, d)
         return via("norm", self.layers["norm"], u)[:, 0]  # (B, d)
-
-    def reset(self, generator: torch.Generator) -> None:
-        """Draw all weights anew from `generator`."""
-        super().reset(generator)
-        for site in ("lstm", "attention"):
-            self.layers[site].reset(generator)  # type: ignore[operator]
 
     def _states(self, batch: Batch, via: Via) -> tuple[Tensor, Tensor]:
         """h of the LSTM (B, P + T, d), and the property of each position (B, P + T), 0 in front."""
