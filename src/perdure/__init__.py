@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from perdure.api import check, doctor, embed, evaluate, learn, list_, prepare, quickstart, recommend, show
+    from perdure.api import check, compare, doctor, embed, evaluate, learn, list_, prepare, quickstart, recommend, show
     from perdure.api import report as write_report
     from perdure.api.asking import load
     from perdure.errors import (
@@ -30,7 +30,10 @@ __version__ = "0.1.0"
 # public name -> module and the name there; `report` is a room of the house, so its verb is called write_report here
 _WHERE = {
     **dict.fromkeys(
-        ["check", "doctor", "embed", "evaluate", "learn", "list_", "prepare", "quickstart", "recommend", "show"],
+        [
+            "check", "compare", "doctor", "embed", "evaluate", "learn", "list_", "prepare", "quickstart", "recommend",
+            "show",
+        ],
         ("perdure.api", ""),
     ),
     "load": ("perdure.api.asking", ""),
@@ -56,6 +59,7 @@ __all__ = [
     "SettingsError",
     "UsageError",
     "check",
+    "compare",
     "doctor",
     "embed",
     "evaluate",

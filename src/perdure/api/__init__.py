@@ -2,6 +2,7 @@
 
 quickstart                    a synthetic world, six tasks, a report: the whole library in minutes
 check  prepare  learn         from a recipe to a store, and to a model that learned all its tasks
+compare                       every method, encoder, seed and order on one recipe
 evaluate  recommend  embed    what a model folder can say
 show  report  list_  doctor   what stands in a folder, what exists, what this machine has
 """
@@ -10,15 +11,18 @@ from __future__ import annotations
 
 from perdure.api.asking import embed, evaluate, recommend
 from perdure.api.beginning import quickstart
+from perdure.api.comparing import Comparison, compare
 from perdure.api.learning import Check, Run, Store, check, learn, prepare, report
 from perdure.api.machine import doctor, list_
 from perdure.api.showing import show
 
 __all__ = [
     "Check",
+    "Comparison",
     "Run",
     "Store",
     "check",
+    "compare",
     "doctor",
     "embed",
     "evaluate",

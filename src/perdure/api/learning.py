@@ -104,10 +104,10 @@ def prepare(recipe: Recipe, out: str | Path, *, overrides: Sequence[str] = ()) -
     Raises:
         SettingsError, DataError, MachineError.
     """
-    return _store(_prepared(_settings(recipe, overrides), Path(out)))
+    return _store(prepared(_settings(recipe, overrides), Path(out)))
 
 
-def _prepared(settings: Settings, folder: Path) -> Any:
+def prepared(settings: Settings, folder: Path) -> Any:
     """Events of the store in `folder`, made now if it is not there. Events later than now are set aside."""
     from perdure.events import sequences
 
@@ -133,7 +133,7 @@ def check(recipe: Recipe, *, overrides: Sequence[str] = ()) -> Check:
         folder = Path(settings.run.store) if settings.run.store else Path(temporary) / "store"
         if settings.run.store and not folder.exists():
             folder = Path(temporary) / "store"
-        events = _prepared(settings, folder)
+        events = prepared(settings, folder)
         datas = tasks.compile_tasks(events, settings.tasks, settings.history, settings.split)
         labels = {name: len(data.labels) for name, data in datas.items()}
         memory = plan.check_memory(settings, events.n_items, labels)
@@ -217,7 +217,7 @@ def run(
     plan.check_machine(settings)
     with plan.threads(settings) as notes:
         notes += [*settings.notes, *_begins(out, settings, resume, ("store", *expected))]
-        events = _prepared(settings, Path(settings.run.store or out / "store"))
+        events = prepared(settings, Path(settings.run.store or out / "store"))
         datas = tasks.compile_tasks(events, settings.tasks, settings.history, settings.split)
         notes += _warnings(settings, datas)
         plan.check_memory(settings, events.n_items, {name: len(data.labels) for name, data in datas.items()})
@@ -255,8 +255,6 @@ def run(
 
 def _begins(out: Path, settings: Settings, resume: str, expected: tuple[str, ...]) -> list[str]:
     """Refuse a folder that cannot be used before any data is read; RunLog asks again when it has its lock. Notes."""
-    from perdure.training.runlog import differences
-
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file", expected="a new or empty folder", where="--out")
     names = sorted(path.name for path in out.iterdir()) if out.exists() else []
@@ -264,14 +262,7 @@ def _begins(out: Path, settings: Settings, resume: str, expected: tuple[str, ...
     if "run.json" in held:
         if resume == "never":
             raise UsageError("there is a run here already", where=str(out), fix="--resume auto continues it")
-        changed = differences(_settings_of(out), _effective(settings), "settings")
-        changed.sort(key=lambda one: one.endswith("-> None") or ": None ->" in one)  # what is there in both, first
-        if changed:
-            listed = "\n".join([*changed[:20], *([f"and {len(changed) - 20} more"] if len(changed) > 20 else [])])
-            found = f"this is not the run that stands here, then -> now:\n{listed}"
-            raise SettingsError(
-                found, where=str(out / "run.json"), fix="resume with its settings, or choose another folder"
-            )
+        check_same(out, settings)
         return []
     if resume == "must":
         raise UsageError("there is no run to resume here", where=str(out), fix="use --resume auto to begin one")
@@ -281,6 +272,24 @@ def _begins(out: Path, settings: Settings, resume: str, expected: tuple[str, ...
     return ["there was no run to resume: this one begins"] if resume == "auto" else []
 
 
+def check_same(out: Path, settings: Settings) -> None:
+    """Refuse to go on with a run that was begun with other settings.
+
+    Raises:
+        SettingsError: lists the differences. ModelError: run.json cannot be read.
+    """
+    from perdure.training.runlog import differences
+
+    changed = differences(_settings_of(out), effective(settings), "settings")
+    changed.sort(key=lambda one: one.endswith("-> None") or ": None ->" in one)  # what is there in both, first
+    if changed:
+        listed = "\n".join([*changed[:20], *([f"and {len(changed) - 20} more"] if len(changed) > 20 else [])])
+        found = f"this is not the run that stands here, then -> now:\n{listed}"
+        raise SettingsError(
+            found, where=str(out / "run.json"), fix="resume with its settings, or choose another folder"
+        )
+
+
 def _settings_of(out: Path) -> Any:
     try:
         return json.loads((out / "run.json").read_text(encoding="utf-8"))["settings"]
@@ -288,7 +297,7 @@ def _settings_of(out: Path) -> Any:
         raise ModelError(f"run.json cannot be read: {fault}", where=str(out / "run.json")) from None
 
 
-def _effective(settings: Settings) -> dict[str, Any]:
+def effective(settings: Settings) -> dict[str, Any]:
     """The settings that a result depends on: threads, names, folders and where epochs are drawn change none."""
     told = settings.as_dict()
     free = ("threads", "store", "name", "tensorboard")
@@ -299,7 +308,7 @@ def _effective(settings: Settings) -> dict[str, Any]:
 def _identity(settings: Settings, events: Any) -> dict[str, Any]:
     """What this is a run of."""
     return {
-        "settings": _effective(settings),
+        "settings": effective(settings),
         "origin": settings.origin,
         "data_digest": events.digest,
         "data_card": events.card,

@@ -15,9 +15,10 @@ from rich.table import Table
 
 from perdure.errors import UsageError, shorten
 
-__all__ = ["ids", "numbers", "progress", "result"]
+__all__ = ["ids", "names", "numbers", "progress", "result"]
 
 Told = Mapping[str, Any]
+WIDE = 400  # columns of a pipe: a line of a table stays one line
 
 
 def result(told: Told, as_json: bool, table: Callable[[Console, Told], None]) -> None:
@@ -25,7 +26,8 @@ def result(told: Told, as_json: bool, table: Callable[[Console, Told], None]) ->
     if as_json:
         sys.stdout.write(json.dumps(plain(told), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
     else:
-        table(Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty()), told)
+        pipe = not sys.stdout.isatty()
+        table(Console(file=sys.stdout, highlight=False, soft_wrap=pipe, width=WIDE if pipe else None), told)
     sys.stdout.flush()
 
 
@@ -75,6 +77,11 @@ def ids(text: str | None, option: str) -> list[str] | None:
         return [line for line in Path(text[1:]).read_text(encoding="utf-8").splitlines() if line]
     except (OSError, UnicodeDecodeError) as fault:
         raise UsageError(f"cannot read {shorten(text[1:])}: {shorten(fault)}", where=option) from None
+
+
+def names(text: str | None) -> list[str] | None:
+    """`a,b` as a list."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
 def numbers(text: str | None, option: str) -> list[int] | None:
@@ -208,6 +215,44 @@ def learn(console: Console, told: Told) -> None:
         {key: told[key] for key in ("average", "forgetting", "backward_transfer", "model", "report", "seconds")},
     )
     notes(console, told["notes"])
+
+
+def compare(console: Console, told: Told) -> None:
+    """For each encoder, order and protocol what every method reached, and what it cost."""
+    for group in told["summary"]:
+        seeds = ", ".join(map(str, group["seeds"]))
+        title = f"{group['encoder']}, {group['order']}, {group['protocol']}; seeds {seeds}; intervals of 95 %"
+        tasks = group["tasks"] if len(group["tasks"]) <= MOST_TASKS else []
+        methods = sorted(group["methods"].items(), key=lambda entry: -entry[1]["average"]["mean"])
+        heads = ["method", *[f"{task}\n{group['metrics'][task]}" for task in tasks], "average", "gain", "p"]
+        lines = []
+        for name, one in methods:
+            reached = [one["tasks"][task]["mean"] for task in tasks]
+            lines.append([name, *reached, around(one["average"]), around(one["gain"]), one["p_holm"]])
+        rows(console, heads, lines, title)
+        heads = ["", "forgetting", "backward", "forward", "trainable", "KiB", "s", "MiB", "keeps"]
+        costs = []
+        for name, one in methods:
+            moved = [one[key]["mean"] for key in ("forgetting", "backward_transfer", "forward_transfer")]
+            cost = [None if one[key] is None else round(one[key] / unit) for key, unit in COSTS]
+            costs.append([name, *moved, *cost, one["keeps"]])
+        rows(console, heads, costs)
+        console.print()
+    for line in told["failed"]:
+        console.print(f"failed: {cell(line['folder'])}: {cell(line['fault'])}")
+    pairs(console, {key: told[key] for key in ("folder", "report", "seconds")})
+    notes(console, told["notes"])
+
+
+MOST_TASKS = 8  # of a table; more stand in the report
+COSTS = (("trainable", 1), ("bytes", 2**10), ("seconds", 1), ("peak_rss", 2**20))
+
+
+def around(value: Told | None) -> str | None:
+    """A mean and its interval."""
+    if value is None or value["mean"] is None:
+        return None
+    return f"{value['mean']:.4f}" + ("" if value["low"] is None else f" [{value['low']:.4f}, {value['high']:.4f}]")
 
 
 def evaluate(console: Console, told: Told) -> None:

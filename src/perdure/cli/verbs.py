@@ -137,6 +137,49 @@ def learn(
     show.result(told, json, show.learn)
 
 
+@app.command(epilog="Example: perdure compare first/recipe.toml --methods pcl,finetune --seeds 1,2 --out compared")
+def compare(
+    recipe: Recipe,
+    out: Annotated[Path, typer.Option("--out", help="the comparison's folder: new or empty, or to be gone on with")],
+    methods: Annotated[str | None, typer.Option("--methods", help="with commas between, such as pcl,single")] = None,
+    encoders: Annotated[str | None, typer.Option("--encoders", help="with commas between")] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", help="with commas between, such as 1,2,3")] = None,
+    orders: Annotated[str | None, typer.Option("--orders", help="of forward, reversed, noisy")] = None,
+    protocols: Annotated[str | None, typer.Option("--protocols", help="of clean, as-coded")] = None,
+    changes: Changes = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="the method differences are told from; the best other by default")
+    ] = None,
+    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="go on where the audit finds a leak")] = False,
+    json: Json = False,
+) -> None:
+    """Compare methods on the tasks of a recipe.
+
+    Learns them with every method, encoder, seed and order, each first task once. Run again, it does what is missing and
+    goes on with what was cut. What is not given is as in the folder, or as the recipe says.
+    """
+    from perdure import api
+    from perdure.cli import show
+
+    with show.progress() as display:
+        done = api.compare(
+            recipe,
+            out,
+            methods=show.names(methods),
+            encoders=show.names(encoders),
+            seeds=show.numbers(seeds, "--seeds"),
+            orders=show.names(orders),
+            protocols=show.names(protocols),
+            overrides=changes or (),
+            against=against,
+            allow_leaks=allow_leaks,
+            show=display,
+        )
+    show.result(dataclasses.asdict(done), json, show.compare)
+    if done.failed:
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: perdure evaluate first/model --task buy")
 def evaluate(
     model: Model,

@@ -18,7 +18,7 @@ from perdure.errors import SettingsError, shorten
 from perdure.events.data_settings import DataSettings
 from perdure.events.examples import History, Task
 from perdure.events.splits import Split
-from perdure.settings import toml
+from perdure.settings import toml, tuned
 from perdure.settings.faults import Fault, SettingsFaults, nearest, of_model
 from perdure.settings.schema import model_of, schema_of
 from perdure.settings.sections import (
@@ -36,6 +36,7 @@ __all__ = ["SECTIONS", "Settings", "from_dict", "load"]
 
 SECTIONS = [
     "data", "history", "split", "encoder", "objective", "pretrain", "tuning", "train", "evaluate", "run", "tasks",
+    "compare",
 ]  # fmt: skip
 VARIABLE = "PERDURE_DATA"
 DEFAULTS = {"objective": "next_item"}
@@ -49,6 +50,7 @@ class Settings:
     Attributes:
         data: with resolved paths; `as_dict` gives them as written.
         pretrain, task_train: only what differs from `train`; ask `train_for`.
+        compare: method -> dotted key -> value, the settings tuned for it; read by `compare` alone, so no part of a run.
         origin: dotted key -> "default", "recipe" or "override".
         folder: what relative paths were resolved against.
         file: the recipe, or "" where settings came from Python.
@@ -67,6 +69,7 @@ class Settings:
     run: RunSettings
     tasks: tuple[Task, ...]
     task_train: tuple[TrainSettings, ...]
+    compare: dict[str, dict[str, Any]] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
     folder: Path = Path()
     file: str = ""
@@ -135,13 +138,17 @@ def from_dict(
             given |= {key: "override"} | {f"{key}.{below}": "override" for below in _keys(toml.value(text))}
     notes = _left_behind(tables, given, parts)
     folder = folder or Path.cwd()
+    compare = tables.pop("compare", {})
     settings = _build(tables, faults, parts, folder, file, expand)
     if settings is not None and not faults:
         faults += contradictions(settings)
+        faults += tuned.faults(
+            compare, tables, parts, lambda *given: from_dict(*given, parts=parts, folder=folder, expand=False)
+        )
     if faults or settings is None:
         raise SettingsFaults(faults, file)
     settings.origin.update(_origins(settings.written, given))
-    return replace(settings, notes=(*notes, *_not_fitting(settings)))
+    return replace(settings, notes=(*notes, *_not_fitting(settings)), compare=tuned.flat(compare))
 
 
 def _not_fitting(settings: Settings) -> list[str]:

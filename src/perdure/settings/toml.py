@@ -13,7 +13,7 @@ from typing import Any
 from perdure.errors import SettingsError, shorten
 from perdure.settings.faults import Fault
 
-__all__ = ["override", "read", "render", "value"]
+__all__ = ["override", "read", "render", "value", "written"]
 
 LIMIT = 1 << 20
 SECRET = re.compile(r"(password|passwd|secret|token|api_?key|credential)", re.IGNORECASE)
@@ -117,7 +117,7 @@ def _lines(table: dict[str, Any], path: str) -> list[str]:
     lines: list[str] = []
     later: list[str] = []
     for key, one in table.items():
-        name = key if BARE.fullmatch(key) else _value(key)
+        name = key if BARE.fullmatch(key) else written(key)
         whole = f"{path}.{name}" if path else name
         if isinstance(one, dict):
             later += ["", f"[{whole}]", *_lines(one, whole)]
@@ -125,15 +125,16 @@ def _lines(table: dict[str, Any], path: str) -> list[str]:
             for entry in one:
                 later += ["", f"[[{whole}]]", *_lines(entry, whole)]
         else:
-            lines.append(f"{name} = {_value(one)}")
+            lines.append(f"{name} = {written(one)}")
     return lines + later
 
 
-def _value(one: Any) -> str:
+def written(one: Any) -> str:
+    """A scalar or list as TOML writes it."""
     if isinstance(one, bool):
         return "true" if one else "false"
     if isinstance(one, list):
-        return "[" + ", ".join(_value(entry) for entry in one) + "]"
+        return "[" + ", ".join(written(entry) for entry in one) + "]"
     if isinstance(one, str):
         return json.dumps(one, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(one)

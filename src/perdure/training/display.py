@@ -24,6 +24,7 @@ class Display:
         self.console = Console(file=to or sys.stderr, highlight=False)
         self.bar: Progress | None = None
         self._row: Any = None
+        self._whole: Any = None
         self._label, self._said, self._closed = "", 0.0, False
 
     def __enter__(self) -> Display:
@@ -45,6 +46,14 @@ class Display:
             self.console.print(text, markup=False, soft_wrap=True)
         except (OSError, ValueError):  # nobody reads any more
             self._closed = True
+
+    def whole(self, done: int, cells: int, name: str) -> None:
+        """Before each run of a comparison."""
+        if self.bar is not None:
+            if self._whole is None:
+                self._whole = self.bar.add_task("comparison", total=cells)
+            self.bar.update(self._whole, completed=done, description=name)
+        self.say(f"{done} of {cells} done; now {name}")
 
     def step(self, task: str, stage: str, step: int, steps: float, loss: float) -> None:
         """After every step of the loop."""

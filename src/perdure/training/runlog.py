@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from perdure import __version__
-from perdure.errors import Interrupted, MachineError, RunLocked, SettingsError, UsageError, shorten
+from perdure.errors import Interrupted, MachineError, SettingsError, UsageError, shorten
 from perdure.model.disk import DISK, Disk, machine_faults
 from perdure.model.files import parse, render, tidy, write_file
+from perdure.training.lock import Lock
 
 IDENTITY = ("settings", "data_digest", "seed", "versions", "device")  # a resumed run must agree in these
 MACHINE = ("threads", "cpu")  # in these a difference only costs bit-equality
@@ -83,21 +84,21 @@ class RunLog:
         self.identity = json.loads(render({**identity, **machine()}))
         self.resuming, self.same_machine = False, True
         self.notes: list[str] = []
-        self._tensorboard, self._writer, self._handle = tensorboard, None, None
+        self._tensorboard, self._writer, self._lock = tensorboard, None, Lock(self.folder)
 
     # -- opening and closing ----------------------------------------------------------------------------------------
 
     def __enter__(self) -> RunLog:
         with machine_faults(self.folder):
             self.disk.make_folder(self.folder)
-            self._lock()
+            self._lock.take(now())
         try:
             with machine_faults(self.folder):
                 for name in ("run.json", "matrix.json", "scores.json", "cost.json", "model"):
                     tidy(self.folder / name, self.disk)
             self._begin()
         except BaseException:
-            self._unlock()
+            self._lock.leave()
             raise
         return self
 
@@ -110,7 +111,7 @@ class RunLog:
         except MachineError:  # what went wrong first is the news
             pass
         finally:
-            self._unlock()
+            self._lock.leave()
 
     def _begin(self) -> None:
         path = self.folder / "run.json"
@@ -157,28 +158,6 @@ class RunLog:
             self.notes.append("resumed on another machine, numbers may differ in the last bits: " + "; ".join(moved))
         known = {k: v for k, v in before.items() if k not in self.identity and k != "state"}
         self.state("running", **{**known, "resumed": before.get("resumed", 0) + 1})
-
-    def _lock(self) -> None:
-        handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            _hold(handle)
-        except OSError:
-            other = parse(os.read(handle, 4096) or b"{}", str(self.folder / "lock"))
-            os.close(handle)
-            raise RunLocked(
-                f"another run writes this folder (process {other.get('pid')}, since {other.get('since')})",
-                where=str(self.folder),
-                fix="wait for it, stop it, or choose another folder",
-            ) from None
-        self._handle = handle
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, render({"pid": os.getpid(), "since": now(), "host": platform.node()}), 0)
-
-    def _unlock(self) -> None:
-        if self._handle is not None:
-            os.ftruncate(self._handle, 0)
-            os.close(self._handle)
-            self._handle = None
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -236,13 +215,6 @@ class RunLog:
 def now() -> str:
     """The moment, UTC, ISO 8601 to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _hold(handle: int) -> None:
-    """Lock an open file for this process; the system lets go of it when the process ends, however it ends."""
-    import fcntl
-
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _tensorboard_writer(folder: Path) -> Any:

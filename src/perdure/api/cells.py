@@ -1,0 +1,199 @@
+"""What is compared, cell by cell, and the settings of each.
+
+cell        an encoder, a method, an order of tasks, a protocol and a seed: an ordinary run in a folder of its own
+backbone    the first task alone, learned once for an encoder, a protocol and a seed; every method that does not
+            learn its first task in a way of its own starts from it
+
+forward     the tasks as the recipe has them
+reversed    the first task first, then the others from the last to the second
+noisy       forward, with a task of random labels between the third and the fourth
+
+clean       the split of the recipe
+as-coded    divided by example and seen items kept, as the official code of CONURE and TERACON does; it leaks
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from perdure import registry
+from perdure.errors import UsageError, shorten
+from perdure.settings import Settings, from_dict, streams, toml, tuned
+
+__all__ = ["ORDERS", "PROTOCOLS", "Cell", "Plan", "shares"]
+
+ORDERS = ("forward", "reversed", "noisy")
+PROTOCOLS: dict[str, tuple[str, ...]] = {"clean": (), "as-coded": ("split.kind=example", "evaluate.seen=keep")}
+FIRST = "first"  # the order of a backbone: the first task alone
+BASE = "frozen"  # the method of a backbone; on the first task it is like every other
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a comparison."""
+
+    encoder: str
+    method: str
+    order: str
+    protocol: str
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Where it stands, from the comparison's folder."""
+        other = [] if self.protocol == "clean" else [self.protocol]
+        if self.order == FIRST:
+            return "backbones/" + "-".join([self.encoder, str(self.seed), *other])
+        return "/".join(["runs", self.encoder, self.method, self.order, *other, str(self.seed)])
+
+    @property
+    def name(self) -> str:
+        """In words, for a person."""
+        other = [] if self.protocol == "clean" else [self.protocol]
+        what = ["backbone"] if self.order == FIRST else [self.method, self.order]
+        return " ".join([self.encoder, *what, *other, f"seed {self.seed}"])
+
+    @property
+    def backbone(self) -> Cell:
+        """The cell that learns the first task for this one."""
+        return replace(self, method=BASE, order=FIRST)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe, and where its comparison stands.
+
+    Attributes:
+        settings: of the recipe as it is.
+        tables: the recipe without [compare]. overrides: with tasks by name.
+        out: the comparison's folder, absolute.
+    """
+
+    settings: Settings
+    tables: dict[str, Any]
+    overrides: tuple[str, ...]
+    out: Path
+
+    @classmethod
+    def read(cls, recipe: str | Path | Mapping[str, Any], overrides: Sequence[str], out: Path) -> Plan:
+        """A recipe and overrides, checked.
+
+        Raises:
+            SettingsError: as `settings.load`.
+        """
+        if isinstance(recipe, Mapping):
+            raw, folder, file = copy.deepcopy(dict(recipe)), Path.cwd(), ""
+        else:
+            raw, folder, file = toml.read(Path(recipe)), Path(recipe).resolve().parent, str(recipe)
+        settings = from_dict(raw, overrides, parts=registry, folder=folder, file=file)
+        raw.pop("compare", None)
+        names = [task.name for task in settings.tasks]
+        kept = [_by_name(text, names) for text in overrides if not text.startswith("compare.")]
+        return cls(settings, raw, tuple(kept), out.absolute())
+
+    def request(self, cell: Cell, *, shared: bool) -> dict[str, Any]:
+        """What `settings_of` makes the settings of a cell from; JSON.
+
+        Args:
+            shared: it begins with the model of its backbone.
+        """
+        tables = copy.deepcopy(tuned.for_method(self.tables, cell.method))
+        tables["tasks"] = _ordered(tables["tasks"], cell.order)
+        changes = [*self.overrides]
+        if cell.order == FIRST:
+            first = tables["tasks"][0]["name"]
+            changes = [text for text in changes if not text.startswith("tasks.") or text.startswith(f"tasks.{first}.")]
+            changes = [text for text in changes if not text.startswith("tuning.")]
+            if self.settings.evaluate.metric and not self.settings.evaluate.fits(self.settings.tasks[0].kind):
+                changes = [text for text in changes if not text.startswith("evaluate.metric")]
+                tables.get("evaluate", {}).pop("metric", None)
+        changes += [f"encoder.name={cell.encoder}", f"tuning.method={cell.method}", f"run.seed={cell.seed}"]
+        changes += [f"run.store={json.dumps(str(self.out / 'store'))}", *PROTOCOLS[cell.protocol]]
+        if cell.order != FIRST:
+            changes += tuned.overrides(self.settings.compare.get(cell.method, {}))
+        if shared:
+            changes.append(f"pretrain.model={json.dumps(str(self.out / cell.backbone.folder / 'model'))}")
+        folder, file = str(self.settings.folder), self.settings.file
+        return {
+            "tables": tables,
+            "overrides": changes,
+            "folder": folder,
+            "file": file,
+            "out": str(self.out / cell.folder),
+        }
+
+    def shared(self, cell: Cell) -> bool:
+        """Whether a cell begins with its backbone: not where the method, or settings tuned for it, learn the first task
+        in a way of their own."""
+        own = any(key.startswith("pretrain.") for key in self.settings.compare.get(cell.method, {}))
+        return not own and shares(settings_of(self.request(cell, shared=False)))
+
+
+def settings_of(request: Mapping[str, Any]) -> Settings:
+    """The settings that a request tells."""
+    tables, overrides = request["tables"], request["overrides"]
+    return from_dict(tables, overrides, parts=registry, folder=Path(request["folder"]), file=request["file"])
+
+
+def _by_name(override: str, names: Sequence[str]) -> str:
+    """`tasks.0.train.epochs=3` with the task's name in place of its number: orders change places, not names."""
+    section, _, rest = override.partition(".")
+    place, _, key = rest.partition(".")
+    named = section.strip() == "tasks" and place.isdecimal() and int(place) < len(names)
+    return f"tasks.{names[int(place)]}.{key}" if named else override
+
+
+def _ordered(tasks: Sequence[Mapping[str, Any]], order: str) -> list[dict[str, Any]]:
+    """The [[tasks]] tables in an order of ORDERS, or the first alone."""
+    told = [dict(task) for task in tasks]
+    if order == FIRST:
+        return told[:1]
+    if order == "reversed":
+        return [*told[:1], *told[:0:-1]]
+    return streams.with_noise(told) if order == "noisy" else told
+
+
+def shares(settings: Settings) -> bool:
+    """Whether a method can begin with a backbone that another model learned: it adds nothing to the first task, and
+    keeps nothing of its training examples."""
+    import numpy as np
+    import torch
+
+    from perdure.api import plan
+    from perdure.events.ids import FIRST_ITEM, Ids
+    from perdure.model.user_model import TaskCard
+    from perdure.tuning.base import Method
+
+    first, items = settings.tasks[0], Ids(["a", "b"], FIRST_ITEM)
+    model = plan.fresh(settings, items)
+    rows = np.arange(2, dtype=np.int32) + FIRST_ITEM
+    with torch.random.fork_rng(devices=[]):
+        model.add(TaskCard(first.name, first.kind, Ids(["a", "b"]), rows, np.ones(2)), torch.Generator())
+    remembers = type(model.method).remember is not Method.remember  # type: ignore[attr-defined]
+    return first.name not in model.overlays and not remembers
+
+
+def chosen(asked: Sequence[Any] | None, standing: Sequence[Any], known: Sequence[Any] | None, what: str) -> list[Any]:
+    """What to compare: what was asked for, or what stands there already.
+
+    Raises:
+        UsageError: one that does not exist.
+    """
+    given = list(dict.fromkeys(asked if asked is not None else standing))
+    strange = [one for one in given if known is not None and one not in known]
+    if strange or not given:
+        import difflib
+
+        near = difflib.get_close_matches(str(strange[0]), list(known or ()), n=1) if strange else []
+        raise UsageError(
+            f"no {what} {shorten(repr(strange[0]))}" if strange else f"no {what}",
+            expected=f"one of {', '.join(known)}" if known else "one or more",
+            where=f"--{what}s",
+            fix=f"did you mean {near[0]}?" if near else "",
+        )
+    return given

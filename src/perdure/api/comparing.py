@@ -1,0 +1,330 @@
+"""Every method on one backbone, under the same settings, seeds and orders: run what is missing, tell what came of it.
+
+OUT/compare.json      what is compared, what the audit found, the state of every cell
+OUT/store/            the prepared log, one for all
+OUT/backbones/        the first task, learned once for each encoder, protocol and seed
+OUT/runs/ENCODER/METHOD/ORDER/SEED/     ordinary run folders, with users.parquet
+OUT/results.parquet users.parquet summary.json     see `results`
+OUT/report.html report.md
+                                                                                                     [reads, writes]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from perdure import registry
+from perdure.api import apart, cells, results
+from perdure.api.cells import Cell, Plan
+from perdure.api.learning import Recipe, check_same, effective
+from perdure.errors import Interrupted, MachineError, PerdureError, SettingsError, UsageError, shorten
+
+__all__ = ["Comparison", "compare"]
+
+FORMAT = 1
+AXES = ("methods", "encoders", "seeds", "orders", "protocols")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison gave.
+
+    Attributes:
+        folder: where all of it stands. report: the page, None where it could not be written.
+        cells: per cell encoder, method, order, protocol, seed, folder, state ("done", "cut", "missing", "failed"),
+            fault (one line).
+        failed: those among cells and backbones that failed.
+        summary: a group for each encoder, order and protocol; see docs/compare.md.
+        seconds: of the whole call.
+    """
+
+    folder: str
+    report: str | None
+    cells: list[dict[str, Any]]
+    failed: list[dict[str, Any]]
+    summary: list[dict[str, Any]]
+    notes: list[str]
+    seconds: float
+
+
+def compare(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    methods: Sequence[str] | None = None,
+    encoders: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    orders: Sequence[str] | None = None,
+    protocols: Sequence[str] | None = None,
+    overrides: Sequence[str] = (),
+    against: str | None = None,
+    allow_leaks: bool = False,
+    show: Any = None,
+) -> Comparison:
+    """Learn the tasks of a recipe with every method, encoder, seed and order, and compare.
+
+    Run again on the same folder, it does what is missing and goes on with what was cut; more methods, encoders, seeds
+    and orders may be asked for. What is not given is what the folder has, or what the recipe says (orders: forward).
+
+    Args:
+        recipe: a TOML file, or the same as nested dicts; [compare.<method>] holds settings tuned for one method.
+        out: the comparison's folder: new or empty, or one where the same comparison stands.
+        orders: "forward", "reversed", "noisy". protocols: "clean", "as-coded".
+        against: the method that differences are told from; by default, for each method the best of the others.
+        allow_leaks: go on where the audit finds that what is asked stands in what is trained on.
+        show: what tells the progress, as in `learn`; its method `whole(done, cells, name)` is told the cells, if there.
+
+    Returns:
+        A Comparison. A cell that failed is told there, and the others go on.
+
+    Raises:
+        SettingsError: the recipe, or it is not what the folder was begun with. UsageError: something that does not
+        exist. DataError: the audit found a leak. RunLocked: another process writes there.
+        Interrupted: a signal came; all is saved, and the same call goes on.
+    """
+    from perdure.training.lock import Lock
+    from perdure.training.runlog import now
+    from perdure.training.signals import Signals
+
+    began, out = time.monotonic(), Path(out)
+    plan = Plan.read(recipe, overrides, out)
+    standing = _standing(out)
+    asked = _axes(plan, standing, (methods, encoders, seeds, orders, protocols))
+    if against is not None:
+        cells.chosen([against], [], registry.names("methods"), "method")
+    with contextlib.suppress(FileExistsError):
+        out.mkdir(parents=True)
+    lock = Lock(out)
+    lock.take(now())
+    try:
+        with Signals() as signals:
+            work = _Work(plan, standing, asked, signals, show)
+            work.check()
+            work.survey(allow_leaks)
+            work.run()
+        return work.end(against, began)
+    finally:
+        lock.leave()
+
+
+def _standing(out: Path) -> dict[str, Any]:
+    """compare.json of the folder, or nothing where it is new or empty."""
+    if not out.exists():
+        return {}
+    if not out.is_dir():
+        raise UsageError(f"{out} is a file", expected="a folder", where="--out")
+    if (out / "compare.json").is_file():
+        told = results.read(out / "compare.json")
+        if told.get("format") != FORMAT:
+            raise UsageError(f"comparison of format {told.get('format')}", expected=f"{FORMAT}", where=str(out))
+        return told
+    held = sorted(p.name for p in out.iterdir() if not p.name.startswith(".") and p.name not in ("lock", "store"))
+    if held:
+        raise UsageError(
+            f"the folder is not empty: {shorten(', '.join(held))}",
+            expected="a new or empty folder, or one with a comparison",
+            where=str(out),
+            fix="choose another folder",
+        )
+    return {}
+
+
+def _axes(plan: Plan, standing: dict[str, Any], asked: Sequence[Sequence[Any] | None]) -> dict[str, list[Any]]:
+    """What this call is to compare, by axis."""
+    own = plan.settings
+    defaults = ([own.tuning.name], [own.encoder.name], [own.run.seed], ["forward"], ["clean"])
+    known = (registry.names("methods"), registry.names("encoders"), None, cells.ORDERS, list(cells.PROTOCOLS))
+    return {
+        axis: cells.chosen(asked[at], standing.get(axis, defaults[at]), known[at], axis.removesuffix("s"))
+        for at, axis in enumerate(AXES)
+    }
+
+
+@dataclass
+class _Work:
+    """A comparison being made."""
+
+    plan: Plan
+    standing: dict[str, Any]
+    asked: dict[str, list[Any]]
+    signals: Any
+    show: Any
+    wanted: list[Cell] = field(default_factory=list)
+    faults: dict[Cell, str] = field(default_factory=dict)
+    codes: list[int] = field(default_factory=list)
+    told: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        a = self.asked
+        self.wanted = [
+            Cell(encoder, method, order, protocol, seed)
+            for protocol in a["protocols"]
+            for seed in a["seeds"]
+            for encoder in a["encoders"]
+            for order in a["orders"]
+            for method in a["methods"]
+        ]
+        before = [Cell(**{k: one[k] for k in results.KEY}) for one in self.standing.get("cells", [])]
+        self.cells = list(dict.fromkeys([*before, *self.wanted]))
+        self.shared = {}
+        for cell in self.cells:  # one look for each encoder and method
+            key = (cell.encoder, cell.method)
+            if key not in self.shared:
+                self.shared[key] = self.plan.shared(cell)
+
+    def _shares(self, cell: Cell) -> bool:
+        return cell.order != cells.FIRST and self.shared[cell.encoder, cell.method]
+
+    def _request(self, cell: Cell) -> dict[str, Any]:
+        return self.plan.request(cell, shared=self._shares(cell))
+
+    @property
+    def backbones(self) -> list[Cell]:
+        """Those that the cells need."""
+        return list(dict.fromkeys(cell.backbone for cell in self.cells if self._shares(cell)))
+
+    # -- before ------------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Refuse settings that are wrong for any cell, or not those that a cell was begun with."""
+        for cell in [*self.backbones, *self.cells]:
+            settings = cells.settings_of(self._request(cell))
+            if (self.plan.out / cell.folder / "run.json").is_file():
+                check_same(self.plan.out / cell.folder, settings)
+
+    def survey(self, allow_leaks: bool) -> None:
+        """Prepare the store; ask the audit about every protocol and order; write what is compared."""
+        from perdure.training.runlog import machine, now
+
+        told = {"format": FORMAT, "recipe": self.plan.settings.file, "settings": effective(self.plan.settings)}
+        told |= {axis: list(dict.fromkeys([*self.standing.get(axis, []), *self.asked[axis]])) for axis in AXES}
+        told |= {"tuned": {m: self.plan.settings.compare.get(m, {}) for m in told["methods"]}, **machine()}
+        told |= {"origin": self.plan.settings.origin, "started": self.standing.get("started", now())}
+        told["findings"] = self.standing.get("findings", {})
+        order = "noisy" if "noisy" in self.asked["orders"] else "forward"  # all tasks there are
+        for protocol in self.asked["protocols"]:
+            cell = next(one for one in self.wanted if one.protocol == protocol)
+            request = self.plan.request(replace(cell, order=order), shared=False)
+            answer = apart.ask("survey", request, self.signals)
+            found = answer["findings"]
+            told |= {"data_digest": answer["digest"], "data_card": answer["card"]}
+            told["findings"][protocol] = found
+            _refuse(found, protocol, allow_leaks)
+        before = self.standing.get("data_digest", told["data_digest"])
+        if before != told["data_digest"]:
+            raise SettingsError(
+                f"the log is another: its digest is {told['data_digest'][:12]}", expected=before[:12],
+                where=str(self.plan.out / "compare.json"), fix="choose another folder",
+            )  # fmt: skip
+        self.told = told
+        self._write("running")
+
+    # -- cell by cell ------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Everything that was asked for and is not done."""
+        todo: list[Cell] = []
+        for cell in self.wanted:
+            needed = [cell.backbone] if self._shares(cell) else []
+            todo += [one for one in (*needed, cell) if one not in todo and self._state(one) != "done"]
+        done = len(self.wanted) - sum(cell.order != cells.FIRST for cell in todo)
+        for cell in todo:
+            if hasattr(self.show, "whole"):
+                self.show.whole(done, len(self.wanted), cell.name)
+            try:
+                if self.signals.asked is not None:
+                    raise self.signals.interrupted()
+                self._learn(cell)
+            except Interrupted as stop:
+                self._write("interrupted")
+                raise Interrupted(stop.found, fix="run the same command again: it goes on") from None
+            except PerdureError as fault:
+                self.faults[cell] = fault.found.splitlines()[0]
+                self.codes.append(fault.exit_code)
+                if hasattr(self.show, "say"):
+                    self.show.say(f"failed: {cell.name}: {self.faults[cell]}")
+            done += cell.order != cells.FIRST
+            self._write("running")
+
+    def _learn(self, cell: Cell) -> None:
+        if self._shares(cell) and cell.backbone in self.faults:
+            raise MachineError(f"its backbone failed: {self.faults[cell.backbone]}")
+        apart.ask("learn", self._request(cell), self.signals, self.show)
+
+    def _state(self, cell: Cell) -> str:
+        folder = self.plan.out / cell.folder
+        if cell in self.faults:
+            return "failed"
+        if not (folder / "run.json").is_file():
+            return "missing"
+        finished = results.read(folder / "run.json").get("state") == "finished"
+        return "done" if finished and (folder / results.USERS).is_file() else "cut"
+
+    @property
+    def done(self) -> list[Cell]:
+        """Cells that are complete, whether this call made them or another."""
+        return [cell for cell in self.cells if self._state(cell) == "done"]
+
+    def _line(self, cell: Cell) -> dict[str, Any]:
+        state = {"folder": cell.folder, "state": self._state(cell), "fault": self.faults.get(cell)}
+        return {**asdict(cell), **state, "backbone": cell.backbone.folder if self._shares(cell) else None}
+
+    def _write(self, state: str) -> None:
+        """compare.json and results.parquet as they stand."""
+        from perdure.api.work import write_frame
+        from perdure.model.files import render, write_file
+        from perdure.training.runlog import now
+
+        out = self.plan.out
+        told = {**self.told, "state": state, "written": now(), "cells": [self._line(cell) for cell in self.cells]}
+        told["backbones"] = [self._line(cell) for cell in self.backbones]
+        write_file(out / "compare.json", render(told))
+        write_frame(out / "results.parquet", results.results(out, self.done))
+
+    # -- after -------------------------------------------------------------------------------------------------------
+
+    def end(self, against: str | None, began: float) -> Comparison:
+        """Write users, summary and report."""
+        from perdure.api.summary import LEVEL, RESAMPLES, summarise
+        from perdure.api.work import write_frame
+        from perdure.model.files import render, write_file
+        from perdure.settings.streams import NOISE
+        from perdure.training.life import as_json
+
+        out, done = self.plan.out, self.done
+        frame, users = results.results(out, done), results.users(out, done)
+        keeps = {cell.method: bool(registry.find("methods", cell.method).keeps) for cell in done}
+        groups = as_json(summarise(frame, users, keeps=keeps, noise=NOISE, against=against))
+        write_frame(out / results.USERS, users)
+        summary = {"format": FORMAT, "level": LEVEL, "resamples": RESAMPLES, "against": against, "groups": groups}
+        write_file(out / "summary.json", render(summary))
+        self._write("failed" if self.faults else "finished")
+        notes = [f"{c.name}: {self._state(c)}" for c in self.cells if self._state(c) in ("cut", "missing")]
+        report = _report(out, notes)
+        lines = [self._line(cell) for cell in self.cells]
+        failed = [line for line in [*map(self._line, self.backbones), *lines] if line["state"] == "failed"]
+        return Comparison(str(out), report, lines, failed, groups, notes, round(time.monotonic() - began, 1))
+
+
+def _refuse(found: Sequence[dict[str, Any]], protocol: str, allowed: bool) -> None:
+    from perdure.evaluation.leakage import Finding, refuse
+
+    if not allowed and protocol != "as-coded":
+        refuse([Finding(**one) for one in found])
+
+
+def _report(out: Path, notes: list[str]) -> str | None:
+    try:
+        from perdure.report import comparison  # type: ignore[attr-defined]
+    except ImportError:
+        return None
+    try:
+        return str(comparison.build(out))
+    except MachineError as fault:
+        notes.append(f"no report: {fault.found}; {fault.fix}")
+        return None

@@ -1,0 +1,189 @@
+"""From results and users of a comparison to what is told of it: one group for each encoder, order and protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from perdure.evaluation.comparison import Reached, Resampled, holm, p_value, resample, spread, transfers
+from perdure.evaluation.matrix import Matrix
+
+__all__ = ["ALONE", "GROUP", "LEVEL", "RESAMPLES", "summarise"]
+
+GROUP = ("encoder", "order", "protocol")  # what is compared with one another has these in common
+ALONE = "single"  # a model of its own for each task: what gains and forward transfer are counted from
+LEVEL, RESAMPLES = 0.95, 2000
+
+
+def summarise(
+    results: pl.DataFrame, users: pl.DataFrame, *, keeps: Mapping[str, bool], noise: str, against: str | None = None
+) -> list[dict[str, Any]]:
+    """Every group, in the order of the results.
+
+    Args:
+        results, users: as `results.results` and `results.users` give them.
+        keeps: method -> whether it promises to.
+        noise: name of the task of random labels, which is left out of every mean over tasks.
+        against: the method that differences are told from; None: for each method the best of the others.
+    """
+    told = []
+    for key, rows in results.group_by(GROUP, maintain_order=True):
+        theirs = users.filter(*[pl.col(name) == value for name, value in zip(GROUP, key, strict=True)])
+        without = (noise,) if key[1] == "noisy" else ()
+        told.append({**dict(zip(GROUP, key, strict=True)), **_Group(rows, theirs, keeps, without).told(against)})
+    return told
+
+
+class _Group:
+    """The methods of one encoder, order and protocol."""
+
+    def __init__(self, rows: pl.DataFrame, users: pl.DataFrame, keeps: Mapping[str, bool], without: Sequence[str]):
+        self.rows, self.keeps, self.without = rows, keeps, without
+        last = rows.filter(pl.col("final")).unique("task", keep="first", maintain_order=True).sort("task_index")
+        self.tasks: list[str] = last["task"].to_list()
+        self.metrics = dict(zip(self.tasks, last["metric"], strict=True))
+        self.measured = dict(zip(self.tasks, last["measured"], strict=True))
+        self.counted = [place for place, task in enumerate(self.tasks) if task not in without]
+        self.methods: list[str] = rows["method"].unique(maintain_order=True).to_list()
+        self.runs = {m: self._runs(m) for m in self.methods}  # method -> seed -> its rows
+        self.final = {m: np.stack([_last(run, self.tasks) for run in self.runs[m].values()]) for m in self.methods}
+        self.draws = self._draws(users)
+
+    def _runs(self, method: str) -> dict[int, pl.DataFrame]:
+        own = self.rows.filter(pl.col("method") == method).sort("seed")
+        return {int(key[0]): run for key, run in own.group_by("seed", maintain_order=True)}  # type: ignore[call-overload]
+
+    def _draws(self, users: pl.DataFrame) -> dict[str, Resampled]:
+        """Resamples of every method; none where a measure has no value for a single user."""
+        if set(users["task"].unique()) != set(self.tasks):
+            return {}
+        names = users["user"].unique().sort()
+        coded = users.with_columns(at=pl.col("user").replace_strict(names, pl.arange(len(names), eager=True)))
+        reached = {}
+        for method in self.methods:
+            seeds, values, owners = tuple(self.runs[method]), [], []
+            for task in self.tasks:
+                own = coded.filter(pl.col("method") == method, pl.col("task") == task).sort("seed", maintain_order=True)
+                parts = own.partition_by("seed", maintain_order=True)
+                values.append(np.stack([part["value"].to_numpy().astype(np.float64) for part in parts]))
+                owners.append(parts[0]["at"].to_numpy())
+            reached[method] = Reached(seeds, tuple(values), tuple(owners))
+        return resample(reached, RESAMPLES)
+
+    # -- what is told ------------------------------------------------------------------------------------------------
+
+    def told(self, against: str | None) -> dict[str, Any]:
+        """tasks, metrics, measured, best, methods."""
+        told = {method: self._method(method) for method in self.methods}
+        p = {}
+        for method in self.methods:
+            other = against if against in self.methods else self._best(without=method)
+            if other is not None and other != method:
+                told[method]["against"] = other
+                difference, draws = self._difference(method, other)
+                if difference is not None:
+                    value = float(difference[self.counted].mean())
+                    told[method]["difference"] = spread(value, draws, LEVEL)
+                    if draws is not None:
+                        p[method] = told[method]["p"] = p_value(value, draws)
+        for method, corrected in holm(p).items():
+            told[method]["p_holm"] = corrected
+        return {"tasks": self.tasks, "metrics": self.metrics, "measured": self.measured, "left_out": list(self.without),
+                "seeds": sorted({seed for runs in self.runs.values() for seed in runs}),
+                "best": self._best(), "methods": told}  # fmt: skip
+
+    def _best(self, without: str = "") -> str | None:
+        others = [method for method in self.methods if method != without]
+        return max(others, key=lambda method: self.final[method][:, self.counted].mean(), default=None)
+
+    def _method(self, method: str) -> dict[str, Any]:
+        final, draws = self.final[method].mean(0), self._drawn(method)
+        tasks = {t: spread(final[k], None if draws is None else draws[:, k], LEVEL) for k, t in enumerate(self.tasks)}
+        told: dict[str, Any] = {"keeps": self.keeps.get(method), "seeds": list(self.runs[method]), "tasks": tasks}
+        told["average"] = self._mean(final, draws)
+        told |= self._gains(method) | self._transfers(method) | self._cost(method)
+        return told | {"against": None, "difference": None, "p": None, "p_holm": None}
+
+    def _drawn(self, method: str, seeds: Sequence[int] | None = None) -> np.ndarray | None:
+        return self.draws[method].drawn(seeds) if method in self.draws else None  # (B, K)
+
+    def _mean(self, values: np.ndarray, draws: np.ndarray | None) -> dict[str, float | None]:
+        """Over the tasks that count: values (K,), draws (B, K)."""
+        inner = None if draws is None else draws[:, self.counted].mean(1)
+        return spread(float(values[self.counted].mean()), inner, LEVEL)
+
+    def _common(self, a: str, b: str) -> list[int]:
+        return [seed for seed in self.runs[a] if seed in self.runs[b]]
+
+    def _at(self, method: str, seeds: Sequence[int]) -> np.ndarray:
+        """(K,) means over some seeds."""
+        own = list(self.runs[method])
+        return self.final[method][[own.index(seed) for seed in seeds]].mean(0)
+
+    def _difference(self, a: str, b: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """a - b on common seeds: (K,), and the draws (B,) of its mean; None where there is none."""
+        seeds = self._common(a, b)
+        if not seeds:
+            return None, None
+        mine, theirs = self._drawn(a, seeds), self._drawn(b, seeds)
+        draws = None if mine is None or theirs is None else (mine - theirs)[:, self.counted].mean(1)
+        return self._at(a, seeds) - self._at(b, seeds), draws
+
+    def _gains(self, method: str) -> dict[str, Any]:
+        """gains: of each task over a model of its own, same seeds; gain: their mean; relative_gain: as shares of it."""
+        seeds = self._common(method, ALONE) if ALONE in self.methods else []
+        if not seeds:
+            return {"gains": None, "gain": None, "relative_gain": None}
+        mine, alone = self._at(method, seeds), self._at(ALONE, seeds)
+        draws, base = self._drawn(method, seeds), self._drawn(ALONE, seeds)
+        change = None if draws is None or base is None else draws - base  # (B, K)
+        gains = {
+            t: spread(mine[k] - alone[k], None if change is None else change[:, k], LEVEL)
+            for k, t in enumerate(self.tasks)
+        }
+        relative = None
+        if (alone[self.counted] > 0).all():
+            with np.errstate(divide="ignore", invalid="ignore"):
+                shares = None if change is None or base is None else change / base
+            relative = self._mean((mine - alone) / np.where(alone > 0, alone, np.nan), shares)
+        return {"gains": gains, "gain": self._mean(mine - alone, change), "relative_gain": relative}
+
+    def _transfers(self, method: str) -> dict[str, Any]:
+        """Mean over seeds, and each seed's."""
+        told: dict[str, list[Any]] = {}
+        for seed, run in self.runs[method].items():
+            alone = self.runs.get(ALONE, {}).get(seed)
+            values = {} if alone is None else dict(zip(self.tasks, _last(alone, self.tasks).tolist(), strict=True))
+            for name, value in transfers(_matrix(run), values, self.without).items():
+                told.setdefault(name, []).append(value)
+        means: dict[str, Any] = {}
+        for name, values in told.items():
+            known = [value for value in values if value is not None]
+            means[name] = {"mean": float(np.mean(known)) if known else None, "seeds": values}
+        return means
+
+    def _cost(self, method: str) -> dict[str, Any]:
+        """Means over the later tasks and over seeds; the memory of the largest moment, its mean over seeds."""
+        own = self.rows.filter(pl.col("method") == method, pl.col("after") == pl.col("task"))
+        later = own.filter(pl.col("task_index") > 0)
+        told = {name: later[name].mean() for name in ("trainable", "bytes", "seconds")}
+        peak = own.group_by("seed").agg(pl.col("peak_rss").max())["peak_rss"].mean()
+        return {**told, "peak_rss": peak, "backbone_shared": bool(own["backbone_shared"].all())}
+
+
+def _last(run: pl.DataFrame, tasks: Sequence[str]) -> np.ndarray:
+    """(K,) the values after the last task."""
+    final = run.filter(pl.col("final"))
+    values = dict(zip(final["task"], final["value"], strict=True))
+    return np.array([values[task] for task in tasks])
+
+
+def _matrix(run: pl.DataFrame) -> Matrix:
+    """R of one run, from its rows."""
+    run = run.sort("after_index", "task_index")
+    tasks = run.filter(pl.col("final"))["task"].to_list()
+    rows = [part["value"].to_list() for part in run.partition_by("after_index", maintain_order=True)]
+    return Matrix(tasks, rows)

@@ -1,0 +1,121 @@
+"""What the processes of a comparison do: look at the data, and learn one cell.                        [reads, writes]
+
+A learned cell is a run folder with `users.parquet` besides: for each task the users tested at the end, text id, length
+of the history that was read, and value of the task's measure.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from perdure.api.cells import settings_of
+from perdure.api.learning import Evaluate, run
+
+__all__ = ["USERS", "Kept", "learn", "survey", "write_frame"]
+
+USERS = "users.parquet"
+
+
+def survey(request: Mapping[str, Any], show: Any = None) -> dict[str, Any]:
+    """Prepare the store, compile the tasks, and ask the audit whether what is asked leaks into what is trained on.
+
+    Returns:
+        digest, card, findings.
+    """
+    from perdure.api.learning import prepared
+    from perdure.api.plan import threads
+    from perdure.evaluation.leakage import audit
+    from perdure.events.tasks import compile_tasks
+
+    settings = settings_of(request)
+    with threads(settings):
+        events = prepared(settings, Path(str(settings.run.store)))
+        datas = compile_tasks(events, settings.tasks, settings.history, settings.split)
+        findings = [asdict(finding) for finding in audit(events, datas)]
+    return {"digest": events.digest, "card": dict(events.card), "findings": findings}
+
+
+def learn(request: Mapping[str, Any], show: Any = None) -> dict[str, Any]:
+    """Learn a cell, or go on with it.
+
+    Returns:
+        notes, seconds.
+    """
+    settings, out, kept = settings_of(request), Path(request["out"]), Kept()
+    done = run(settings, out, resume="auto", show=show, measure=kept.watched, started=kept.begin, page=False)
+    write_frame(out / USERS, kept.table(out))
+    return {"notes": done.notes, "seconds": done.seconds}
+
+
+class Kept:
+    """Keeps what every test user reached at the last measurement of each task."""
+
+    def __init__(self) -> None:
+        self.scores: dict[str, Any] = {}
+        self.events: Any = None
+        self.datas: Mapping[str, Any] = {}
+
+    def begin(self, events: Any, datas: Mapping[str, Any]) -> None:
+        """The log and the tasks, before the first step."""
+        self.events, self.datas = events, datas
+
+    def watched(self, evaluate: Evaluate) -> Evaluate:
+        """`evaluate`, with its scores on test users kept."""
+        self.evaluate = evaluate
+
+        def measure(model: Any, data: Any, split: str) -> Any:
+            score = evaluate(model, data, split)
+            if split == "test":
+                self.scores[data.task.name] = score
+            return score
+
+        return measure
+
+    def table(self, out: Path) -> pl.DataFrame:
+        """Columns task, user (text), history, value; a measure that has no value for a single user has no rows.
+
+        A run that was complete when it was opened measured nothing: its model is asked again.
+        """
+        if list(self.datas)[-1] not in self.scores:  # the last row of R was measured by another process
+            from perdure.api.asking import load
+
+            model = load(out)
+            self.scores = {name: self.evaluate(model, data, "test") for name, data in self.datas.items()}
+        frames = [self._rows(name) for name in self.datas]
+        return pl.concat(frames)
+
+    def _rows(self, name: str) -> pl.DataFrame:
+        score, test = self.scores[name], self.datas[name].test
+        asked = np.diff(test.answer_starts) > 0  # (n,) as the evaluation leaves out those without an answer
+        values = score.per_user.get(score.primary)
+        told = slice(None) if values is not None else slice(0)
+        return pl.DataFrame(
+            {
+                "task": pl.Series([name] * len(score.users[told]), dtype=pl.String),
+                "user": pl.Series(self.events.user_ids.text(score.users[told]), dtype=pl.String),
+                "history": (test.end - test.begin)[asked][told].astype(np.int32),
+                "value": (np.zeros(0) if values is None else values).astype(np.float32),
+            }
+        )
+
+
+def write_frame(path: Path, frame: pl.DataFrame) -> None:
+    """A Parquet file, whole or not at all.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
+    from perdure.model.disk import machine_faults
+    from perdure.model.files import write_file
+
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    with machine_faults(path):
+        write_file(path, buffer.getvalue())

@@ -1,0 +1,156 @@
+"""Whether one method is better than another: what all users reached, resampled with the seeds. Pure functions.
+
+A method reached x[s, u] on a task: the value of user u in the model of seed s. Every seed is judged on the same users,
+and so is every method. One resample draws
+
+    users    with replacement, once for all methods, tasks and seeds: a user drawn twice counts twice everywhere
+    seeds    with replacement, out of those the method (or both methods of a pair) was run with
+
+and takes, for each task, the mean over the drawn users and seeds. Drawing users anew within each drawn seed would count
+one user tested S times as S users, and make intervals too narrow. With few seeds the drawn seeds vary less than new
+ones would (by (S - 1) / S in variance); with one seed an interval tells of users alone.
+
+    interval    the middle 95 % of the resamples
+    p           (1 + #{|d* - d| >= |d|}) / (B + 1): how often resamples d* of a difference d, moved to a mean of zero,
+                lie as far out as d itself (paired bootstrap, two-sided)
+    Holm        p of M tests, smallest first: p'(i) = max(p'(i - 1), min(1, (M - i + 1) p(i)))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from perdure.errors import UsageError
+from perdure.evaluation.matrix import Matrix
+
+__all__ = ["Reached", "Resampled", "holm", "p_value", "resample", "spread", "transfers"]
+
+AT_ONCE = 2**22  # draws in memory
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What a method reached on the test users of its tasks.
+
+    Attributes:
+        seeds: S of them.
+        values: K arrays (S, n_k) float64.
+        users: K arrays (n_k,) int64: whose example each is, 0 to U - 1; one user may have several.
+    """
+
+    seeds: tuple[int, ...]
+    values: tuple[np.ndarray, ...]
+    users: tuple[np.ndarray, ...]
+
+    def __post_init__(self) -> None:
+        for values, users in zip(self.values, self.users, strict=True):
+            if values.shape != (len(self.seeds), len(users)) or not len(users):
+                raise UsageError(
+                    f"values {values.shape} of {len(users)} examples in {len(self.seeds)} seeds",
+                    expected="a row for each seed, a column for each example, one or more",
+                    where="Reached",
+                )
+
+    @property
+    def means(self) -> np.ndarray:
+        """(S, K): per seed and task."""
+        return np.stack([values.mean(1) for values in self.values], 1)
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """The resamples of a method, before seeds are drawn: `means` (B, S, K) of the drawn users."""
+
+    seeds: tuple[int, ...]
+    means: np.ndarray
+
+    def drawn(self, seeds: Sequence[int] | None = None, seed: int = 0) -> np.ndarray:
+        """(B, K): means over drawn seeds; of `seeds` alone where given. The same `seeds` are drawn alike."""
+        chosen = self.seeds if seeds is None else tuple(seeds)
+        means = self.means[:, [self.seeds.index(one) for one in chosen]]  # (B, S', K)
+        rng, n = np.random.default_rng(seed), len(chosen)
+        counts = rng.multinomial(n, np.full(n, 1 / n), len(means))  # (B, S')
+        return np.einsum("bs,bsk->bk", counts / n, means)
+
+
+def resample(reached: Mapping[str, Reached], resamples: int = 2000, seed: int = 0) -> dict[str, Resampled]:
+    """Every method's means under the same drawn users.
+
+    Args:
+        reached: method -> what it reached. resamples: B. seed: of the draws.
+    """
+    n_users = 1 + max(int(users.max()) for one in reached.values() for users in one.users)
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in reached}
+    for counts in _counts(n_users, resamples, seed):
+        for name, one in reached.items():
+            tasks = [_mean(v, counts[:, u]) for v, u in zip(one.values, one.users, strict=True)]
+            parts[name].append(np.stack(tasks, 2))
+    return {name: Resampled(one.seeds, np.concatenate(parts[name])) for name, one in reached.items()}
+
+
+def _mean(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(S, n) values under (b, n) counts -> (b, S) means; NaN where nobody was drawn."""
+    total = counts.sum(1, keepdims=True)  # (b, 1)
+    return np.where(total > 0, counts @ values.T / np.maximum(total, 1), np.nan)
+
+
+def _counts(n_users: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """(b, U) float64: how often each user is drawn, some resamples at a time."""
+    rng, step = np.random.default_rng(seed), max(1, AT_ONCE // n_users)
+    for at in range(0, resamples, step):
+        size = min(step, resamples - at)
+        cells = rng.integers(n_users, size=(size, n_users)) + n_users * np.arange(size)[:, None]
+        yield np.bincount(cells.ravel(), minlength=size * n_users).reshape(size, n_users).astype(np.float64)
+
+
+def spread(value: float, draws: np.ndarray | None, level: float = 0.95) -> dict[str, float | None]:
+    """{"mean", "low", "high"}: a value and the middle `level` of its draws (B,), None without draws."""
+    finite = draws[np.isfinite(draws)] if draws is not None else np.zeros(0)
+    if not len(finite):
+        return {"mean": float(value), "low": None, "high": None}
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    return {"mean": float(value), "low": float(low), "high": float(high)}
+
+
+def p_value(difference: float, draws: np.ndarray) -> float:
+    """Two-sided p of a difference under its (B,) draws; see above."""
+    finite = draws[np.isfinite(draws)]
+    slack = 1e-12 * max(1.0, abs(difference))  # a tie up to rounding is a tie
+    return float((1 + (np.abs(finite - difference) >= abs(difference) - slack).sum()) / (len(finite) + 1))
+
+
+def holm(p: Mapping[str, float]) -> dict[str, float]:
+    """Holm's corrected p of each test."""
+    told, least = {}, 0.0
+    for place, name in enumerate(sorted(p, key=lambda name: p[name])):
+        least = max(least, min(1.0, (len(p) - place) * p[name]))
+        told[name] = least
+    return told
+
+
+def transfers(matrix: Matrix, alone: Mapping[str, float], without: Sequence[str] = ()) -> dict[str, float | None]:
+    """Forgetting, backward and forward transfer of one run, with some tasks left out of the means.
+
+    Args:
+        alone: task -> value of a model that learned it alone; None comes for forward transfer where it is empty.
+        without: tasks of random labels, say: there is nothing to forget.
+    """
+    lost = [value for task, value in matrix.forgotten().items() if task not in without]
+    now, then = matrix.rows[-1], [row[place] for place, row in enumerate(matrix.rows)]
+    older = [place for place, task in enumerate(matrix.tasks[:-1]) if task not in without]
+    ahead = [
+        then[place] - alone[task] for place, task in enumerate(matrix.tasks) if task in alone and task not in without
+    ]
+    return {
+        "forgetting": _average(lost) or 0.0,
+        "backward_transfer": _average([now[place] - then[place] for place in older]) or 0.0,
+        "forward_transfer": _average(ahead),
+    }
+
+
+def _average(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
