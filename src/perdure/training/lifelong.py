@@ -175,12 +175,14 @@ class _Teacher:
         self._saver(name).save(({}, {}))
 
     def _teach(self, *, fresh: bool) -> None:
-        """Where the method learns from the model as it is before the next task, that model is kept in a folder."""
+        """Where the method learns from the model as it is before the next task, that model is kept in a folder: in one
+        of two by turns, as the newest checkpoint may be damaged and the one before it be of the task before."""
         if not self.method.needs_teacher or not self.model.tasks:
             return
+        folder = self.run.folder / f"teacher{len(self.model.tasks) % 2}"
         if fresh:
-            store.save(self.model, self.run.folder / "teacher")
-        self.method.taught_by(store.twin(self.model, self.run.folder / "teacher"))
+            store.save(self.model, folder)
+        self.method.taught_by(store.twin(self.model, folder))
 
     def _add(self, name: str) -> None:
         card = self.cards.get(name) or card_of(self.datas[name])
