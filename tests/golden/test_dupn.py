@@ -10,7 +10,7 @@ import torch
 from contracts import members
 
 from perdure.encoders.dupn import DUPN, GatedLSTM, Pooling
-from perdure.errors import SettingsError
+from perdure.errors import SettingsError, UsageError
 from perdure.events.batch import Batch
 
 GAPS = (60.0, 3600.0)
@@ -87,8 +87,7 @@ def test_properties_by_hand():
     p = drawn(gaps=GAPS).properties(batch)
     assert p[0].tolist() == [0, 1, 1, 2, 3, 3]  # a first event; 0 s, 59 s; 60 s; 3,600 s and more
     assert p[1, :2].tolist() == [0, 1]
-    for none in (drawn(gaps=GAPS).properties(replace(batch, times=None)), drawn().properties(batch)):
-        assert not none.any()
+    assert not drawn().properties(batch).any()
 
 
 def test_the_property_opens_gates_and_nothing_else():
@@ -104,6 +103,10 @@ def test_the_property_opens_gates_and_nothing_else():
 
 def test_times_are_asked_for_only_where_they_are_read():
     assert drawn(gaps=GAPS).reads_times and not drawn().reads_times
+    bare = replace(timed(), times=None)
+    drawn()(bare)
+    with pytest.raises(UsageError, match="no times"):
+        drawn(gaps=GAPS)(bare)
 
 
 def test_every_weight_learns():

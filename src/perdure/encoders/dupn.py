@@ -11,7 +11,7 @@ KDD 2018 (arXiv 1805.10727).
 | paper | here | shape |
 |---|---|---|
 | e_t | layers["input"].items, by item | (N + 2, d) |
-| p_t | one of R rows: 0 nothing known, 1 .. R - 1 how long since the event before, by `gaps` | (B, T) |
+| p_t | one of R rows: 0 for a first event, 1 .. R - 1 how long since the event before, by `gaps` | (B, T) |
 | W_e, W_h; b | lstm.events, lstm.states; lstm.bias: the rows of i, f, content, o | (4 d, d); (4 d,) |
 | W_p | lstm.property: the rows of i, f, o | (3 d, R) |
 | U_h, U_p, U_q | attention.states, attention.property, attention.context | (a, d), (a, R), (a, d) |
@@ -42,7 +42,7 @@ from torch.nn import functional as F
 
 from perdure.encoders.base import Encoder, Via, plain
 from perdure.encoders.parts import EventEmbedding, Norm
-from perdure.errors import SettingsError
+from perdure.errors import SettingsError, UsageError
 from perdure.events.batch import Batch, last
 
 __all__ = ["DUPN"]
@@ -192,9 +192,21 @@ class DUPN(Encoder):
         return via("lstm", self.layers["lstm"], x, p), p
 
     def properties(self, batch: Batch) -> Tensor:
-        """(B, T) int64: 0 for a first event and where times are unknown; else 1 + how many of `gaps` have passed."""
+        """(B, T) int64: 0 for a first event, and for all without `gaps`; else 1 + how many of `gaps` have passed.
+
+        Raises:
+            UsageError: histories without times, and the encoder reads them.
+        """
         p = torch.zeros_like(batch.items)  # (B, T)
-        if batch.times is not None and self.reads_times:
-            since = batch.times.diff(dim=1).to(torch.float64)  # (B, T - 1)
-            p[:, 1:] = 1 + torch.bucketize(since, self.gaps, right=True)  # type: ignore[arg-type]
+        if not self.reads_times:
+            return p
+        if batch.times is None:
+            raise UsageError(
+                "these histories have no times, and the encoder reads them",
+                expected="the time of every event",
+                where="encoder.gaps",
+                fix="evaluate and embed read times from the log; to answer bare histories, train without encoder.gaps",
+            )
+        since = batch.times.diff(dim=1).to(torch.float64)  # (B, T - 1)
+        p[:, 1:] = 1 + torch.bucketize(since, self.gaps, right=True)  # type: ignore[arg-type]
         return p
