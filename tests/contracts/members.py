@@ -19,17 +19,19 @@ N, Y, T = 30, 7, 12
 
 
 def batch(seed: int, size: int = 6, length: int = T, answers: int | None = None) -> Batch:
-    """Random histories of 1 to `length` events, and one to three answers a user when asked."""
+    """Random histories of 1 to `length` events with their times, and one to three answers a user when asked."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, length + 1, size)
     lengths[0] = length
     items = rng.integers(2, N + 2, (size, length)) * (np.arange(length) < lengths[:, None])
-    base = Batch(torch.from_numpy(items), torch.from_numpy(lengths))
+    times = np.cumsum(items**4, 1) * (items > 0)  # from seconds to weeks apart
+    base = Batch(torch.from_numpy(items), torch.from_numpy(lengths), torch.from_numpy(times))
     if answers is None:
         return base
     counts = rng.integers(1, 4, size)
     labels = torch.from_numpy(rng.integers(0, answers, counts.sum()))
-    return Batch(base.items, base.lengths, None, None, labels, torch.from_numpy(np.concatenate([[0], counts.cumsum()])))
+    starts = torch.from_numpy(np.concatenate([[0], counts.cumsum()]))
+    return Batch(base.items, base.lengths, base.times, None, labels, starts)
 
 
 def new_model(

@@ -19,6 +19,7 @@ VARIANTS = {
     "gru4rec": [{"blocks": 2}],
     "dupn": [{"context": "state"}, {"gaps": [60.0, 3600.0]}],
     "bert4rec": [{"projection": False, "heads": 1}],
+    "hstu": [{"heads": 2, "time": True}],
     "esasrec": [{"heads": 2, "inner": 5}],
 }
 CASES = [(name, options) for name in members.ENCODERS for options in ({}, *VARIANTS.get(name, []))]
@@ -29,6 +30,11 @@ def encoder(request):
     """Each encoder there is, and its variants, small and in evaluation mode."""
     name, options = request.param
     return members.new_model(name, "frozen", encoder=options).backbone.eval()
+
+
+def first(data, t):
+    """The first t columns of a batch."""
+    return replace(data, items=data.items[:, :t], times=data.times[:, :t], lengths=data.lengths.clamp(max=t))
 
 
 def test_every_parameter_lives_in_exactly_one_site(encoder):
@@ -57,10 +63,8 @@ def test_every_site_has_a_role(encoder):
 @torch.inference_mode()
 def test_more_padding_never_changes_an_answer(encoder):
     data = members.batch(1)
-    longer = replace(
-        data, items=F.pad(data.items[:, : members.T - 2], (0, 2)), lengths=data.lengths.clamp(max=members.T - 2)
-    )
-    short = Batch(longer.items[:, : members.T - 2], longer.lengths)
+    short = first(data, members.T - 2)
+    longer = replace(short, items=F.pad(short.items, (0, 2)), times=F.pad(short.times, (0, 2)))
     torch.testing.assert_close(encoder.last(encoder(longer), longer), encoder.last(encoder(short), short))
 
 
@@ -77,7 +81,7 @@ def test_one_user_alone_or_in_a_crowd(encoder):
     data = members.batch(3)
     crowd = encoder.last(encoder(data), data)
     for b, n in enumerate(data.lengths.tolist()):
-        alone = Batch(data.items[b : b + 1, :n], data.lengths[b : b + 1])
+        alone = Batch(data.items[b : b + 1, :n], data.lengths[b : b + 1], data.times[b : b + 1, :n])
         torch.testing.assert_close(encoder.last(encoder(alone), alone)[0], crowd[b], rtol=1e-4, atol=1e-5)
 
 
@@ -98,9 +102,8 @@ def test_a_question_is_short_enough_and_the_same_however_much_padding(encoder):
     assert asked.items.shape[1] <= encoder.max_length and bool((asked.lengths <= encoder.max_length).all())
     assert torch.equal(data.items, before) and not asked.items[~asked.valid].any()
     few = data.lengths <= members.T - 4
-    short = replace(data, items=data.items[few, : members.T - 4], lengths=data.lengths[few], times=None)
-    u = encoder.vector(encoder.question(short))
-    torch.testing.assert_close(encoder.vector(asked)[few], u, rtol=1e-4, atol=1e-5)
+    u = encoder.vector(encoder.question(first(data, members.T - 4)))
+    torch.testing.assert_close(encoder.vector(asked)[few], u[few], rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()
@@ -126,7 +129,7 @@ def test_prompts_may_stand_in_front(encoder):
     h = encoder(data, via)
     assert h.shape[1] == members.T + 1
     assert encoder.last(h, data).shape == (len(data), encoder.width)
-    empty = Batch(torch.zeros(1, 1, dtype=torch.long), torch.tensor([0]))
+    empty = Batch(torch.zeros(1, 1, dtype=torch.long), torch.tensor([0]), torch.zeros(1, 1, dtype=torch.long))
     assert torch.isfinite(encoder.last(encoder(empty, via), empty)).all()
 
 

@@ -63,7 +63,7 @@ class Fixed(nn.Module):
     def __init__(self, scores: Tensor, card: TaskCard, ids: Ids, max_length: int = 8) -> None:
         super().__init__()
         self.table, self.item_ids, self.tasks, self.manifest = scores, ids, {card.name: card}, {}
-        self.backbone = SimpleNamespace(width=len(ids) + 2, n_items=len(ids), max_length=max_length)
+        self.backbone = SimpleNamespace(width=len(ids) + 2, n_items=len(ids), max_length=max_length, reads_times=False)
 
     card = UserModel.card
 

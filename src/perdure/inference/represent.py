@@ -51,7 +51,7 @@ def represent(
 
     Args:
         task: the task whose overlay is used; None for the plain backbone.
-        sequences: anything with `items`, (H,) integer item rows.
+        sequences: anything with `items`, (H,) integer item rows, and `times`, (H,) seconds, if the encoder reads them.
         begin, end: (n,) int64; a history is items[begin:end], of which the last max_length events are read.
         batch_size: most histories of a batch, 1 or more; on a CPU long histories come in smaller batches.
 
@@ -59,7 +59,8 @@ def represent(
         (n, d) float32 on the model's device, in the order asked; zeros where a history has no event.
 
     Raises:
-        UsageError: unknown task, batch_size below 1. DataError: an item row the model does not have.
+        UsageError: unknown task, batch_size below 1, no times where the encoder reads them.
+        DataError: an item row the model does not have.
         NonFiniteError: the model gave a NaN or an infinity.
     """
     if task is not None:
@@ -69,11 +70,12 @@ def represent(
     begin, end = np.asarray(begin, np.int64), np.asarray(end, np.int64)
     begin = np.maximum(begin, end - model.backbone.max_length)
     items, device = np.asarray(sequences.items), _device(model)
+    times = getattr(sequences, "times", None) if model.backbone.reads_times else None
     u = torch.zeros(len(begin), model.backbone.width, device=device)  # (n, d)
     with _answering(model), torch.inference_mode():
         tokens = TOKENS if device.type == "cpu" else None
         for rows, width in _batches(end - begin, model.backbone.max_length, batch_size, tokens):
-            batch = _batch(items, begin[rows], end[rows], width, model.backbone.n_items)
+            batch = _batch(items, times, begin[rows], end[rows], width, model.backbone.n_items)
             u[torch.from_numpy(rows).to(device)] = model.represent(batch.to(device), task).float()
     _finite(u, "user vectors", task)
     return u
@@ -182,11 +184,14 @@ def _batches(lengths: np.ndarray, most: int, size: int, tokens: int | None) -> I
             yield rows[at : at + step], width
 
 
-def _batch(items: np.ndarray, begin: np.ndarray, end: np.ndarray, width: int, n_items: int) -> Batch:
+def _batch(
+    items: np.ndarray, times: np.ndarray | None, begin: np.ndarray, end: np.ndarray, width: int, n_items: int
+) -> Batch:
     """Histories items[begin:end] of at most `width` events as a Batch of exactly that width."""
     at = begin[:, None] + np.arange(width)  # (B, T)
     inside = at < end[:, None]  # (B, T)
-    rows = np.where(inside, items[np.minimum(at, len(items) - 1)], 0).astype(np.int64)  # (B, T)
+    at = np.minimum(at, len(items) - 1)  # (B, T)
+    rows = np.where(inside, items[at], 0).astype(np.int64)  # (B, T)
     if rows.max() >= n_items + 2 or rows.min() < 0:
         raise DataError(
             f"item row {int(rows.max())} is not in the model's vocabulary",
@@ -194,7 +199,8 @@ def _batch(items: np.ndarray, begin: np.ndarray, end: np.ndarray, width: int, n_
             where="histories",
             fix="use the store this model was trained on",
         )
-    return Batch(torch.from_numpy(rows), torch.from_numpy(end - begin))
+    when = None if times is None else torch.from_numpy(np.where(inside, times[at], 0).astype(np.int64))  # (B, T)
+    return Batch(torch.from_numpy(rows), torch.from_numpy(end - begin), when)
 
 
 def _finite(values: Tensor, what: str, task: str | None) -> None:

@@ -64,11 +64,13 @@ def probe(model: UserModel, data: TaskData) -> str:
     """Digest of a task's scores for its first 256 test users (or, without any, validation or training users)."""
     part = next((p for p in (data.test, data.valid, data.train) if len(p)), data.test)
     few = Examples(part.users[:PROBE_USERS], part.begin[:PROBE_USERS], part.end[:PROBE_USERS])
+    length, times = model.backbone.max_length, model.backbone.reads_times
+    loader = Loader(data.sequences, few, batch_size=PROBE_BATCH, max_length=length, times=times)
     device = next(model.parameters()).device
     hashed = hashlib.sha256()
     model.eval()
     with torch.inference_mode():
-        for batch in Loader(data.sequences, few, batch_size=PROBE_BATCH, max_length=model.backbone.max_length):
+        for batch in loader:
             scores = model.score(batch.to(device), data.task.name)  # (B, Y)
             hashed.update(tensor_digest(scores).encode())
     return hashed.hexdigest()
