@@ -195,6 +195,8 @@ def test_paths_are_told_as_written(recipe, monkeypatch, tmp_path):
         (["encoder.name=sasrek"], "encoder.name", "did you mean sasrec?"),
         (["tuning.method=7"], "tuning.method", "known: "),
         (["objective.loss=hinge"], "objective.loss", '"softmax"'),
+        (["encoder.name=bert4rec"], "objective.name", "next_item cannot train bert4rec"),
+        (["objective.name=masked_item"], "objective.name", "masked_item cannot train sasrec"),
     ],
 )
 def test_contradictions(recipe, changes, key, text):

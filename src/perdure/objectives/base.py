@@ -34,13 +34,14 @@ class Objective(nn.Module, ABC):
     causal: ClassVar[bool | None] = None
     tied: bool = True
 
-    def suits(self, encoder: Encoder) -> None:
+    @classmethod
+    def suits(cls, encoder: Encoder | type[Encoder]) -> None:
         """SettingsError where the encoder is not one that this objective can train."""
-        if self.causal not in (None, encoder.causal):
+        if cls.causal not in (None, encoder.causal):
             why = "looks back only and is asked at no mask" if encoder.causal else "sees the events to be predicted"
             raise SettingsError(
-                f"objective {self.name} cannot train {encoder.name}, which {why}",
-                expected=f"an encoder that looks {'back only' if self.causal else 'both ways'}, or another objective",
+                f"objective {cls.name} cannot train {encoder.name}, which {why}",
+                expected=f"an encoder that looks {'back only' if cls.causal else 'both ways'}, or another objective",
                 where="objective.name, encoder.name",
                 fix="next_item goes with causal encoders, masked_item with bidirectional ones",
             )

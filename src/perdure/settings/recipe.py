@@ -141,7 +141,7 @@ def from_dict(
     compare = tables.pop("compare", {})
     settings = _build(tables, faults, parts, folder, file, expand)
     if settings is not None and not faults:
-        faults += contradictions(settings)
+        faults += contradictions(settings, parts)
         faults += tuned.faults(
             compare, tables, parts, lambda *given: from_dict(*given, parts=parts, folder=folder, expand=False)
         )

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from perdure.errors import SettingsError
 from perdure.events.examples import NAME_RULE, TASK_NAME
 from perdure.settings.faults import Fault
 from perdure.train_settings import TrainSettings
@@ -109,12 +110,22 @@ class RunSettings(BaseModel):
     store: str | None = None
 
 
-def contradictions(settings: Settings) -> Iterator[Fault]:
+def contradictions(settings: Settings, parts: Parts) -> Iterator[Fault]:
     """What is wrong between sections that are each right by themselves. Reads no data."""
+    yield from _objective(settings, parts)
     for place in range(len(settings.tasks)):
         yield from _training(settings, place)
     yield from _columns(settings)
     yield from _metric(settings)
+
+
+def _objective(settings: Settings, parts: Parts) -> Iterator[Fault]:
+    """The objective must be one that can train the encoder."""
+    objective: Any = parts.find("objectives", settings.objective.name)
+    try:
+        objective.suits(parts.find("encoders", settings.encoder.name))
+    except SettingsError as fault:
+        yield Fault("objective.name", fault.found, fault.expected, fault.fix)
 
 
 def _metric(settings: Settings) -> Iterator[Fault]:
