@@ -1,0 +1,165 @@
+"""Replay: one model, trained on every new task together with a few stored examples of the older ones.
+
+D. Rolnick, A. Ahuja, J. Schwarz, T. Lillicrap, G. Wayne, "Experience Replay for Continual Learning", NeurIPS 2019;
+A. Chaudhry et al., "On Tiny Episodic Memories in Continual Learning", 2019 (arXiv 1902.10486); the reservoir after J.
+Vitter, "Random Sampling with a Reservoir", 1985.
+
+    L'  = L_k(B) + weight / (k - 1) sum_{j<k} L_j(B_j)      older = "all"
+        = L_k(B) + weight L_j(B_j),  j drawn from 1 .. k-1  older = "one", the same in expectation
+    M_j = the m examples of task j with the largest of random keys: a uniform sample without replacement
+
+| paper | here | shape |
+|---|---|---|
+| M_j, one event sequence a row, its length and one answer | overlays[j].items, lengths, answers | (m, L), (m,), (m,) |
+| m | memory | |
+| |B_j| | batch, drawn from M_j with replacement | |
+
+L is what the encoder reads, and for a next_item task what its targets need besides.
+
+Privacy: M_j holds histories of users, item by item and, where the encoder reads them, with their times. It is stored in
+the file of task j in the model folder: whoever has the model has these histories. User ids are not stored.
+
+Differs: the papers store classes or transitions; here an example is a user's history with one of the user's answers,
+drawn uniformly. Heads of older tasks train along. Where a task has fewer than m examples, all are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
+
+import torch
+from annotated_types import Ge
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from perdure.events.batch import Batch
+from perdure.tuning.base import Method, Overlay, everything
+
+if TYPE_CHECKING:
+    from perdure.model.user_model import TaskCard, UserModel
+    from perdure.objectives.base import Objective
+
+__all__ = ["Replay"]
+
+
+class Memory(Overlay):
+    """Examples of one task.
+
+    Args:
+        size: m. length: L. answered: examples have an answer. timed: events have times.
+    """
+
+    items: Tensor
+    lengths: Tensor
+    answers: Tensor | None
+    times: Tensor | None
+    filled: Tensor
+
+    def __init__(self, size: int, length: int, answered: bool, timed: bool) -> None:
+        super().__init__()
+        self.register_buffer("items", torch.zeros(size, length, dtype=torch.int32))
+        self.register_buffer("lengths", torch.zeros(size, dtype=torch.int32))
+        self.register_buffer("answers", torch.zeros(size, dtype=torch.int32) if answered else None)
+        self.register_buffer("times", torch.zeros(size, length, dtype=torch.int64) if timed else None)
+        self.register_buffer("filled", torch.tensor(0))  # rows in use, from the first
+
+    def keep(self, batches: Iterable[Batch], rng: torch.Generator) -> None:
+        """Take m examples of all, each as likely as any other; what was kept before is gone."""
+        size, length = self.items.shape
+        kept: dict[str, Tensor] = {}
+        for batch in batches:
+            some = {"items": _wide(batch.items, length), "lengths": batch.lengths}  # (B, L), (B,)
+            if self.answers is not None and batch.answers is not None and batch.answer_starts is not None:
+                some["answers"] = batch.answers[_one_of_each(batch.answer_starts, rng)]  # (B,)
+            if self.times is not None and batch.times is not None:
+                some["times"] = _wide(batch.times, length)  # (B, L)
+            some["key"] = torch.rand(len(batch), generator=rng, device=rng.device, dtype=torch.float64)  # (B,)
+            teaches = batch.lengths > (1 if self.answers is None else 0)  # (B,)
+            some = {name: t[teaches] for name, t in some.items()}
+            both = {name: torch.cat([kept[name], t]) if kept else t for name, t in some.items()}  # (<= m + B, ...)
+            best = both["key"].topk(min(size, len(both["key"]))).indices
+            kept = {name: t[best] for name, t in both.items()}
+        self.filled.fill_(len(kept.pop("key", ())))
+        for name, tensor in kept.items():
+            buffer = self.get_buffer(name)  # (m, ...)
+            buffer.zero_()[: len(tensor)] = tensor.to(buffer.dtype)
+
+    def draw(self, size: int, rng: torch.Generator) -> Batch:
+        """`size` examples, with replacement."""
+        rows = torch.randint(int(self.filled), (size,), generator=rng, device=rng.device)  # (B,)
+        lengths = self.lengths[rows].long()  # (B,)
+        t = max(int(lengths.max()), 1)
+        times = None if self.times is None else self.times[rows, :t]  # (B, T)
+        answers = None if self.answers is None else self.answers[rows].long()  # (B,)
+        starts = None if answers is None else torch.arange(size + 1, device=rows.device)  # (B + 1,)
+        return Batch(self.items[rows, :t].long(), lengths, times, None, answers, starts)
+
+
+class Replay(Method):
+    """Experience replay.
+
+    Args:
+        memory: m, examples kept of each task.
+        batch: examples drawn from the memory of an older task in each step.
+        older: tasks replayed in a step: "all" the older ones, or "one", drawn uniformly.
+        weight: of the older tasks' mean loss against the new task's.
+    """
+
+    name: ClassVar[str] = "replay"
+    paper: ClassVar[str] = "Rolnick et al., NeurIPS 2019; Chaudhry et al., 2019"
+    summary: ClassVar[str] = "one model; each step also sees stored examples of older tasks"
+    keeps: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        memory: Annotated[int, Ge(1)] = 500,
+        batch: Annotated[int, Ge(1)] = 32,
+        older: Literal["all", "one"] = "all",
+        weight: Annotated[float, Ge(0)] = 1.0,
+    ) -> None:
+        super().__init__()
+        self.memory, self.batch, self.older, self.weight = memory, batch, older, weight
+
+    def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
+        """An empty memory; the backbone serves as it is."""
+        shifted = card.kind == "next_item"
+        length = model.backbone.max_length + (cast("Objective", model.objective).extra if shifted else 0)
+        return Memory(self.memory, length, not shifted, model.backbone.reads_times)
+
+    def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
+        """The backbone, the task's head and those of older tasks."""
+        return [*everything(model, task), *(p for j in _older(model, task) for p in model.heads[j].parameters())]
+
+    def loss(self, model: UserModel, task: str, batch: Batch, rng: torch.Generator, progress: float) -> Tensor:
+        """The task's own loss and, on later tasks, that of what is replayed."""
+        own = model.loss(batch, task, rng)
+        older = [j for j in _older(model, task) if int(cast(Memory, model.overlays[j]).filled)]
+        if not older:
+            return own
+        if self.older == "one":
+            older = [older[int(torch.randint(len(older), (), generator=rng, device=rng.device))]]
+        losses = [model.loss(cast(Memory, model.overlays[j]).draw(self.batch, rng), j, rng) for j in older]
+        return own + self.weight * torch.stack(losses).mean()
+
+    def remember(self, model: UserModel, task: str, batches: Iterable[Batch], rng: torch.Generator) -> None:
+        """Fill the task's memory."""
+        cast(Memory, model.overlays[task]).keep(batches, rng)
+
+
+def _older(model: UserModel, task: str) -> list[str]:
+    """The tasks before this one."""
+    names = list(model.tasks)
+    return names[: names.index(task)]
+
+
+def _wide(events: Tensor, length: int) -> Tensor:
+    """(B, T) -> (B, L), padded with zeros."""
+    return F.pad(events, (0, length - events.shape[1]))
+
+
+def _one_of_each(starts: Tensor, rng: torch.Generator) -> Tensor:
+    """One place in starts[b] .. starts[b + 1] - 1 for each b, drawn uniformly: (B + 1,) -> (B,)."""
+    share = torch.rand(len(starts) - 1, generator=rng, device=rng.device, dtype=torch.float64)  # (B,)
+    return starts[:-1] + (share * starts.diff()).long()

@@ -1,0 +1,176 @@
+"""Replay: what is kept is a uniform sample of what was there; the loss by hand; what the model folder then holds."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from contracts import members
+
+from perdure import registry
+from perdure.events.batch import Batch
+from perdure.model import store
+from perdure.tuning.replay import Memory, _one_of_each
+
+USERS = 10
+
+
+def told(batch: Batch) -> list[tuple]:
+    """Each user of a batch: history and answers."""
+    starts = batch.answer_starts.tolist() if batch.answer_starts is not None else None
+    answers = [batch.answers[a:b].tolist() for a, b in pairwise(starts)] if starts else None
+    return [
+        (batch.items[b, :n].tolist(), answers[b] if answers else None) for b, n in enumerate(batch.lengths.tolist())
+    ]
+
+
+def kept(memory: Memory) -> list[tuple]:
+    n = int(memory.filled)
+    answers = [None] * n if memory.answers is None else memory.answers[:n].tolist()
+    rows = zip(memory.items[:n].tolist(), memory.lengths[:n].tolist(), answers, strict=True)
+    return [(items[:length], answer) for items, length, answer in rows]
+
+
+def split(batch: Batch, at: int) -> list[Batch]:
+    """The first `at` users, and the others; the first padded no longer than they need."""
+    t, cut = int(batch.lengths[:at].max()), int(batch.answer_starts[at])
+    return [
+        Batch(batch.items[:at, :t], batch.lengths[:at], None, None, batch.answers[:cut], batch.answer_starts[: at + 1]),
+        Batch(batch.items[at:], batch.lengths[at:], None, None, batch.answers[cut:], batch.answer_starts[at:] - cut),
+    ]
+
+
+def test_one_of_each_by_hand(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda n, **_: torch.tensor([0.0, 0.999, 0.5, 0.34], dtype=torch.float64))
+    places = _one_of_each(torch.tensor([0, 1, 3, 6, 9]), torch.Generator())
+    assert places.tolist() == [0, 2, 4, 7]
+
+
+def test_kept_examples_are_the_users_own():
+    data = members.batch(0, size=USERS, answers=members.Y)
+    memory = Memory(4, members.T, answered=True, timed=True)
+    memory.keep([data], torch.Generator().manual_seed(1))
+    there = told(data)
+    found = kept(memory)
+    assert len(found) == 4
+    for row, (history, answer) in enumerate(found):
+        user = next(b for b, (items, answers) in enumerate(there) if items == history and answer in answers)
+        n = len(history)
+        assert torch.equal(memory.times[row, :n], data.times[user, :n])
+        assert not memory.times[row, n:].any() and not memory.items[row, n:].any()
+
+
+def test_every_example_is_as_likely_and_so_is_each_answer():
+    """400 times 4 of 10 in two batches: about 160 times each; each answer of a user with as many as the others."""
+    data = members.batch(0, size=USERS, answers=members.Y)
+    parts = split(data, 7)
+    there, times, answers = told(data), torch.zeros(USERS), torch.zeros(len(data.answers))
+    assert len({str(items) for items, _ in there}) == USERS
+    for seed in range(400):
+        memory = Memory(4, members.T, answered=True, timed=False)
+        memory.keep(parts, torch.Generator().manual_seed(seed))
+        found = kept(memory)
+        assert len({str(items) for items, _ in found}) == 4, "without replacement"
+        for items, answer in found:
+            user = next(b for b, (history, _) in enumerate(there) if history == items)
+            times[user] += 1
+            same = [int(data.answer_starts[user]) + i for i, a in enumerate(there[user][1]) if a == answer]
+            answers[same] += 1 / len(same)
+    assert times.sum() == 1600
+    assert ((times - 160).abs() < 4 * (400 * 0.4 * 0.6) ** 0.5).all(), times  # four standard deviations
+    for user in range(USERS):
+        shares = answers[data.answer_starts[user] : data.answer_starts[user + 1]] / times[user]
+        assert ((shares - 1 / len(shares)).abs() < 0.2).all()
+
+
+def test_fewer_examples_than_room():
+    data = members.batch(0, size=USERS, answers=members.Y)
+    memory = Memory(64, members.T, answered=True, timed=False)
+    memory.keep(split(data, 5), torch.Generator())
+    assert sorted(items for items, _ in kept(memory)) == sorted(items for items, _ in told(data))
+    drawn = memory.draw(300, torch.Generator())
+    assert {str(items) for items, _ in told(drawn)} == {str(items) for items, _ in told(data)}
+    assert all(len(answers) == 1 for _, answers in told(drawn))
+    memory.keep([split(data, 2)[0]], torch.Generator())
+    assert int(memory.filled) == 2 and not memory.items[2:].any(), "what was kept before is gone"
+
+
+def test_what_teaches_nothing_is_not_kept():
+    """A single event has no next item."""
+    data = Batch(torch.tensor([[2, 0], [3, 4], [5, 0]]), torch.tensor([1, 2, 1]))
+    memory = Memory(3, 2, answered=False, timed=False)
+    memory.keep([data], torch.Generator())
+    assert kept(memory) == [([3, 4], None)]
+
+
+def life(**options):
+    model = members.new_model("sasrec", "replay", encoder={"dropout": 0.0}, **options)
+    for seed, (name, kind) in enumerate([("watch", "next_item"), ("buy", "item")]):
+        members.learn(model, name, kind, seed=seed)
+    model.add(members.card("age", "one_of"), torch.Generator().manual_seed(9))
+    return model
+
+
+def replayed(model, monkeypatch):
+    """Replaying always the same three examples; own loss, and that of each older task's three."""
+    fixed = {task: model.overlays[task].draw(3, torch.Generator().manual_seed(4)) for task in ("watch", "buy")}
+    of = {id(model.overlays[task]): batch for task, batch in fixed.items()}
+    asked = []
+    monkeypatch.setattr(Memory, "draw", lambda self, size, rng: (asked.append(size), of[id(self)])[1])
+    data = members.batch(3, answers=members.Y)
+    own = model.loss(data, "age", torch.Generator())
+    return data, own, {task: model.loss(batch, task, torch.Generator()) for task, batch in fixed.items()}, asked
+
+
+def test_all_older_tasks_by_hand(monkeypatch):
+    model = life(weight=0.5, batch=5)
+    data, own, older, asked = replayed(model, monkeypatch)
+    loss = model.method.loss(model, "age", data, torch.Generator(), 0.0)
+    torch.testing.assert_close(loss, own + 0.5 * (older["watch"] + older["buy"]) / 2)
+    assert asked == [5, 5]
+    batch = members.batch(3)
+    first = model.method.loss(model, "watch", batch, torch.Generator(), 0.0)
+    torch.testing.assert_close(first, model.loss(batch, "watch", torch.Generator()))
+
+
+def test_one_older_task_by_hand(monkeypatch):
+    model = life(weight=2.0, older="one")
+    data, own, older, _ = replayed(model, monkeypatch)
+    rng = torch.Generator().manual_seed(0)
+    losses = [model.method.loss(model, "age", data, rng, 0.0) for _ in range(40)]
+    ways = {task: own + 2 * loss for task, loss in older.items()}
+    counts = {task: sum(torch.allclose(loss, way) for loss in losses) for task, way in ways.items()}
+    assert sum(counts.values()) == 40 and min(counts.values()) > 8
+
+
+def test_older_heads_train_along():
+    model = life()
+    trained = {id(p) for p in model.method.trains(model, "age", "train")}
+    assert all(id(p) in trained for task in model.tasks for p in model.heads[task].parameters())
+    assert {id(p) for p in model.method.trains(model, "watch", "train")} == {
+        id(p) for p in [*model.backbone.parameters(), *model.heads["watch"].parameters()]
+    }
+
+
+def test_a_memory_is_worth_having():
+    """The older task's loss on what was kept of it, after a later task."""
+
+    def after(weight):
+        model = members.new_model("sasrec", "replay", encoder={"dropout": 0.0}, weight=weight)
+        members.learn(model, "age", "one_of", steps=30)
+        members.learn(model, "like", "one_of", steps=30, seed=1)
+        with torch.no_grad():
+            return float(model.loss(model.overlays["age"].draw(100, torch.Generator()), "age", torch.Generator()))
+
+    assert after(1.0) < 0.75 * after(0.0)
+
+
+def test_what_the_model_folder_holds(tmp_path):
+    model = life(memory=6)
+    store.save(model, tmp_path / "model")
+    again = store.load(tmp_path / "model", registry.find)
+    for task in ("watch", "buy"):
+        mine, theirs = model.overlays[task].state_dict(), again.overlays[task].state_dict()
+        assert set(mine) - {"answers"} == {"items", "lengths", "filled"}, "no user ids; times only where they are read"
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+    assert model.overlays["watch"].items.shape == (6, members.T + 1)
