@@ -21,6 +21,7 @@ VARIANTS = {
         {"insertion": "parallel"},
         {"insertion": "parallel", "parallel_skip": True},
         {"patches": "one", "cardinality": 2, "tune_norms": False},
+        {"readout": "cls", "tune_norms": "second"},
     ],
     "pcl": [
         {"context": "prefix"},
@@ -30,12 +31,22 @@ VARIANTS = {
         {"attention": "shared"},
     ],
     "conure": [{"prune": (0.5, 0.3)}],
+    "ewc": [{"form": "online", "gamma": 0.5, "labels": "drawn"}, {"table": "frozen"}, {"table": "free", "group": 1}],
     "hat": [{"s_max": 50.0, "rises": 1}],
     "lora": [{"rank": 1, "alpha": 4.0}],
+    "lwf": [{"strength": 0.5, "temperature": 1.0}],
     "piggyback": [{"tune_vectors": True}],
+    "replay": [{"memory": 3, "older": "one", "weight": 2.0}],
+    "teracon": [{"relations": "anew", "first": "plain"}, {"budget": 0.0, "min_rows": 0, "steepness": 6.0}],
+    "uaf": [
+        {"choice": "soft"},
+        {"choice": "rl", "warmup": 0.0, "top": 1, "negatives": 4},
+        {"squash": True, "temperature": 10.0, "final_temperature": 10.0, "readout": "mean"},
+    ],
 }
 CASES = [(*pair, {}) for pair in members.PAIRS]
 CASES += [("sasrec", method, options) for method, variants in VARIANTS.items() for options in variants]
+CASES += [("bert4rec", "peterrec", {"readout": "both"})]
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join([*case[:2], *map(str, case[2].values())]))

@@ -7,23 +7,33 @@ Recommendation", SIGIR 2020.
     serial     y <- MP(layer(x))                      after each layer ("two" a block) or each second one ("one")
     parallel   y <- layer(x) + MP(x) - x              with skip: y <- layer(x) + MP(x)
 
+    u          = h_n                  of [x_1 .. x_n]              readout "last"
+               = h_{n+1}              of [x_1 .. x_n, CLS]         "cls", as published where states look back only
+               = h_0 + h_{n+1}        of [CLS, x_1 .. x_n, CLS]    "both", as published where they look both ways
+
 | paper | here | shape |
 |---|---|---|
 | q | cardinality | |
 | W_down_i | patch.down, q stacked | (q hidden, d), hidden = d / (reduction q) |
 | W_up_i, b' | patch.up | (d, q hidden), (d,) |
 | LN of a block | norms | its weight and bias (d,) |
+| CLS | the mask's row of the item table, plus overlay.token where it is the task's "own" | (d,) |
 
 A sum of q bottlenecks with an element-wise activation is one bottleneck q times as wide, so it is computed as one.
 
-Differs: W_up starts at zero, so a new patch begins as the backbone exactly; the readout is the last event, not an
-appended CLS token; in the parallel form the official code's inner identity (`parallel_skip`) is off by default, because
-with it a new patch does not begin as the backbone; the normalisation layers re-tuned (`tune_norms`) are all of the
-encoder's, the official code's only the second of each block.
+Differs: W_up starts at zero, so a new patch begins as the backbone exactly. The user vector is by default the state at
+the last event, as for all methods here, which needs no token. Their CLS is row 0 of their item table, a frozen vector
+that pre-training used for unknown items and padding; row 0 is no vector here, so it is the mask's (row 1), which an
+encoder that looks back only never trained: each task therefore adds a vector of its own to it, zero at the start,
+unless `token = "mask"`. A full history gives up its oldest events for the tokens. In the parallel form the official
+code's inner identity (`parallel_skip`) is off by default, because with it a new patch does not begin as the backbone.
+The normalisation layers re-tuned (`tune_norms`) are all of the encoder's; the official code re-tunes each second one.
+Their fine-tuning loss, one uniform negative for each answer, is here the task's own cross-entropy.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
@@ -31,7 +41,8 @@ from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perdure.encoders.base import Via
+from perdure.encoders.base import MASK, Encoder, Via
+from perdure.errors import SettingsError
 from perdure.events.batch import Batch
 from perdure.tuning.base import Method, Overlay, own_unless_first, through
 
@@ -39,6 +50,8 @@ if TYPE_CHECKING:
     from perdure.model.user_model import TaskCard, UserModel
 
 __all__ = ["PeterRec"]
+
+Readout = Literal["last", "cls", "both"]
 
 
 class Patch(nn.Module):
@@ -57,9 +70,16 @@ class Patch(nn.Module):
 
 
 class Patches(Overlay):
-    """Patches at sites that mix, and private normalisations."""
+    """Patches at sites that mix, private normalisations, and how the user vector is read."""
 
-    def __init__(self, patches: dict[str, Patch], norms: dict[str, nn.Module], parallel: bool, skip: bool) -> None:
+    def __init__(
+        self,
+        patches: dict[str, Patch],
+        norms: dict[str, nn.Module],
+        form: Literal["serial", "parallel", "parallel with skip"],
+        readout: Readout,
+        token: Tensor | None,
+    ) -> None:
         super().__init__()
         self.patches = nn.ModuleDict(patches)
         self.norms = nn.ModuleDict(
@@ -68,7 +88,8 @@ class Patches(Overlay):
                 for site, layer in norms.items()
             }
         )
-        self.parallel, self.skip = parallel, skip
+        self.form, self.readout = form, readout
+        self.token = None if token is None else nn.Parameter(token)
 
     def via(self, batch: Batch) -> Via:
         """Layer plus patch; private weights at the norms."""
@@ -80,10 +101,58 @@ class Patches(Overlay):
         y = layer(x, *context)
         if site not in self.patches:
             return y
-        if not self.parallel:
+        if self.form == "serial":
             return y + self.patches[site](y)  # (B, T, d)
         y = y + self.patches[site](x)  # (B, T, d)
-        return y + x if self.skip else y
+        return y + x if self.form == "parallel with skip" else y
+
+    def vector(self, backbone: Encoder, batch: Batch) -> Tensor:
+        """(B, d): at the last event, at the token after it, or there and at the token before the first event."""
+        if self.readout == "last":
+            return super().vector(backbone, batch)  # (B, d)
+        batch = with_tokens(batch, self.readout == "both", backbone.max_length)
+        if self.readout == "cls":
+            return backbone.vector(batch, self._via_tokens(batch))  # (B, d)
+        h = backbone(batch, self._via_tokens(batch))  # (B, T, d)
+        return h[:, 0] + backbone.last(h, batch)  # (B, d)
+
+    def _via_tokens(self, batch: Batch) -> Via:
+        """As `via`, with the task's own vector on the tokens of a batch that has them."""
+        own = self.token
+        if own is None:
+            return self._via
+        at = torch.arange(batch.items.shape[1], device=batch.items.device)  # (T,)
+        tokens = at == batch.lengths[:, None] - 1  # (B, T)
+        if self.readout == "both":
+            tokens = tokens | (at == 0)  # (B, T)
+
+        def via(site: str, layer: nn.Module, x: Tensor, *context: Tensor) -> Tensor:
+            y = self._via(site, layer, x, *context)
+            return y + tokens[..., None] * own if site == "input" else y  # (B, T, d)
+
+        return via
+
+
+def with_tokens(batch: Batch, front: bool, most: int) -> Batch:
+    """Histories with CLS after the last event, and with `front` another before the first.
+
+    Args:
+        batch: (B, T) histories.
+        most: positions the encoder reads, more than there are tokens; the oldest events of a user make room.
+
+    Returns:
+        (B, min(T + 1 or 2, most)); a token has the time of the event beside it.
+    """
+    tokens = 1 + front
+    t = min(batch.items.shape[1] + tokens, most)
+    kept = batch.lengths.clamp(max=t - tokens)  # (B,) events
+    at = torch.arange(t, device=kept.device) - int(front)  # (T',) place among the events kept
+    source = at.clamp(min=0) + (batch.lengths - kept)[:, None]  # (B, T') place among all events
+    source = torch.minimum(source, batch.lengths[:, None] - 1).clamp(min=0)  # (B, T')
+    events, inside = (at >= 0) & (at < kept[:, None]), at <= kept[:, None]  # (B, T')
+    items = torch.where(events, batch.items.gather(1, source), MASK * inside.long())  # (B, T')
+    times = None if batch.times is None else batch.times.gather(1, source)  # (B, T')
+    return replace(batch, items=items, lengths=kept + tokens, times=times)
 
 
 class PeterRec(Method):
@@ -94,8 +163,12 @@ class PeterRec(Method):
         patches: "two" of a block's layers are patched, or "one" (the second).
         reduction: d / (reduction * cardinality) hidden units a bottleneck, at least 1.
         cardinality: q bottlenecks a patch.
-        tune_norms: a private copy of the normalisation layers per task.
+        tune_norms: a private copy of the normalisation layers per task; "second": of each second one.
         parallel_skip: as the official code, add the input once more in the parallel form.
+        readout: where the user vector is read: at the "last" event, at a token after it ("cls"), or at that and at one
+            before the first event ("both", for encoders that look both ways). A later next_item task is read at its
+            events.
+        token: the tokens are the mask's vector plus a learned one of the task's "own", or the "mask"'s alone.
     """
 
     name: ClassVar[str] = "peterrec"
@@ -110,27 +183,54 @@ class PeterRec(Method):
         patches: Literal["one", "two"] = "two",
         reduction: Annotated[int, Ge(1)] = 4,
         cardinality: Annotated[int, Ge(1)] = 1,
-        tune_norms: bool = True,
+        tune_norms: bool | Literal["second"] = True,
         parallel_skip: bool = False,
+        readout: Readout = "last",
+        token: Literal["own", "mask"] = "own",
     ) -> None:
         super().__init__()
         self.insertion, self.patches, self.reduction = insertion, patches, reduction
         self.cardinality, self.tune_norms, self.parallel_skip = cardinality, tune_norms, parallel_skip
-        self.begins_as_backbone = not (insertion == "parallel" and parallel_skip)
+        self.readout: Readout = readout
+        self.token = token
+        self.begins_as_backbone = readout == "last" and not (insertion == "parallel" and parallel_skip)
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
-        """Patches for every task but the first."""
+        """Patches for every task but the first. SettingsError where the encoder cannot be read as asked."""
         if model.is_first(card.name):
             return None
-        sites = model.backbone.sites()
-        width = model.backbone.width
+        self._check(model.backbone)
+        sites, width = model.backbone.sites(), model.backbone.width
         hidden = self.cardinality * max(1, width // (self.reduction * self.cardinality))
-        mixing = [site for site, layer in sites.items() if getattr(layer, "role", "") == "mix"]
+        roles = {site: getattr(layer, "role", "") for site, layer in sites.items()}
+        mixing, norms = ([site for site in sites if roles[site] == role] for role in ("mix", "norm"))
         chosen = mixing if self.patches == "two" or len(mixing) == 1 else mixing[1::2]
-        norms = {s: layer for s, layer in sites.items() if self.tune_norms and getattr(layer, "role", "") == "norm"}
-        patches = {site: Patch(width, hidden, generator) for site in chosen}
-        return Patches(patches, norms, self.insertion == "parallel", self.parallel_skip)
+        tuned = norms[1::2] if self.tune_norms == "second" else norms if self.tune_norms else []
+        readout: Readout = "last" if card.kind == "next_item" else self.readout
+        return Patches(
+            {site: Patch(width, hidden, generator) for site in chosen},
+            {site: sites[site] for site in tuned},
+            "serial" if self.insertion == "serial" else "parallel with skip" if self.parallel_skip else "parallel",
+            readout,
+            torch.zeros(width) if readout != "last" and self.token == "own" else None,
+        )
+
+    def _check(self, backbone: Encoder) -> None:
+        """Whether this encoder has states to read at its tokens."""
+        if self.readout == "both" and backbone.causal:
+            raise SettingsError(
+                f'readout "both" reads a token before the first event, where {backbone.name} has seen nothing yet',
+                expected="an encoder that looks both ways",
+                where="tuning.readout, encoder.name",
+                fix='use readout = "cls"',
+            )
+        if self.readout != "last" and backbone.max_length < 3:
+            raise SettingsError(
+                f"max_length {backbone.max_length} leaves no room for tokens",
+                expected="3 or more",
+                where="tuning.readout, encoder.max_length",
+            )
 
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
-        """Patches, private norms and the head."""
+        """Patches, private norms, the token and the head."""
         return own_unless_first(model, task)
