@@ -165,9 +165,11 @@ class UAF(Method):
     Args:
         choice: "hard" (by straight-through Gumbel), "soft" (a mixture), or "rl" (hard, learned from reward).
         squash: as the official code, a sigmoid on the logits before they are compared.
-        temperature: tau of hard choices at the beginning; final_temperature: at the end.
+        temperature: tau of hard choices at the beginning of the training.
+        final_temperature: tau at its end.
         gamma: of the reward: what a miss costs, and a hit with no block tuned.
-        top, negatives: a hit is an answer among the best `top` of itself and so many uniform labels.
+        top: a hit is an answer among the best `top` of itself and the negatives.
+        negatives: labels drawn uniformly for each answer.
         warmup: share of the training before the policy learns from reward.
         readout: the user vector is the state at the "last" event, or the "mean" of all states.
     """
