@@ -159,23 +159,20 @@ def _ordered(tasks: Sequence[Mapping[str, Any]], order: str) -> list[dict[str, A
 
 
 def shares(settings: Settings) -> bool:
-    """Whether a method can begin with a backbone that another model learned: it adds nothing to the first task, and
-    keeps nothing of its training examples."""
+    """Whether a method can begin with a backbone that another model learned: it adds nothing to the first task."""
     import numpy as np
     import torch
 
     from perdure.api import plan
     from perdure.events.ids import FIRST_ITEM, Ids
     from perdure.model.user_model import TaskCard
-    from perdure.tuning.base import Method
 
     first, items = settings.tasks[0], Ids(["a", "b"], FIRST_ITEM)
     model = plan.fresh(settings, items)
     rows = np.arange(2, dtype=np.int32) + FIRST_ITEM
     with torch.random.fork_rng(devices=[]):
         model.add(TaskCard(first.name, first.kind, Ids(["a", "b"]), rows, np.ones(2)), torch.Generator())
-    remembers = type(model.method).remember is not Method.remember  # type: ignore[attr-defined]
-    return first.name not in model.overlays and not remembers
+    return first.name not in model.overlays
 
 
 def chosen(asked: Sequence[Any] | None, standing: Sequence[Any], known: Sequence[Any] | None, what: str) -> list[Any]:

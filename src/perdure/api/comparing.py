@@ -11,7 +11,6 @@ OUT/report.html report.md
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -87,6 +86,7 @@ def compare(
         exist. DataError: the audit found a leak. RunLocked: another process writes there.
         Interrupted: a signal came; all is saved, and the same call goes on.
     """
+    from perdure.model.disk import machine_faults
     from perdure.training.lock import Lock
     from perdure.training.runlog import now
     from perdure.training.signals import Signals
@@ -97,8 +97,8 @@ def compare(
     asked = _axes(plan, standing, (methods, encoders, seeds, orders, protocols))
     if against is not None:
         cells.chosen([against], [], registry.names("methods"), "method")
-    with contextlib.suppress(FileExistsError):
-        out.mkdir(parents=True)
+    with machine_faults(out):
+        out.mkdir(parents=True, exist_ok=True)
     lock = Lock(out)
     lock.take(now())
     try:
@@ -108,6 +108,8 @@ def compare(
             work.survey(allow_leaks)
             work.run()
         return work.end(against, began)
+    except Interrupted as stop:
+        raise Interrupted(stop.found, fix="run the same command again: it goes on") from None
     finally:
         lock.leave()
 
@@ -156,7 +158,6 @@ class _Work:
     show: Any
     wanted: list[Cell] = field(default_factory=list)
     faults: dict[Cell, str] = field(default_factory=dict)
-    codes: list[int] = field(default_factory=list)
     told: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -169,8 +170,9 @@ class _Work:
             for order in a["orders"]
             for method in a["methods"]
         ]
-        before = [Cell(**{k: one[k] for k in results.KEY}) for one in self.standing.get("cells", [])]
-        self.cells = list(dict.fromkeys([*before, *self.wanted]))
+        before = {_cell(one): one["fault"] for key in ("cells", "backbones") for one in self.standing.get(key, [])}
+        self.cells = list(dict.fromkeys([*(c for c in before if c.order != cells.FIRST), *self.wanted]))
+        self.faults = {cell: fault for cell, fault in before.items() if fault and cell not in self.wanted}
         self.shared = {}
         for cell in self.cells:  # one look for each encoder and method
             key = (cell.encoder, cell.method)
@@ -237,21 +239,21 @@ class _Work:
             if hasattr(self.show, "whole"):
                 self.show.whole(done, len(self.wanted), cell.name)
             try:
-                if self.signals.asked is not None:
-                    raise self.signals.interrupted()
                 self._learn(cell)
-            except Interrupted as stop:
+            except Interrupted:
                 self._write("interrupted")
-                raise Interrupted(stop.found, fix="run the same command again: it goes on") from None
+                raise
             except PerdureError as fault:
-                self.faults[cell] = fault.found.splitlines()[0]
-                self.codes.append(fault.exit_code)
+                self.faults[cell] = shorten(" ".join(fault.found.split()), 300)
                 if hasattr(self.show, "say"):
                     self.show.say(f"failed: {cell.name}: {self.faults[cell]}")
             done += cell.order != cells.FIRST
             self._write("running")
 
     def _learn(self, cell: Cell) -> None:
+        if self.signals.asked is not None:
+            raise self.signals.interrupted()
+        self.faults.pop(cell, None)
         if self._shares(cell) and cell.backbone in self.faults:
             raise MachineError(f"its backbone failed: {self.faults[cell.backbone]}")
         apart.ask("learn", self._request(cell), self.signals, self.show)
@@ -307,8 +309,13 @@ class _Work:
         notes = [f"{c.name}: {self._state(c)}" for c in self.cells if self._state(c) in ("cut", "missing")]
         report = _report(out, notes)
         lines = [self._line(cell) for cell in self.cells]
-        failed = [line for line in [*map(self._line, self.backbones), *lines] if line["state"] == "failed"]
+        mine = [*self.backbones, *self.wanted]
+        failed = [line for line in map(self._line, mine) if line["state"] == "failed"]
         return Comparison(str(out), report, lines, failed, groups, notes, round(time.monotonic() - began, 1))
+
+
+def _cell(line: dict[str, Any]) -> Cell:
+    return Cell(**{name: line[name] for name in results.KEY})
 
 
 def _refuse(found: Sequence[dict[str, Any]], protocol: str, allowed: bool) -> None:

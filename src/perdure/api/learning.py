@@ -299,9 +299,14 @@ def _settings_of(out: Path) -> Any:
 
 def effective(settings: Settings) -> dict[str, Any]:
     """The settings that a result depends on: threads, names, folders and where epochs are drawn change none."""
+    from perdure.model import files
+
     told = settings.as_dict()
     free = ("threads", "store", "name", "tensorboard")
     told["run"] = {key: value for key, value in told["run"].items() if key not in free}
+    if settings.pretrain.model:  # by its digest, wherever it stands
+        with contextlib.suppress(ModelError):
+            told["pretrain"]["model"] = files.read_manifest(Path(settings.pretrain.model))["digest"]
     return told
 
 
@@ -391,15 +396,29 @@ def _told(out: Path, learned: Any, page: str | None, notes: list[str], seconds: 
 
 
 def report(run: str | Path, out: str | Path | None = None) -> Path:
-    """Write the page of a run, finished or not; its path.
+    """Write the page of a run or of a comparison, finished or not; its path.
+
+    Args:
+        run: the folder of a run, of its model, or of a comparison.
+        out: where the page goes; the folder itself when not given. A comparison's tables go beside it as Markdown.
 
     Raises:
-        ModelError: no run folder. MachineError: the report extra is not installed.
+        ModelError: it is neither. MachineError: the report extra is not installed.
     """
-    from perdure.report.build import build
+    from perdure.report import build, comparison
 
     folder = Path(run)
-    with contextlib.suppress(OSError):
-        if (folder / "model.json").exists() and (folder.parent / "run.json").exists():
-            folder = folder.parent
-    return build(folder, out)
+    if (folder / "compare.json").is_file():
+        return comparison.build(folder, out)
+    return build.build(_run_of(folder), out)
+
+
+def _run_of(folder: Path) -> Path:
+    """The run folder that `folder` is, or whose model it is, though that may have stepped aside in a killed save."""
+    from perdure.api import asking
+
+    with contextlib.suppress(OSError, ModelError):
+        if not (folder / "run.json").exists() and (folder.parent / "run.json").exists():
+            asking.locate(folder)
+            return folder.parent
+    return folder

@@ -1,0 +1,370 @@
+"""Comparing methods: what is run, shared, resumed, refused, and told. Children do their work in this process here; the
+command line's tests start real ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from cli.small import make
+
+import perdure
+from perdure.api import apart, work
+from perdure.errors import DataError, Interrupted, NonFiniteError, SettingsError, UsageError
+from perdure.evaluation import leakage
+from perdure.evaluation.leakage import Finding
+
+KEY = ["encoder", "method", "order", "protocol", "seed"]
+COST = ["seconds", "peak_rss"]  # what a repetition may change
+
+
+class Near:
+    """`apart.ask` in this process.
+
+    Attributes:
+        asked: folders of the cells learned. before: called with each of them first.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.before: Callable[[str], None] = lambda folder: None
+
+    def __call__(self, verb: str, request: Any, signals: Any, show: Any = None) -> Any:
+        request = json.loads(json.dumps(request))
+        if verb == "learn":
+            folder = request["out"].split("/out/")[1]
+            self.asked.append(folder)
+            self.before(folder)
+        return json.loads(json.dumps(getattr(work, verb)(request, show)))
+
+
+@pytest.fixture
+def near(monkeypatch: pytest.MonkeyPatch) -> Near:
+    near = Near()
+    monkeypatch.setattr(apart, "ask", near)
+    return near
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("world"), ("watch", "gender"), pretrain={"epochs": 1})
+
+
+METHODS = ("pcl", "finetune", "single", "conure")
+
+
+@pytest.fixture(scope="module")
+def compared(recipe: Path, tmp_path_factory: pytest.TempPathFactory):
+    """(Comparison, folders in the order learned) of four methods and two seeds; not to be changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apart, "ask", near := Near())
+        done = perdure.compare(recipe, tmp_path_factory.mktemp("c") / "out", methods=METHODS, seeds=(1, 2))
+    return done, near.asked
+
+
+def copied(compared: Any, folder: Path) -> Path:
+    return Path(shutil.copytree(compared[0].folder, folder / "out"))
+
+
+def table(out: Path | str) -> pl.DataFrame:
+    return pl.read_parquet(Path(out) / "results.parquet").sort(*KEY, "after_index", "task_index").drop(COST)
+
+
+def about(out: Path | str) -> Any:
+    return json.loads((Path(out) / "compare.json").read_text())
+
+
+def test_every_cell_is_run_once_and_backbones_first(compared):
+    done, asked = compared
+    backbones = ["backbones/sasrec-1", "backbones/sasrec-2"]
+    runs = [f"runs/sasrec/{method}/forward/{seed}" for seed in (1, 2) for method in METHODS]
+    assert asked == [backbones[0], *runs[:4], backbones[1], *runs[4:]]
+    told = about(done.folder)
+    assert [cell["state"] for cell in told["cells"]] == ["done"] * 8 and told["state"] == "finished"
+    assert [one["folder"] for one in told["backbones"]] == backbones
+    assert {c["method"] for c in told["cells"] if c["backbone"] is None} == {"conure"}
+    assert not done.failed and not done.notes
+    assert told["data_digest"] and told["data_card"] and told["findings"] == {"clean": []}
+
+
+def test_a_shared_backbone_changes_no_number(compared, recipe, tmp_path):
+    """Learning the first task by itself, a method comes to the same matrix, bit for bit."""
+    for method in ("pcl", "finetune", "single", "conure"):
+        run = perdure.learn(recipe, tmp_path / method, overrides=[f"tuning.method={method}", "run.seed=2"])
+        there = json.loads((Path(compared[0].folder) / f"runs/sasrec/{method}/forward/2/matrix.json").read_text())
+        assert there["R"] == run.matrix
+
+
+def test_a_method_that_remembers_examples_starts_from_the_backbone_too(near, recipe, tmp_path):
+    done = perdure.compare(recipe, tmp_path / "out", methods=["ewc"])
+    run = perdure.learn(recipe, tmp_path / "alone", overrides=["tuning.method=ewc"])
+    assert near.asked == ["backbones/sasrec-3", "runs/sasrec/ewc/forward/3"]
+    there = json.loads((Path(done.folder) / near.asked[1] / "matrix.json").read_text())
+    assert there["R"] == run.matrix
+
+
+def test_results_hold_every_cell_of_every_matrix(compared):
+    frame = table(compared[0].folder)
+    assert frame.height == 8 * 3 and set(frame["measured"]) == {"full ranking", "all classes"}
+    one = frame.filter(pl.col("method") == "finetune", pl.col("seed") == 2)
+    folder = Path(compared[0].folder) / "runs/sasrec/finetune/forward/2"
+    matrix = json.loads((folder / "matrix.json").read_text())["R"]
+    assert one["value"].to_list() == [matrix[0][0], *matrix[1]]
+    assert one["final"].to_list() == [False, True, True]
+    cost = json.loads((folder / "cost.json").read_text())
+    assert one["bytes"].to_list() == [one["bytes"][0], None, cost[1]["bytes"]]
+    first = json.loads((folder.parents[4] / "backbones/sasrec-2/cost.json").read_text())[0]
+    assert one["epochs"][0] == first["epochs"] == 1 and one["trainable"][0] == first["trainable"] > 0
+    assert frame.filter(pl.col("method") == "conure")["backbone_shared"].any() is False
+
+
+def test_users_are_those_that_were_tested(compared):
+    users = pl.read_parquet(Path(compared[0].folder) / "users.parquet")
+    assert users.schema["value"] == pl.Float32 and users["user"].str.starts_with("u").all()
+    means = users.group_by(*KEY, "task").agg(pl.col("value").mean(), n=pl.len())
+    final = table(compared[0].folder).filter("final")
+    both = means.join(final, on=[*KEY, "task"], how="full", suffix="_told")
+    assert both.height == 16 and (both["n"] == both["n_told"]).all()
+    assert (both["value"] - both["value_told"]).abs().max() < 1e-6
+    watch = users.filter(pl.col("task") == "watch", pl.col("method") == "pcl", pl.col("seed") == 1)
+    gender = users.filter(pl.col("task") == "gender", pl.col("method") == "pcl", pl.col("seed") == 1)
+    lengths = gender.join(watch, on="user", suffix="_watch")
+    assert lengths.height and (lengths["history"] == lengths["history_watch"] + 1).all()  # the last event is asked
+
+
+def test_summary_tells_what_the_matrices_say(compared):
+    (group,) = compared[0].summary
+    assert group["tasks"] == ["watch", "gender"] and group["seeds"] == [1, 2]
+    final = table(compared[0].folder).filter("final")
+    for method, told in group["methods"].items():
+        own = final.filter(pl.col("method") == method)
+        assert told["average"]["mean"] == pytest.approx(own["value"].mean())
+        assert told["average"]["low"] <= told["average"]["mean"] <= told["average"]["high"]
+        assert told["forgetting"]["mean"] >= 0 and len(told["forgetting"]["seeds"]) == 2
+        assert told["keeps"] is (method != "finetune")
+    alone, pcl = group["methods"]["single"], group["methods"]["pcl"]
+    assert alone["gain"] == {"mean": 0.0, "low": 0.0, "high": 0.0} and alone["forward_transfer"]["mean"] == 0
+    change = pcl["tasks"]["gender"]["mean"] - alone["tasks"]["gender"]["mean"]
+    assert pcl["gains"]["gender"]["mean"] == pytest.approx(change)
+    assert pcl["gain"]["mean"] == pytest.approx(change / 2) and pcl["gains"]["watch"]["mean"] == 0
+    assert {told["against"] for told in group["methods"].values()} <= set(METHODS)
+    assert all(told["p"] <= told["p_holm"] <= 1 for told in group["methods"].values())
+    assert json.loads((Path(compared[0].folder) / "summary.json").read_text())["groups"] == compared[0].summary
+
+
+def test_run_again_does_nothing_and_tells_the_same(compared, recipe, near, tmp_path):
+    out = copied(compared, tmp_path)
+    again = perdure.compare(recipe, out, methods=METHODS, seeds=(1, 2))
+    assert near.asked == [] and again.summary == compared[0].summary
+    assert table(out).equals(table(compared[0].folder))
+    assert perdure.compare(recipe, out).summary == again.summary  # what is not given is what stands there
+
+
+def test_a_method_is_added_later(compared, recipe, near, tmp_path):
+    out = copied(compared, tmp_path)
+    done = perdure.compare(recipe, out, methods=["frozen"], against="single")
+    assert near.asked == [f"runs/sasrec/frozen/forward/{seed}" for seed in (1, 2)]
+    methods = done.summary[0]["methods"]
+    assert list(methods) == [*METHODS, "frozen"] and about(out)["methods"] == [*METHODS, "frozen"]
+    assert methods["frozen"]["against"] == "single" and methods["single"]["against"] is None
+
+
+@pytest.mark.parametrize("cut", range(3))
+def test_interrupted_anywhere_it_ends_with_the_same_table(compared, recipe, near, tmp_path, cut):
+    out = tmp_path / "out"
+
+    def stop(folder: str) -> None:
+        if len(near.asked) == cut + 1:
+            raise Interrupted("stopped by SIGTERM")
+
+    near.before = stop
+    with pytest.raises(Interrupted, match="goes on"):
+        perdure.compare(recipe, out, methods=METHODS[:2], seeds=(1,))
+    assert about(out)["state"] == "interrupted"
+    near.before = lambda folder: None
+    perdure.compare(recipe, out, methods=METHODS[:2], seeds=(1,))
+    whole = table(compared[0].folder).filter(pl.col("seed") == 1, pl.col("method").is_in(METHODS[:2]))
+    assert table(out).equals(whole)
+
+
+def test_a_cell_cut_after_its_last_task_is_asked_again_who_reached_what(compared, recipe, near, tmp_path):
+    out = copied(compared, tmp_path)
+    path = out / "runs/sasrec/pcl/forward/1/users.parquet"
+    whole = pl.read_parquet(path)
+    path.unlink()
+    perdure.compare(recipe, out)
+    assert near.asked == ["runs/sasrec/pcl/forward/1"]
+    assert pl.read_parquet(path).equals(whole)
+
+
+def test_a_cell_that_fails_is_told_and_the_others_go_on(recipe, near, tmp_path):
+    def fail(folder: str) -> None:
+        if "/pcl/" in folder:
+            raise NonFiniteError("the loss is NaN\nat step 3")
+
+    near.before = fail
+    done = perdure.compare(recipe, tmp_path / "out", methods=["pcl", "finetune"])
+    assert [(one["method"], one["state"], one["fault"]) for one in done.failed] == [
+        ("pcl", "failed", "the loss is NaN at step 3")
+    ]
+    assert list(done.summary[0]["methods"]) == ["finetune"] and about(done.folder)["state"] == "failed"
+    near.before = lambda folder: None
+    done = perdure.compare(recipe, tmp_path / "out")
+    assert not done.failed and about(done.folder)["state"] == "finished"
+    assert near.asked[-1] == "runs/sasrec/pcl/forward/3"
+
+
+def test_without_a_backbone_its_cells_fail_and_others_do_not(recipe, near, tmp_path):
+    def fail(folder: str) -> None:
+        if folder.startswith("backbones"):
+            raise NonFiniteError("the loss is NaN")
+
+    near.before = fail
+    done = perdure.compare(recipe, tmp_path / "out", methods=["pcl", "conure"])
+    assert [one["folder"].split("/")[0] for one in done.failed] == ["backbones", "runs"]
+    assert done.failed[1]["fault"] == "its backbone failed: the loss is NaN"
+    assert list(done.summary[0]["methods"]) == ["conure"]
+
+
+def test_another_recipe_is_refused(compared, recipe, near, tmp_path):
+    out = copied(compared, tmp_path)
+    with pytest.raises(SettingsError, match=r"train.batch_size: 32 -> 16"):
+        perdure.compare(recipe, out, overrides=["train.batch_size=16"])
+    with pytest.raises(SettingsError, match=r"train.epochs: 1 -> 2"):
+        perdure.compare(recipe, out, overrides=["compare.finetune.train.epochs=2"])
+    perdure.compare(recipe, out, overrides=["compare.lora.train.epochs=2", "run.threads=2"])  # of nothing here
+    assert near.asked == []
+
+
+def test_a_folder_of_something_else_is_refused(recipe, near, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").touch()
+    with pytest.raises(UsageError, match=r"thesis\.tex"):
+        perdure.compare(recipe, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"methods": ["pcll"]}, "did you mean pcl"),
+        ({"encoders": ["sasrek"]}, "did you mean sasrec"),
+        ({"orders": ["backwards"]}, "forward, reversed, noisy"),
+        ({"protocols": ["dirty"]}, "clean, as-coded"),
+        ({"against": "pcll"}, "did you mean pcl"),
+        ({"methods": []}, "no method"),
+    ],
+)
+def test_what_does_not_exist_is_refused(recipe, near, tmp_path, asked, said):
+    with pytest.raises(UsageError, match=said):
+        perdure.compare(recipe, tmp_path / "out", **asked)
+    assert not (tmp_path / "out").exists()
+
+
+def test_orders(near, tmp_path):
+    """Overrides by place mean the task that stands there in the recipe."""
+    recipe = make(tmp_path, ("watch", "buy", "gender", "age"), pretrain={"epochs": 1})
+    orders = ("forward", "reversed", "noisy")
+    changes = ["tasks.1.train.epochs=2", "tuning.length=2"]
+    done = perdure.compare(recipe, tmp_path / "out", orders=orders, overrides=changes, methods=["pcl"])
+    tasks = {group["order"]: group["tasks"] for group in done.summary}
+    assert tasks == {
+        "forward": ["watch", "buy", "gender", "age"],
+        "reversed": ["watch", "age", "gender", "buy"],
+        "noisy": ["watch", "buy", "gender", "noise", "age"],
+    }
+    epochs = table(done.folder).filter(pl.col("task") == pl.col("after"), pl.col("task") == "buy")["epochs"]
+    assert epochs.to_list() == [2, 2, 2]
+    noisy = next(group for group in done.summary if group["order"] == "noisy")
+    told = noisy["methods"]["pcl"]
+    assert noisy["left_out"] == ["noise"]
+    mean = sum(told["tasks"][task]["mean"] for task in tasks["forward"]) / 4
+    assert told["average"]["mean"] == pytest.approx(mean)
+    assert len({group["methods"]["pcl"]["tasks"]["watch"]["mean"] for group in done.summary}) == 1
+
+
+def test_tuned_settings_reach_their_method_alone(near, tmp_path):
+    tuned = {"pcl": {"tuning.length": 5}, "finetune": {"train": {"epochs": 2}}, "frozen": {"pretrain.epochs": 2}}
+    recipe = make(tmp_path, ("watch", "gender"), pretrain={"epochs": 1}, compare=tuned)
+    done = perdure.compare(recipe, tmp_path / "out", methods=["pcl", "finetune", "frozen"])
+    settings = {
+        cell["method"]: json.loads((tmp_path / "out" / cell["folder"] / "run.json").read_text())["settings"]
+        for cell in done.cells
+    }
+    assert settings["pcl"]["tuning"] | {"method": "pcl", "length": 5} == settings["pcl"]["tuning"]
+    assert {name: one["train"]["epochs"] for name, one in settings.items()} == {"pcl": 1, "finetune": 2, "frozen": 1}
+    assert done.cells[2]["backbone"] is None  # its first task is its own
+    assert settings["frozen"]["pretrain"] == {"epochs": 2} and "model" in settings["pcl"]["pretrain"]
+    assert about(done.folder)["tuned"]["finetune"] == {"train.epochs": 2}
+    assert all("compare" not in one for one in settings.values())
+
+
+@pytest.mark.parametrize(
+    ("tuned", "said"),
+    [
+        ({"pcl": {"tuning.lenght": 5}}, "compare.pcl.tuning.lenght: unknown key"),
+        ({"plc": {"tuning.length": 5}}, "did you mean pcl"),
+        ({"pcl": {"encoder.width": 8}}, "cannot differ between methods"),
+        ({"pcl": {"tuning.method": "single"}}, "cannot differ between methods"),
+        ({"pcl": {"train.epochs": 0}}, "compare.pcl.train.epochs: found 0"),
+        ({"pcl": 3}, r"a table for each method"),
+    ],
+)
+def test_tuned_settings_are_checked_as_all_others(tmp_path, tuned, said):
+    recipe = make(tmp_path, ("watch", "gender"), compare=tuned)
+    with pytest.raises(SettingsError, match=said):
+        perdure.check(recipe)
+
+
+def leak(severity: str) -> list[Finding]:
+    return [Finding("user", severity, "gender", "watch", 3, 20, "user u0007 is test here and trains watch")]  # type: ignore[arg-type]
+
+
+def test_a_leak_is_refused_and_told(recipe, near, tmp_path, monkeypatch):
+    monkeypatch.setattr(leakage, "audit", lambda events, datas: leak("leak"))
+    with pytest.raises(DataError, match="u0007"):
+        perdure.compare(recipe, tmp_path / "out")
+    assert near.asked == []
+    done = perdure.compare(recipe, tmp_path / "out", allow_leaks=True)
+    assert about(done.folder)["findings"]["clean"] == [asdict(one) for one in leak("leak")]
+
+
+def test_the_split_of_the_official_code_may_leak(recipe, near, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        leakage, "audit", lambda events, datas: leak("leak" if datas["watch"].by == "example" else "note")
+    )
+    done = perdure.compare(recipe, tmp_path / "out", protocols=["clean", "as-coded"])
+    assert [group["protocol"] for group in done.summary] == ["clean", "as-coded"]
+    found = {name: [one["severity"] for one in some] for name, some in about(done.folder)["findings"].items()}
+    assert found == {"clean": ["note"], "as-coded": ["leak"]}
+    assert near.asked[2:] == ["backbones/sasrec-3-as-coded", "runs/sasrec/pcl/forward/as-coded/3"]
+
+
+def test_two_encoders_have_backbones_of_their_own(near, tmp_path):
+    recipe = make(tmp_path, ("watch", "gender"), pretrain={"epochs": 1})
+    done = perdure.compare(recipe, tmp_path / "out", encoders=["sasrec", "gru4rec"])
+    assert near.asked[::2] == ["backbones/sasrec-3", "backbones/gru4rec-3"]
+    assert [group["encoder"] for group in done.summary] == ["sasrec", "gru4rec"]
+
+
+def test_a_measure_without_a_value_for_a_user_has_no_interval(near, tmp_path):
+    recipe = make(tmp_path, ("watch", "gender"), pretrain={"epochs": 1}, evaluate={"metric": "macro_f1"})
+    done = perdure.compare(recipe, tmp_path / "out", methods=["pcl", "single"])
+    told = done.summary[0]["methods"]["pcl"]
+    assert done.summary[0]["metrics"] == {"watch": "ndcg@10", "gender": "macro_f1"}
+    assert told["tasks"]["gender"]["low"] is None and told["p"] is None and told["difference"]["mean"] is not None
+
+
+def test_another_log_is_refused(near, tmp_path):
+    recipe = make(tmp_path, ("watch", "gender"), pretrain={"epochs": 1})
+    perdure.compare(recipe, tmp_path / "out")
+    log = tmp_path / "world" / "events.csv"
+    log.write_text("\n".join(log.read_text().splitlines()[:-1]) + "\n")
+    shutil.rmtree(tmp_path / "out" / "store")
+    with pytest.raises(SettingsError, match="the log is another"):
+        perdure.compare(recipe, tmp_path / "out")

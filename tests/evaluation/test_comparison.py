@@ -1,0 +1,144 @@
+"""Intervals, p-values and corrections of a comparison, against numbers worked by hand and against loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from perdure.errors import UsageError
+from perdure.evaluation.comparison import Reached, Resampled, holm, p_value, resample, spread, transfers
+from perdure.evaluation.matrix import Matrix
+
+
+def reached(seeds: int = 3, users: int = 40, lift: float = 0.0, draw: int = 0) -> Reached:
+    """Two tasks; the second asks every other user, the first of them twice."""
+    rng = np.random.default_rng(draw)
+    owners = (np.arange(users), np.concatenate([[0], np.arange(0, users, 2)]))
+    values = tuple(lift + rng.normal(size=(seeds, len(one))) for one in owners)
+    return Reached(tuple(range(1, seeds + 1)), values, owners)
+
+
+def slow(one: Reached, n_users: int, resamples: int, seed: int) -> np.ndarray:
+    """(B, S, K): the same draws, a user at a time."""
+    rng, told = np.random.default_rng(seed), np.zeros((resamples, len(one.seeds), len(one.values)))
+    for b in range(resamples):
+        drawn = rng.integers(n_users, size=n_users)
+        for s in range(len(one.seeds)):
+            for k, (values, owners) in enumerate(zip(one.values, one.users, strict=True)):
+                found = [values[s, at] for user in drawn for at in np.flatnonzero(owners == user)]
+                told[b, s, k] = sum(found) / len(found)
+    return told
+
+
+def test_resamples_are_those_of_the_loops():
+    a, b = reached(), reached(lift=1.0, draw=1)
+    fast = resample({"a": a, "b": b}, resamples=20, seed=5)
+    for name, one in (("a", a), ("b", b)):
+        np.testing.assert_allclose(fast[name].means, slow(one, 40, 20, 5), atol=1e-12)
+
+
+def test_resamples_do_not_depend_on_how_many_are_held_at_once(monkeypatch):
+    whole = resample({"a": reached()}, resamples=30)["a"].means
+    monkeypatch.setattr("perdure.evaluation.comparison.AT_ONCE", 7 * 40)
+    np.testing.assert_array_equal(resample({"a": reached()}, resamples=30)["a"].means, whole)
+
+
+def test_seeds_are_drawn_with_replacement():
+    """Means 0 and 1 of two seeds: a drawn mean is 0, 1/2 or 1, half of all times 1/2."""
+    means = np.tile(np.array([[[0.0], [1.0]]]), (4000, 1, 1))  # (B, 2, 1)
+    drawn = Resampled((1, 2), means).drawn()
+    values, counts = np.unique(drawn, return_counts=True)
+    np.testing.assert_array_equal(values, [0.0, 0.5, 1.0])
+    np.testing.assert_allclose(counts / 4000, [0.25, 0.5, 0.25], atol=0.03)
+    np.testing.assert_array_equal(Resampled((1, 2), means).drawn([2]), np.ones((4000, 1)))
+
+
+def test_one_seed_gives_the_interval_of_a_mean():
+    one = Reached((0,), (np.random.default_rng(0).normal(size=(1, 400)),), (np.arange(400),))
+    told = spread(0.0, resample({"a": one}, resamples=4000)["a"].drawn()[:, 0])
+    error = one.values[0].std() / 20
+    centre = one.values[0].mean()
+    assert told["low"] == pytest.approx(centre - 1.96 * error, abs=0.1 * error)
+    assert told["high"] == pytest.approx(centre + 1.96 * error, abs=0.1 * error)
+
+
+def test_a_user_tested_in_every_seed_counts_as_one_user():
+    """Three models that agree on every user tell no more of users than one."""
+    values = np.random.default_rng(0).normal(size=(1, 300))
+    once = Reached((1,), (values,), (np.arange(300),))
+    thrice = Reached((1, 2, 3), (np.repeat(values, 3, 0),), (np.arange(300),))
+    drawn = resample({"once": once, "thrice": thrice}, resamples=500)
+    np.testing.assert_allclose(drawn["thrice"].drawn(), drawn["once"].drawn(), atol=1e-12)
+
+
+def test_what_both_methods_share_cancels():
+    """Noise of users far larger than the difference: paired draws see it all the same."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(scale=10, size=(2, 200))
+    small = 0.1 + 0.05 * rng.normal(size=(2, 200))
+    a, b = (Reached((1, 2), (one,), (np.arange(200),)) for one in (base + small, base))
+    drawn = resample({"a": a, "b": b}, resamples=999)
+    change = (drawn["a"].drawn() - drawn["b"].drawn())[:, 0]
+    assert p_value(float((a.means - b.means).mean()), change) == 0.001
+    assert spread(0.1, change)["low"] > 0.08
+
+
+def test_p_by_hand():
+    """d = 2; resamples less 2: -3, -1, 0, 1, 2. Two of five lie 2 or more away: (1 + 2) / (5 + 1)."""
+    draws = np.array([-1.0, 1.0, 2.0, 3.0, 4.0])
+    assert p_value(2.0, draws) == 0.5
+    assert p_value(-2.0, -draws) == 0.5
+    assert p_value(0.0, draws - 2) == 1.0
+    assert p_value(2.0, np.append(draws, np.nan)) == 0.5
+
+
+def test_p_is_even_where_nothing_differs():
+    """Under no difference p lies below 0.2 in about a fifth of all worlds."""
+    found = []
+    for draw in range(150):
+        rng = np.random.default_rng(draw)
+        a, b = (Reached((1,), (rng.normal(size=(1, 60)),), (np.arange(60),)) for _ in range(2))
+        drawn = resample({"a": a, "b": b}, resamples=200, seed=draw)
+        change = (drawn["a"].drawn() - drawn["b"].drawn())[:, 0]
+        found.append(p_value(float((a.means - b.means).mean()), change))
+    assert 0.12 < np.mean(np.array(found) < 0.2) < 0.3
+
+
+def test_holm_by_hand():
+    """0.01 * 3, max(0.03, 0.02 * 2), max(0.04, 0.04 * 1)."""
+    assert holm({"b": 0.02, "a": 0.01, "c": 0.04}) == pytest.approx({"a": 0.03, "b": 0.04, "c": 0.04})
+    assert holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}
+    assert holm({}) == {}
+
+
+def test_spread_without_draws():
+    assert spread(0.5, None) == {"mean": 0.5, "low": None, "high": None}
+    assert spread(0.5, np.full(3, np.nan)) == {"mean": 0.5, "low": None, "high": None}
+    assert spread(0.5, np.arange(101.0), 0.9) == pytest.approx({"mean": 0.5, "low": 5.0, "high": 95.0})
+
+
+MATRIX = Matrix(("a", "noise", "b"), ((0.5,), (0.4, 0.1), (0.3, 0.0, 0.8)))
+
+
+def test_transfers_by_hand():
+    told = transfers(MATRIX, {"a": 0.5, "noise": 0.1, "b": 0.7})
+    assert told == pytest.approx({"forgetting": 0.15, "backward_transfer": -0.15, "forward_transfer": 0.1 / 3})
+    told = transfers(MATRIX, {"a": 0.5, "b": 0.7}, without=["noise"])
+    assert told == pytest.approx({"forgetting": 0.2, "backward_transfer": -0.2, "forward_transfer": 0.05})
+    assert transfers(MATRIX, {})["forward_transfer"] is None
+    assert transfers(Matrix(("a",), ((0.5,),)), {})["forgetting"] == 0.0
+
+
+def test_a_user_nobody_drew_leaves_a_resample_out():
+    """One example of one of 30 users: a third of the resamples do not hold it."""
+    one = Reached((1,), (np.ones((1, 30)), np.ones((1, 1))), (np.arange(30), np.array([4])))
+    drawn = resample({"a": one}, resamples=300)["a"].drawn()
+    assert 0.2 < np.isnan(drawn[:, 1]).mean() < 0.5 and not np.isnan(drawn[:, 0]).any()
+    assert spread(1.0, drawn[:, 1]) == {"mean": 1.0, "low": 1.0, "high": 1.0}
+
+
+def test_values_that_do_not_fit_are_refused():
+    with pytest.raises(UsageError):
+        Reached((1, 2), (np.zeros((1, 3)),), (np.arange(3),))
+    with pytest.raises(UsageError):
+        Reached((1,), (np.zeros((1, 0)),), (np.arange(0),))
