@@ -100,7 +100,7 @@ def refuse(findings: Sequence[Finding]) -> None:
         told + more,
         expected="nothing that is asked in test stands in what is trained on",
         where="leakage audit",
-        fix='[split] kind = "user" with a history from before the answers has none of these',
+        fix='[split] kind = "user", and a history from before the answers; --allow-leaks measures it all the same',
     )
 
 
