@@ -13,7 +13,7 @@ from perdure.errors import MachineError
 from perdure.report import charts, details, sections
 from perdure.report.facts import Facts, read
 
-__all__ = ["build", "page"]
+__all__ = ["build", "rendered", "written"]
 
 
 def build(run_folder: Path | str, out: Path | str | None = None) -> Path:
@@ -29,18 +29,18 @@ def build(run_folder: Path | str, out: Path | str | None = None) -> Path:
     """
     facts = read(run_folder)
     target = Path(out) if out is not None else facts.folder / "report.html"
-    text = page(facts)
-    fresh = target.with_name(f".{target.name}.new")
-    try:
-        fresh.write_text(text, encoding="utf-8")
-        os.replace(fresh, target)
-    except OSError as error:
-        raise MachineError(f"the report cannot be written: {error.strerror}", where=str(target)) from error
-    return target
+    return written(target, rendered("page.html", _parts(facts)))
 
 
-def page(facts: Facts) -> str:
-    """The page as text."""
+def rendered(template: str, told: dict[str, Any]) -> str:
+    """A page as text.
+
+    Args:
+        template: its file in this folder. told: what it speaks of, all of it.
+
+    Raises:
+        MachineError: jinja2 is not installed.
+    """
     try:
         import jinja2
     except ImportError as error:
@@ -51,7 +51,22 @@ def page(facts: Facts) -> str:
         ) from error
     folder = jinja2.FileSystemLoader(Path(__file__).parent)
     made = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    return made.get_template("page.html").render(**_parts(facts))
+    return made.get_template(template).render(**told)
+
+
+def written(target: Path, text: str) -> Path:
+    """`text` in the file, whole or not at all; the file.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
+    fresh = target.with_name(f".{target.name}.new")
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        os.replace(fresh, target)
+    except OSError as error:
+        raise MachineError(f"the report cannot be written: {error.strerror}", where=str(target)) from error
+    return target
 
 
 def _parts(facts: Facts) -> dict[str, Any]:

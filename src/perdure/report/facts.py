@@ -21,7 +21,7 @@ from typing import Any
 from perdure.errors import ModelError, shorten
 from perdure.evaluation.matrix import Matrix
 
-__all__ = ["Facts", "read"]
+__all__ = ["Facts", "document", "lines", "read", "settings_of"]
 
 SECTIONS = [
     "tasks",
@@ -83,7 +83,7 @@ def read(folder: Path | str) -> Facts:
         ModelError: the folder is no run folder, or one of its files cannot be read.
     """
     folder = Path(folder)
-    run = _document(folder, "run.json")
+    run = document(folder, "run.json")
     if run is None:
         raise ModelError(
             f"no run.json in {shorten(folder)}",
@@ -97,18 +97,23 @@ def read(folder: Path | str) -> Facts:
     _scores(facts)
     _cost(facts)
     _log(facts)
-    _settings(facts)
+    facts.settings = settings_of(run)
     for name, into in (("oracle.json", facts.oracle), ("alone.json", facts.alone)):
-        told = _document(folder, name) or {}
+        told = document(folder, name) or {}
         into.update({task: float(v) for task, v in told.items() if isinstance(v, int | float)})
     for other in sorted(folder.glob("compare/*/matrix.json")):
-        matrix = Matrix.from_dict(_document(other.parent, other.name))
+        matrix = Matrix.from_dict(document(other.parent, other.name))
         if matrix.tasks == facts.matrix.tasks:
             facts.others[other.parent.name] = matrix
     return facts
 
 
-def _document(folder: Path, name: str) -> Any:
+def document(folder: Path, name: str) -> Any:
+    """A JSON file of a folder, None where it is not there.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
     path = folder / name
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -121,7 +126,7 @@ def _document(folder: Path, name: str) -> Any:
 
 
 def _matrix(facts: Facts) -> None:
-    told = _document(facts.folder, "matrix.json")
+    told = document(facts.folder, "matrix.json")
     if not told or not told.get("R"):
         facts.missing.append("the matrix R: the run has not finished its first task (no matrix.json)")
         return
@@ -138,7 +143,7 @@ def _matrix(facts: Facts) -> None:
 
 
 def _scores(facts: Facts) -> None:
-    told = _document(facts.folder, "scores.json")
+    told = document(facts.folder, "scores.json")
     if told is None:
         facts.missing.append("users, intervals and protocol behind each score (no scores.json)")
         return
@@ -147,11 +152,22 @@ def _scores(facts: Facts) -> None:
 
 
 def _cost(facts: Facts) -> None:
-    told = _document(facts.folder, "cost.json")
+    told = document(facts.folder, "cost.json")
     if told is None:
         facts.missing.append("what each task cost (no cost.json)")
         return
     facts.cost = {row["task"]: row for row in told}
+
+
+def lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The lines of a log.jsonl, and how many more cannot be read."""
+    told, broken = [], 0
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            told.append(json.loads(text))
+        except json.JSONDecodeError:
+            broken += 1
+    return told, broken
 
 
 def _log(facts: Facts) -> None:
@@ -159,30 +175,28 @@ def _log(facts: Facts) -> None:
     if not path.exists():
         facts.missing.append("learning curves (no log.jsonl)")
         return
-    broken, at = 0, None
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            broken += 1
-            continue
-        at = line.get("at", at)
+    told, broken = lines(path)
+    for line in told:
         if line.get("event") == "epoch":
             facts.epochs.setdefault(line["task"], []).append(line)
         elif line.get("event") in {"note", "warning"} and line.get("text") not in facts.notes:
             facts.notes.append(str(line.get("text")))
-    facts.last = str(at or "")
+    facts.last = str(next((line["at"] for line in reversed(told) if line.get("at")), ""))
     if broken:
         facts.missing.append(
             f"{broken} line{'s' * (broken > 1)} of log.jsonl that cannot be read (a run cut off while writing)"
         )
 
 
-def _settings(facts: Facts) -> None:
-    origins, told = facts.run.get("origin") or {}, facts.run.get("settings") or {}
-    for section in sorted(told, key=lambda name: SECTIONS.index(name) if name in SECTIONS else len(SECTIONS)):
-        for key, value in _leaves(told[section], section):
-            facts.settings.append((section, key, value, str(origins.get(key, "default"))))
+def settings_of(run: dict[str, Any]) -> list[tuple[str, str, Any, str]]:
+    """(section, key, value, origin) of every setting that a document tells."""
+    origins, told = run.get("origin") or {}, run.get("settings") or {}
+    order = sorted(told, key=lambda name: SECTIONS.index(name) if name in SECTIONS else len(SECTIONS))
+    return [
+        (section, key, value, str(origins.get(key, "default")))
+        for section in order
+        for key, value in _leaves(told[section], section)
+    ]
 
 
 def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from perdure.errors import shorten
 
-__all__ = ["count", "duration", "lost", "mean", "moment", "number", "plain", "score", "signed", "size", "whole"]
+__all__ = [
+    "chance",
+    "count",
+    "duration",
+    "interval",
+    "listed",
+    "lost",
+    "mean",
+    "moment",
+    "number",
+    "plain",
+    "score",
+    "signed",
+    "size",
+    "whole",
+]
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
@@ -30,6 +46,23 @@ def signed(value: float) -> str:
 def lost(value: float) -> str:
     """A loss: three decimals, a true minus sign, `0` only where nothing changed at all."""
     return _small(value) or f"{value:.3f}".replace("-", "−")
+
+
+def interval(low: float | None, high: float | None, sign: bool = False) -> str:
+    """`0.120 – 0.140`, with `sign` as changes; empty where an end is not known."""
+    if low is None or high is None:
+        return ""
+    return f"{signed(low)} to {signed(high)}" if sign else f"{score(low)} – {score(high)}"
+
+
+def chance(p: float | None) -> str:
+    """`p 0.012`, `p < 0.001`; empty for None."""
+    return "" if p is None else "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
 def _small(value: float) -> str:

@@ -1,0 +1,131 @@
+"""What stands behind a comparison: audit, runs, tasks, data, settings with their origin, machine. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perdure.report import details, words
+from perdure.report.compared import Compared
+from perdure.report.parts import Cell, Fold, Section, Table
+
+__all__ = ["audit", "card", "files", "runs", "settings", "tasks"]
+
+
+def audit(c: Compared) -> Section | None:
+    """What the leakage audit found, by protocol."""
+    found = c.about.get("findings") or {}
+    if not found:
+        return None
+    rows = [
+        [Cell(protocol), Cell(one["severity"], kind="warn" if one["severity"] == "leak" else ""), Cell(one["kind"]),
+         Cell(one["task"]), Cell(one["text"])]
+        for protocol, some in found.items()
+        for one in some
+    ]  # fmt: skip
+    clean = [protocol for protocol, some in found.items() if not some]
+    parts: list[Any] = [
+        "Before anything is learned, the audit asks whether what is tested stands in what is trained on. A leak gives"
+        " away what is measured; a note is what a reader of the numbers should know."
+    ]
+    if clean:
+        parts.append(f"Nothing was found under {words.listed(clean)}.")
+    if rows:
+        heads = [Cell(head) for head in ("protocol", "severity", "kind", "task", "found")]
+        parts.append(Table("What the audit found", heads, rows, words=(1, 2, 3, 4)))
+    return Section("Leakage audit", parts)
+
+
+def runs(c: Compared) -> Section:
+    """How many seeds of every method are done, by order and protocol; a fault beside the run that has one."""
+    columns = [(order, protocol) for protocol in c.axis("protocols") for order in c.axis("orders")]
+    cells = c.about.get("cells") or []
+    heads = [Cell("method"), *[Cell(order, protocol) for order, protocol in columns]]
+    tables = [
+        Table(
+            f"{encoder}: runs done",
+            heads,
+            [
+                [Cell(method), *[_seeds(cells, encoder, method, *column) for column in columns]]
+                for method in c.axis("methods")
+            ],
+        )
+        for encoder in c.axis("encoders")
+    ]
+    states = [one["state"] for one in cells]
+    told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    return Section("The runs", [f"{words.count(len(states), 'run', digits=True)}: {told}.", *tables])
+
+
+def _seeds(cells: list[dict[str, Any]], encoder: str, method: str, order: str, protocol: str) -> Cell:
+    """`3 of 3`, and which are not done."""
+    wanted = {"encoder": encoder, "method": method, "order": order, "protocol": protocol}
+    some = [one for one in cells if all(one[name] == value for name, value in wanted.items())]
+    if not some:
+        return Cell("", kind="none")
+    rest = [f"{one['state']} {one['seed']}" for one in some if one["state"] != "done"]
+    return Cell(f"{len(some) - len(rest)} of {len(some)}", ", ".join(rest), "warn" if rest else "")
+
+
+def tasks(c: Compared) -> Section | None:
+    """What each task asks."""
+    for group in c.groups:
+        n = {row["task"]: {"n": row["n"]} for row in group.rows.filter("final").select("task", "n").unique().to_dicts()}
+        c.facts.scores.update({task: one for task, one in n.items() if task not in c.facts.scores})
+    told = details.tasks(c.facts)
+    if told is None:
+        return None
+    rows = [[Cell(text) for text in row] for row in told["rows"]]
+    return Section("The tasks", [Table("What is asked", [Cell(head) for head in told["heads"]], rows, words=(1, 2, 3))])
+
+
+def card(c: Compared) -> Section | None:
+    """The data card."""
+    told = details.card(c.facts)
+    notes = [str(note) for note in (c.about.get("data_card") or {}).get("notes") or []]
+    if not told:
+        return None
+    rows = [[Cell(name), Cell(value)] for name, value in told]
+    return Section("The data", [Table("Data card", [Cell("entry"), Cell("value")], rows, " ".join(notes), words=(1,))])
+
+
+def settings(c: Compared) -> Section:
+    """What the methods have in common, with its origin, and what was tuned for one alone."""
+    parts: list[Any] = []
+    tuned = c.about.get("tuned") or {}
+    rows = [[Cell(m), Cell(key), Cell(words.plain(value))] for m, some in tuned.items() for key, value in some.items()]
+    own = [method for method in c.axis("methods") if tuned.get(method)]
+    told = f"Settings of their own have {words.listed(own)}." if own else "No method has settings of its own."
+    parts.append(f"All methods share the recipe's settings. {told}")
+    if rows:
+        heads = [Cell("method"), Cell("setting"), Cell("value")]
+        parts.append(Table("Tuned for one method", heads, rows, "From [compare.<method>] of the recipe.", words=(1, 2)))
+    by_section: dict[str, list[list[Cell]]] = {}
+    for section, key, value, origin in c.facts.settings:
+        by_section.setdefault(section, []).append([Cell(key), Cell(words.plain(value)), Cell(origin)])
+    heads = [Cell("setting"), Cell("value"), Cell("from")]
+    for section, some in by_section.items():
+        given = sum(row[2].text != "default" for row in some)
+        note = f"{given} given, {len(some) - given} at their default"
+        parts.append(Fold(f"[{section}]", [Table(f"Settings of [{section}]", heads, some, words=(1, 2))], note))
+    return Section("Settings", parts)
+
+
+def files(c: Compared) -> Section:
+    """Where the numbers stand, and what they were made with."""
+    names = [
+        name
+        for name in ("results.parquet", "users.parquet", "summary.json", "compare.json")
+        if (c.folder / name).exists()
+    ]
+    rows = [[Cell(name), Cell(value)] for name, value in details.machine(c.facts)]
+    if c.about.get("threads"):
+        rows.append([Cell("threads"), Cell(words.plain(c.about["threads"]))])
+    parts: list[Any] = [
+        f"Every number of this page stands beside it in {words.listed(names)}: results.parquet holds R of every run"
+        " with intervals and costs, a row for each score; users.parquet the final score of every test user."
+        if "results.parquet" in names
+        else f"Beside this page stands {words.listed(names)}."
+    ]
+    if rows:
+        parts.append(Table("Made with", [Cell("entry"), Cell("value")], rows, words=(1,)))
+    return Section("Made with", parts)
