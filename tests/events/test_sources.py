@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from perdure.errors import DataError, PerdureError, UsageError
 from perdure.events import detect
-from perdure.events.data_settings import ColumnNames, DataSettings
+from perdure.events.columns import Columns
+from perdure.events.data_settings import ColumnNames, DataSettings, TableSettings
 from perdure.events.sources import Attributes, Table, as_numbers, read_attributes
 from perdure.events.text import Dialect, read_text
 
@@ -148,6 +149,21 @@ def test_wrong_kinds_of_columns_are_named(tmp_path: Path):
     pl.DataFrame(base).with_columns(f=pl.Series([[1]] * 8)).write_parquet(tmp_path / "n.parquet")
     with pytest.raises(DataError, match="'f' has type List"):
         stored(tmp_path, (tmp_path / "n.parquet").read_bytes(), "nn.parquet", features=["f"])
+
+
+def test_attributes_may_be_lists(tmp_path: Path):
+    """Lists of plain values; a filter asks `array_contains`, a task answers with each of them."""
+    frame = pl.DataFrame({"id": ["x", "y", "z"], "genres": [["a", "b"], [], None], "deep": [[[1]], [], None]})
+    frame.write_parquet(tmp_path / "t.parquet")
+    path = str(tmp_path / "t.parquet")
+    log = "user,item,time\n" + "".join(f"u{k % 4},{'xyz'[k % 3]},{1_600_000_000 + k}\n" for k in range(12))
+    events = stored(tmp_path, log, items_table=TableSettings(path=path, id="id", columns=["genres"]))
+    assert events.items_table is not None and events.items_table["genres"].to_list() == [["a", "b"], [], None]
+    chosen = Columns(events).select("array_contains(item.genres, 'b')", "here")
+    assert chosen.tolist() == (events.items == events.item_ids.rows(["x"])[0]).tolist()
+    with pytest.raises(DataError, match=r"'deep' has type List\(List") as error:
+        stored(tmp_path, log, items_table=TableSettings(path=path, id="id", columns=["deep"]))
+    assert "lists of these" in error.value.expected
 
 
 def test_ids_of_every_shape_survive(tmp_path: Path):

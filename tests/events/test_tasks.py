@@ -227,6 +227,94 @@ def test_time_split_trains_on_what_came_before_the_answers():
     assert rows_of(one.train, one) == {0: ([2], [0])}  # the second answer is the same item; inputs end before the first
 
 
+def test_split_by_example_is_each_tasks_own(shop):
+    """As the official code of CONURE and TERACON divides: examples, not users."""
+    tasks = [WATCH, Task("buy", "item"), Task("again", "item"), Task("age", "one_of", answer="user.age")]
+    split = Split(kind="example", valid=0.1, test=0.3)
+    data = compile_tasks(shop, tasks, SOURCE, split)
+    assert {one.by for one in data.values()} == {"example"} and all(
+        "leaks" in one.notes["split"] for one in data.values()
+    )
+    buy = data["buy"]
+    frame = shop.columns().collect().with_row_index()
+    pairs = frame.filter(pl.col("domain") == "target").unique(["user", "item"])
+    assert sum(len(buy.part(part)) for part in ("train", "valid", "test")) == pairs.height
+    assert len(buy.test) == round(0.3 * pairs.height) and len(buy.valid) == round(0.1 * pairs.height)
+    events = []
+    for part in ("train", "valid", "test"):
+        one = buy.part(part)
+        assert np.diff(one.answer_starts).tolist() == [1] * len(one)  # pyright: ignore
+        events += one.answer_events.tolist()  # pyright: ignore
+        for user, begin, end, event in zip(one.users, one.begin, one.end, one.answer_events, strict=True):  # pyright: ignore
+            assert (begin, end) == tuple(buy.sequences.starts[[user, user + 1]])
+            assert shop.starts[user] <= event < shop.starts[user + 1]
+        known = one.answers >= 0
+        assert (buy.label_items[one.answers[known]] == shop.items[one.answer_events[known]]).all()  # pyright: ignore
+    assert len(set(events)) == len(events)  # an answer is in one part
+    assert set(buy.train.users.tolist()) & set(buy.test.users.tolist())  # a user is in several
+    assert buy.test.answer_events.tolist() != data["again"].test.answer_events.tolist()  # pyright: ignore
+    watch, age = data["watch"], data["age"]
+    assert watch.notes["users"] == {"train": 24, "valid": 4, "test": 12} and set(watch.test.users) != set(
+        age.test.users
+    )
+    assert watch.train.answer_starts is None and len(watch.test.answers) == 12
+    again = compile_tasks(shop, tasks[1:2], SOURCE, split)["buy"]  # whatever the other tasks
+    assert again.test.answer_events.tolist() == buy.test.answer_events.tolist()  # pyright: ignore
+
+
+NOISE = Task("noise", "one_of", answer="noise", classes=5)
+
+
+def labels_of(data: TaskData, users: Ids) -> dict[str, str]:
+    """{user id: label}."""
+    found = {}
+    for part in ("train", "valid", "test"):
+        one = data.part(part)
+        texts = [data.labels.text(np.array([a]))[0] if a >= 0 else "?" for a in one.answers]
+        found |= dict(zip(users.text(one.users), texts, strict=True))
+    return found
+
+
+def test_random_labels_are_a_users_own(shop):
+    data = compile_tasks(shop, [NOISE, replace(NOISE, name="other")], SOURCE)
+    told = labels_of(data["noise"], shop.user_ids)
+    assert len(told) == 40 and set(told.values()) == {"0", "1", "2", "3", "4"} and data["noise"].by == "user"
+    assert labels_of(data["other"], shop.user_ids) != told  # another task, other labels
+    seeded = compile_tasks(shop, [NOISE], SOURCE, Split(seed=1))["noise"]
+    assert labels_of(seeded, shop.user_ids) != told
+    frame = shop.columns().collect()
+    few = log_of(frame.filter(pl.col("user") > "u09").sample(fraction=1, shuffle=True, seed=3))
+    fewer = compile_tasks(few, [NOISE], SOURCE)["noise"]  # other users, another order: the same labels
+    assert labels_of(fewer, few.user_ids).items() <= told.items() and len(fewer.train) == 24
+    half = compile_tasks(shop, [replace(NOISE, share=0.5)], SOURCE)["noise"]
+    assert 10 < sum(half.notes["users"].values()) < 30
+    assert labels_of(half, shop.user_ids).items() <= told.items()
+    assert len(compile_tasks(shop, [Task("n", "one_of", answer="noise")], SOURCE)["n"].labels) > 20  # of 50
+    odd = log_of(frame.with_columns(noise=pl.lit(1)))
+    with pytest.raises(SettingsError, match="column of that name"):
+        compile_tasks(odd, [NOISE], SOURCE)
+
+
+def test_random_labels_say_nothing_about_anything():
+    """Evenly spread, and independent of the order of users, of their ids' ends, and of each other under two seeds."""
+    n, classes = 20_000, 5
+    frame = pl.DataFrame({"user": [f"{u}" for u in range(n)] * 2, "item": ["a"] * n + ["b"] * n})
+    events = log_of(frame)
+
+    def drawn(seed: int) -> np.ndarray:
+        one = compile_tasks(events, [NOISE], History(share=0.5), Split(valid=0, test=0, seed=seed))["noise"]
+        return one.train.answers[np.argsort(np.array(events.user_ids.text(one.train.users), dtype=np.int64))]
+
+    labels = drawn(0)
+    for other in (np.zeros(n, int), np.arange(n) % 10, np.arange(n) // 2000, np.roll(labels, 1), drawn(1)):
+        table = np.zeros((int(other.max()) + 1, classes))
+        np.add.at(table, (other, labels), 1)
+        expected = table.sum(1, keepdims=True) / classes
+        free = table.shape[0] * (classes - 1)
+        chi = ((table - expected) ** 2 / expected).sum()
+        assert chi < free + 4 * np.sqrt(2 * free)  # mean and four standard deviations of chi-square
+
+
 GOOD_NAMES = ["a", "7", "Watch-later_2", "x" * 64, "null", "com", "com10", "console"]
 BAD_NAMES = ["", "_a", "-a", "a.b", ".", "..", "a/b", "a\\b", "a b", "a\n", "\u00e4", "\u0661", "x" * 65, "con", "NUL",
              "Com1", "a\0"]  # fmt: skip
@@ -279,6 +367,13 @@ def test_settings_are_checked(shop):
         lambda: Task("x", "one_of"),
         lambda: Task("x", "one_of", answer="user.age", where="value > 1"),
         lambda: Task("x", "item", min_answers=0),
+        lambda: Task("x", "item", answer="noise"),
+        lambda: Task("x", "one_of", answer="noise", where="value > 1"),
+        lambda: Task("x", "one_of", answer="noise", classes=1),
+        lambda: Task("x", "one_of", answer="noise", share=0.0),
+        lambda: Task("x", "one_of", answer="noise", share=1.5),
+        lambda: Task("x", "one_of", answer="user.age", classes=3),
+        lambda: Task("x", "item", share=0.5),
     ):
         with pytest.raises(SettingsError):
             wrong()

@@ -149,12 +149,11 @@ def _parquet(source: Source, wanted: list[str] | None, lists: bool = False) -> I
 
 
 def _check_type(name: str, dtype: pl.DataType, path: Path, lists: bool) -> None:
-    if lists and isinstance(dtype, pl.List):  # of attributes; events and ids are one value each
-        return _check_type(name, dtype.inner, path, False)  # type: ignore[arg-type]
-    if type(dtype).__name__ in {"Extension", "BaseExtension", "Object"}:
+    one = dtype.inner if lists and isinstance(dtype, pl.List) else dtype  # attributes only may be several values
+    if type(one).__name__ in {"Extension", "BaseExtension", "Object"}:
         raise ModelError(f"column {shorten(name)!r} has extension type {dtype}", where=str(path),
                          expected="plain Parquet types", fix="write the column as text or numbers")  # fmt: skip
-    if dtype.is_nested() or dtype in (pl.Binary, pl.Time, pl.Duration):
+    if one.is_nested() or one in (pl.Binary, pl.Time, pl.Duration):  # pyright: ignore[reportAttributeAccessIssue]
         raise DataError(f"column {shorten(name)!r} has type {shorten(dtype)}", where=str(path),
                         expected="text, whole or decimal numbers, booleans, dates, dictionary of text"
                         + (", and lists of these" if lists else ""),
