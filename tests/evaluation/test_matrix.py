@@ -34,6 +34,37 @@ def test_getting_better_is_no_negative_forgetting():
     assert better.forgetting() == 0.0 and better.backward_transfer() == pytest.approx(0.1)
 
 
+def test_learned_at_once_by_hand():
+    """One row: nothing was measured before the end, so nothing is said of it; alone it can be compared."""
+    joint = Matrix(("a", "b", "c"), ((), (), (0.3, 0.4, 0.5)))
+    assert joint.average() == pytest.approx(0.4) and joint.forgotten() == {}
+    assert math.isnan(joint.forgetting()) and math.isnan(joint.backward_transfer())
+    assert joint.forward_transfer({"a": 0.2, "c": 0.6}) == pytest.approx((0.1 - 0.1) / 2)
+    assert joint.learned() == {"a": 0.3, "b": 0.4, "c": 0.5}
+    told = json.loads(json.dumps(joint.to_dict(), allow_nan=False))
+    assert told["R"] == [[], [], [0.3, 0.4, 0.5]] and told["forgetting"] is told["backward_transfer"] is None
+    assert Matrix.from_dict(told) == joint
+    assert Matrix.from_dict({**told, "R": [[None] * 3, [None] * 3, told["R"][-1]]}) == joint
+    assert np.isnan(joint.R[:2]).all() and joint.R[2].tolist() == [0.3, 0.4, 0.5]
+
+
+def test_the_first_alone_and_then_all_at_once_by_hand():
+    """Only a was measured before the last row."""
+    later = Matrix(("a", "b", "c"), ((0.5,), (), (0.3, 0.4, 0.5)))
+    assert later.forgotten() == {"a": pytest.approx(0.2)} and later.forgetting() == pytest.approx(0.2)
+    assert later.backward_transfer() == pytest.approx(-0.2)
+    assert later.learned() == {"a": 0.5, "b": 0.4, "c": 0.5}
+    grouped = Matrix(("a", "b", "c"), ((), (0.1, 0.2), (0.2, 0.1, 0.9)))
+    assert grouped.forgotten() == {"a": 0.0, "b": pytest.approx(0.1)}
+    assert grouped.backward_transfer() == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("rows", [((0.5,), ()), ((0.5, 0.5), (0.1, 0.2)), ((0.5,),), ((0.5,), (0.1,)), ((), (), (1,))])
+def test_rows_are_whole_or_empty_and_the_last_is_whole(rows):
+    with pytest.raises(UsageError, match="rows of"):
+        Matrix(("a", "b"), rows)
+
+
 def test_one_task_and_none():
     one = Matrix().grown("a", {"a": 0.5}, "accuracy")
     assert (one.average(), one.forgetting(), one.backward_transfer()) == (0.5, 0.0, 0.0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 import torch
 from contracts import members
+from training import world
 
 from perdure import registry
 from perdure.events.batch import Batch
@@ -174,3 +176,20 @@ def test_what_the_model_folder_holds(tmp_path):
         assert set(mine) - {"answers"} == {"items", "lengths", "filled"}, "no user ids; times only where they are read"
         assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
     assert model.overlays["watch"].items.shape == (6, members.T + 1)
+
+
+def test_what_is_replayed_learns_as_before_after_a_stop(tmp_path):
+    """Negatives by popularity: an older next_item task still has its counts when the run goes on in a later task."""
+
+    def session(folder, show=None):
+        model = world.model("replay")
+        model.objective.alpha = 1.0
+        return world.live(folder, model=model, show=show)
+
+    def explode():
+        raise world.Bomb
+
+    whole = world.outcome(tmp_path / "whole", *session(tmp_path / "whole"))
+    with pytest.raises(world.Bomb):
+        session(tmp_path / "cut", world.At(at=10, do=explode))  # in the second epoch of the second task
+    assert world.outcome(tmp_path / "cut", *session(tmp_path / "cut")) == whole

@@ -21,7 +21,7 @@ from perdure.tuning.base import Method, added, everything
 from perdure.tuning.pcl import PCL
 
 
-@pytest.mark.parametrize("method", world.METHODS)
+@pytest.mark.parametrize("method", world.ONE_BY_ONE)
 def test_a_life(tmp_path, method):
     out, _ = live(tmp_path, method, epochs=4)
     rows = out.matrix.rows

@@ -40,12 +40,21 @@ def test_two_runs_are_equal(tmp_path):
 
 @pytest.mark.parametrize(
     ("method", "minutes"),
-    [("pcl", EVERY_STEP), ("finetune", 5.0), ("hat", EVERY_STEP), ("conure", 5.0)],
+    [
+        ("pcl", EVERY_STEP),
+        ("finetune", 5.0),
+        ("hat", EVERY_STEP),
+        ("conure", 5.0),
+        ("ewc", 5.0),
+        ("replay", EVERY_STEP),
+    ],
     ids=[
         "pcl-checkpoint-every-step",
         "finetune-checkpoint-every-epoch",
         "hat-checkpoint-every-step",
         "conure-checkpoint-every-epoch",
+        "ewc-checkpoint-every-epoch",
+        "replay-checkpoint-every-step",
     ],
 )
 def test_killed_at_every_step(tmp_path, method, minutes):

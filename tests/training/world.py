@@ -28,6 +28,7 @@ FABRIC = make_fabric()
 METHODS = {name: registry.find("methods", name) for name in registry.names("methods")}
 CLASSES = {"encoders": {"sasrec": SASRec}, "objectives": {"next_item": NextItem}, "methods": METHODS}
 ORDER = ["next", "later", "kind"]
+ONE_BY_ONE = [name for name, method in METHODS.items() if method().order(ORDER) == [[task] for task in ORDER]]
 
 
 def find(kind: str, name: str) -> type:

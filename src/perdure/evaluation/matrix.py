@@ -6,7 +6,10 @@
     backward transfer    mean_{i<K} (R[K][i] - R[i][i])                     negative: later tasks harmed earlier ones
     forward transfer     mean_i (R[i][i] - alone_i)                         against one model per task
 
-With a single task learned, forgetting and backward transfer are 0.
+With a single task learned, forgetting and backward transfer are 0. Tasks learned at once have one row, that of the last
+of them; then the first row that has task i stands for R[i][i], and the means over i < K are over the tasks that were
+measured before the last row. Where there are none (everything was learned at once) they are not defined: NaN, in
+documents None.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ class Matrix:
 
     Attributes:
         tasks: K names in the order learned.
-        rows: K rows; row k holds R[k][0..k].
+        rows: K rows; row k holds R[k][0..k], or nothing where task k was learned at once with later ones.
         metrics: task -> name of the measure in its column.
         protocols: task -> how its column was measured; what is sampled must not be compared with what is not.
     """
@@ -42,21 +45,35 @@ class Matrix:
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tuple(self.tasks))
         object.__setattr__(self, "rows", tuple(tuple(row) for row in self.rows))
-        sizes = [len(row) for row in self.rows]
-        if len(set(self.tasks)) != len(self.tasks) or sizes != list(range(1, len(self.tasks) + 1)):
+        count, sizes = len(self.tasks), [len(row) for row in self.rows]
+        whole = list(range(1, count + 1))
+        torn = [size for size, full in zip(sizes, whole, strict=False) if size not in (0, full)]
+        if len(set(self.tasks)) != count or len(sizes) != count or torn or sizes[-1:] != whole[-1:]:
             raise UsageError(
-                f"{len(self.tasks)} tasks and rows of {sizes} values",
-                expected="distinct tasks, and row k with k values",
+                f"{count} tasks and rows of {sizes} values",
+                expected="distinct tasks, and row k with k values (or none, unless it is the last)",
                 where="Matrix",
             )
 
     @property
     def R(self) -> np.ndarray:
-        """(K, K) float64; NaN above the diagonal, where a task was not yet learned."""
+        """(K, K) float64; NaN above the diagonal, where a task was not yet learned, and in rows without values."""
         whole = np.full((len(self.tasks), len(self.tasks)), np.nan)
         for k, row in enumerate(self.rows):
-            whole[k, : k + 1] = row
+            whole[k, : len(row)] = row
         return whole
+
+    def learned(self) -> dict[str, float]:
+        """For each task what it was when it was learned: R[i][i], or its value in the first row that has one."""
+        return {name: self.rows[self._first(i)][i] for i, name in enumerate(self.tasks)}
+
+    def _first(self, i: int) -> int:
+        """The first row that has task i."""
+        return next(k for k in range(i, len(self.rows)) if self.rows[k])
+
+    def _older(self) -> list[int]:
+        """The tasks that were measured before the last row."""
+        return [i for i in range(len(self.tasks)) if self._first(i) < len(self.rows) - 1]
 
     def grown(self, task: str, values: Mapping[str, float], metric: str = "", protocol: str = "") -> Matrix:
         """The matrix after one more task.
@@ -84,19 +101,23 @@ class Matrix:
         return float(np.mean(self.rows[-1])) if self.rows else math.nan
 
     def forgotten(self) -> dict[str, float]:
-        """For each task but the last: the best it ever was, less what it is now."""
+        """For each task measured before the last row: the best it ever was, less what it is now."""
         r = self.R
-        return {name: float(np.nanmax(r[i:, i]) - r[-1, i]) for i, name in enumerate(self.tasks[:-1])}
+        return {self.tasks[i]: float(np.nanmax(r[i:, i]) - r[-1, i]) for i in self._older()}
 
     def forgetting(self) -> float:
-        """Mean of `forgotten`; 0 with fewer than two tasks."""
-        lost = list(self.forgotten().values())
-        return float(np.mean(lost)) if lost else 0.0
+        """Mean of `forgotten`; 0 with fewer than two tasks, NaN where none was measured before the last row."""
+        return self._over_older(list(self.forgotten().values()))
 
     def backward_transfer(self) -> float:
-        """Mean over all tasks but the last of what it is now, less what it was when learned; 0 with fewer than two."""
-        change = [self.rows[-1][i] - self.rows[i][i] for i in range(len(self.tasks) - 1)]
-        return float(np.mean(change)) if change else 0.0
+        """Mean over the tasks of `forgotten` of what each is now, less what it was when learned; 0 and NaN as there."""
+        learned = self.learned()
+        return self._over_older([self.rows[-1][i] - learned[self.tasks[i]] for i in self._older()])
+
+    def _over_older(self, values: list[float]) -> float:
+        if not values:
+            return 0.0 if len(self.tasks) < 2 else math.nan
+        return float(np.mean(values))
 
     def forward_transfer(self, alone: Mapping[str, float]) -> float:
         """Mean of how much better each task was when learned than a model that learned it alone.
@@ -114,20 +135,21 @@ class Matrix:
                 expected="some of " + ", ".join(self.tasks),
                 where="alone",
             )
-        gains = [self.rows[i][i] - alone[name] for i, name in enumerate(self.tasks) if name in alone]
-        return float(np.mean(gains))
+        learned = self.learned()
+        return float(np.mean([learned[name] - alone[name] for name in self.tasks if name in alone]))
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it: tasks, R (rows of growing length), metrics, protocols, and what is made of R."""
+        """As JSON can hold it: tasks, R (rows of growing length, or empty), metrics, protocols, what is made of R."""
+        forgetting, transfer = self.forgetting(), self.backward_transfer()
         return {
             "tasks": list(self.tasks),
             "R": [list(row) for row in self.rows],
             "metrics": dict(self.metrics),
             "protocols": dict(self.protocols),
             "average": self.average() if self.rows else None,
-            "forgetting": self.forgetting(),
+            "forgetting": None if math.isnan(forgetting) else forgetting,
             "forgotten": self.forgotten(),
-            "backward_transfer": self.backward_transfer(),
+            "backward_transfer": None if math.isnan(transfer) else transfer,
         }
 
     @classmethod

@@ -6,13 +6,13 @@ import hashlib
 import math
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from perdure.evaluation.matrix import Matrix
 
-__all__ = ["Learned", "Life", "as_json", "peak_rss", "seed_of"]
+__all__ = ["Learned", "Life", "as_json", "geometric_mean", "peak_rss", "seed_of"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,9 @@ class Learned:
     Attributes:
         matrix: R, the primary metric of every task on its test users after each task learned.
         scores: one entry per cell of R: `after`, and what `Score.to_dict` tells.
-        costs: per task: task, seconds, epochs, trainable, bytes (of its file), peak_rss (bytes, the process so far).
+        costs: per task: task, bytes (of its file), seconds, epochs, trainable, peak_rss (bytes, the process so far).
+            Tasks learned at once also have `together`, their names; what was spent on all of them stands with the last
+            and is None with the others.
     """
 
     matrix: Matrix
@@ -34,7 +36,7 @@ class Learned:
 class Life:
     """Where a life stands; JSON."""
 
-    task: int = 0  # index of the task being learned
+    task: int = 0  # tasks learned: the index of the one being learned, or of the first of a group
     stage: int = 0  # index of the stage being trained
     rows: list[list[float]] = field(default_factory=list)
     scores: list[dict[str, Any]] = field(default_factory=list)
@@ -46,6 +48,25 @@ class Life:
     relations: dict[str, dict[str, float]] = field(default_factory=dict)  # task -> how much it draws on earlier ones
     judged: dict[str, str] = field(default_factory=dict)  # task -> label of its validation measure
 
+    def spent(self, group: Sequence[str], sizes: Mapping[str, int]) -> list[dict[str, Any]]:
+        """What each new task of a group just learned cost: an entry of `Learned.costs`, given the bytes of its file.
+
+        What was spent on all at once is not divided: it stands with the last.
+        """
+        spent = {
+            "seconds": round(sum(f["seconds"] for f in self.fits), 3),
+            "epochs": sum(f["epoch"] for f in self.fits),
+            "trainable": self.trainable,
+            "bytes": 0,
+            "peak_rss": peak_rss(),
+        }
+        told, together = [], {"together": list(group)} if len(group) > 1 else {}
+        for task in group:
+            if all(task != cost["task"] for cost in self.costs):
+                mine = spent if task == group[-1] else dict.fromkeys(spent)
+                told.append({"task": task, **mine, "bytes": sizes[task], **together})
+        return told
+
 
 def seed_of(seed: int, *names: str) -> int:
     """A seed of its own for every use, so that no task's chance depends on the tasks before it."""
@@ -56,6 +77,16 @@ def peak_rss() -> int:
     """Largest memory this process has held so far, bytes."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Of measures of several tasks, each counted as at least 1e-6; one value alone is given back as it is.
+
+    It ranks alike whatever each measure is divided by.
+    """
+    if len(values) == 1:
+        return values[0]
+    return math.exp(sum(math.log(max(value, 1e-6)) for value in values) / len(values))
 
 
 def as_json(value: Any) -> Any:

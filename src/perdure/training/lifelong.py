@@ -1,6 +1,6 @@
 """A model's life: tasks learned one after the other; after each, all tasks so far are measured and the model published.
 
-for every task:
+for every task (or for every group of tasks that the method learns at once):
     make room in the model (`model.add`)
     for every stage of the method:  enter, fit, leave
     settle, hold the method to what it keeps
@@ -31,8 +31,9 @@ from perdure.objectives.base import Objective
 from perdure.train_settings import TrainSettings
 from perdure.training.cards import asked, card_of, item_counts
 from perdure.training.checkpoint import Checkpoint, Checkpoints, Saver, global_state, restore_global_state
-from perdure.training.life import Learned, Life, as_json, peak_rss, seed_of
-from perdure.training.loop import Snapshot, fit, make_fabric
+from perdure.training.life import Learned, Life, as_json, geometric_mean, seed_of
+from perdure.training.loop import Batches, Snapshot, fit, make_fabric
+from perdure.training.mixture import Mixture
 from perdure.training.promises import ground, hold, probe
 from perdure.training.runlog import RunLog, now
 from perdure.training.signals import Asked, Signals
@@ -55,7 +56,7 @@ def learn(
     compiled: bool = False,
     show: Any = None,
 ) -> Learned:
-    """Teach `model` the tasks of `order`, one after the other.
+    """Teach `model` the tasks of `order`, one after the other, or in groups where its method learns several at once.
 
     Args:
         model: fresh, or one that already knows the first tasks of `order` (a pre-trained folder, loaded): those are
@@ -71,7 +72,8 @@ def learn(
         show: a `display.Display`, or anything with step, epoch and row.
 
     Raises:
-        DataError: a task without test users. Interrupted: SIGTERM or Ctrl-C; all is saved.
+        UsageError: the model knows other tasks, or part of a group. DataError: a task without test users.
+        Interrupted: SIGTERM or Ctrl-C; all is saved.
         NonFiniteError, PromiseBroken, MachineError, ModelError: see errors.py.
     """
     fabric = fabric or make_fabric()
@@ -80,6 +82,7 @@ def learn(
         raise UsageError(
             f"the model knows {', '.join(known)}", expected=f"the first tasks of {', '.join(order)}", where="tasks"
         )
+    _refuse_torn_groups(model.method, known, order)  # type: ignore[arg-type]
     for name in order:
         if name not in datas or not asked(datas[name].test):
             raise DataError(
@@ -102,6 +105,21 @@ def learn(
             compiled=compiled,
             show=show,
         ).live()
+
+
+def _refuse_torn_groups(method: Method, known: Sequence[str], order: Sequence[str]) -> None:
+    """UsageError where the model has learned some of the tasks that its method learns at once, and not the others."""
+    groups = method.order(order)
+    whole = [0, *(order.index(group[-1]) + 1 for group in groups)]
+    if len(known) in whole:
+        return
+    group = next(group for group in groups if order.index(group[-1]) >= len(known))
+    raise UsageError(
+        f"{method.name} learns {', '.join(group)} together, and this model has learned {', '.join(known)} already",
+        expected=f"a model that has learned {' or '.join(', '.join(order[:n]) or 'nothing' for n in whole[:-1])}",
+        where="tasks",
+        fix="train a new model on the data of all tasks",
+    )
 
 
 @dataclass
@@ -146,33 +164,33 @@ class _Teacher:
         fit_state = None if found is None else self._go_on(found)
         self.model.eval()
         self.run.need((self.checkpoints.keep + 1) * 4 * sum(t.nbytes for t in self.model.state_dict().values()))
-        for index in range(self.life.task, len(self.order)):
-            self._learn(self.order[index], fit_state)
-            fit_state = None
+        for group in self.method.order(self.order):
+            if self.order.index(group[-1]) >= self.life.task:
+                self._learn(group, fit_state)
+                fit_state = None
         self.run.state("finished", finished=now())
         return self._learned()
 
-    # -- one task ---------------------------------------------------------------------------------------------------
+    # -- one task, or a group of tasks under the name of its last ---------------------------------------------------
 
-    def _learn(self, name: str, fit_state: Snapshot | None) -> None:
+    def _learn(self, group: list[str], fit_state: Snapshot | None) -> None:
         """Train, hold, measure, publish, checkpoint."""
-        model, life = self.model, self.life
+        model, life, name = self.model, self.life, group[-1]
         if name not in model.tasks:
             self._teach(fresh=True)
-            self._add(name)
-        if not model.tasks[name].settled:
+            self._add(group)
+        if not model.tasks[name].settled:  # or else it was learned before this life
             for index in range(life.stage, len(self.method.stages)):
                 life.stage = index
-                self._stage(name, self.method.stages[index], fit_state)
+                self._stage(group, self.method.stages[index], fit_state)
                 fit_state = None
-            self._remember(name)
-            model.settle(name)
-        else:  # learned before this life: there is still something to be kept of it
-            self._remember(name)
-        self._hold(name)
+        for task in group:
+            self._remember(task)
+            model.settle(task)
+        self._hold(group)
         self._measure(name)
-        life.task, life.stage = life.task + 1, 0
-        self._publish(name)
+        life.task, life.stage = self.order.index(name) + 1, 0
+        self._publish(group)
         life.ground, life.fits, life.trainable = {}, [], 0
         self._saver(name).save(({}, {}))
 
@@ -186,9 +204,10 @@ class _Teacher:
             store.save(self.model, folder)
         self.method.taught_by(store.twin(self.model, folder))
 
-    def _add(self, name: str) -> None:
-        card = self.cards.get(name) or card_of(self.datas[name])
-        self.model.add(card, self._generator(name, "init"))
+    def _add(self, group: list[str]) -> None:
+        for name in group:
+            if name not in self.model.tasks:
+                self.model.add(self.cards.get(name) or card_of(self.datas[name]), self._generator(name, "init"))
 
     def _remember(self, name: str) -> None:
         """A method's last look at the task: what it keeps of it, and what it drew from earlier ones."""
@@ -199,10 +218,9 @@ class _Teacher:
         self.life.relations[name] = self.method.relations(self.model, name)
         self.method.taught_by(None)
 
-    def _stage(self, name: str, stage: str, fit_state: Snapshot | None) -> None:
+    def _stage(self, group: list[str], stage: str, fit_state: Snapshot | None) -> None:
         """enter, fit, leave; with the ground digests around it."""
-        model, life, settings = self.model, self.life, self.settings[name]
-        method = self.method
+        model, life, method, name = self.model, self.life, self.method, group[-1]
         before: dict[str, str] = {}
         if fit_state is None:  # when resuming, `_go_on` has entered and put the global generators back
             torch.manual_seed(seed_of(self.seed, name, stage, "dropout"))
@@ -212,27 +230,21 @@ class _Teacher:
         if fit_state is None:
             life.ground = {n: before.get(n, digest) for n, digest in self._ground(name, trained, shut).items()}
             life.trainable = max(life.trainable, sum(p.numel() for p in trained))
-        data = self.datas[name]
-        if data.task.kind == "next_item":
-            self.objective.prepare(torch.from_numpy(item_counts(data, model.backbone.n_items)).to(self.fabric.device))
+        if pairs := [self.datas[task] for task, card in model.tasks.items() if card.kind == "next_item"]:
+            counts = item_counts(pairs[-1], model.backbone.n_items)  # of the newest such task; it may be replayed
+            self.objective.prepare(torch.from_numpy(counts).to(self.fabric.device))
         rng = torch.Generator(self.fabric.device)
         rng.manual_seed(seed_of(self.seed, name, stage, "loss"))
         saver = self._saver(name)
-
-        def validate() -> float:
-            score = self.evaluate(model, data, "valid")
-            saver.metric = self.life.judged[name] = getattr(score, "label", saver.metric)
-            return score.value
-
         at = fit(
             model,
             name,
             stage,
-            settings,
-            loader=self._loader(name, stage),
+            self.settings[name],
+            loader=self._batches(group, stage),
             rng=rng,
             fabric=self.fabric,
-            validate=validate if asked(data.valid) else None,
+            validate=self._judge(group, saver),
             keeper=saver,
             resume=fit_state,
             compiled=self.compiled,
@@ -246,6 +258,26 @@ class _Teacher:
         """What older tasks stand on, before and after a stage; nothing where the method promises nothing."""
         older = self.order[: self.order.index(name)]
         return ground(self.model, older, trained, shut or {}) if self.method.keeps and older else {}
+
+    def _judge(self, group: list[str], saver: Saver) -> Callable[[], float] | None:
+        """Quality on the validation users: the task's measure, or of a group the geometric mean."""
+        judged = [self.datas[task] for task in group if asked(self.datas[task].valid)]
+
+        def validate() -> float:
+            scores = [self.evaluate(self.model, data, "valid") for data in judged]
+            label = getattr(scores[0], "label", saver.metric) if len(judged) == 1 else "geometric mean of all tasks"
+            saver.metric = self.life.judged[group[-1]] = label
+            return geometric_mean([score.value for score in scores])
+
+        return validate if judged else None
+
+    def _batches(self, group: list[str], stage: str) -> Batches:
+        """Training batches of a task, or of a group those of its tasks as the method mixes them."""
+        if len(group) == 1:
+            return self._loader(group[0], stage)
+        loaders = {task: self._loader(task, stage) for task in group}
+        shares = self.method.shares({task: len(self.datas[task].train) for task in group})
+        return Mixture(loaders, shares, self._generator(group[-1], stage, "mixture"))
 
     def _loader(self, name: str, stage: str) -> Loader:
         data, settings, backbone = self.datas[name], self.settings[name], self.model.backbone
@@ -265,13 +297,13 @@ class _Teacher:
 
     # -- after a task -----------------------------------------------------------------------------------------------
 
-    def _hold(self, name: str) -> None:
+    def _hold(self, group: list[str]) -> None:
         """Older tasks answer their probes byte for byte as they did when they were learned."""
-        older = self.order[: self.order.index(name)]
+        older = [task for task in self.life.probes if task not in group]
         if self.method.keeps:
             now = {task: probe(self.model, self.datas[task]) for task in older}
-            hold({t: d for t, d in self.life.probes.items() if t in now}, now, self.method.name, name)
-        self.life.probes[name] = probe(self.model, self.datas[name])
+            hold({task: self.life.probes[task] for task in older}, now, self.method.name, group[-1])
+        self.life.probes |= {task: probe(self.model, self.datas[task]) for task in group}
 
     def _measure(self, name: str) -> None:
         """A row of R. A signal stops it; the checkpoint of the finished fit stands."""
@@ -288,13 +320,14 @@ class _Teacher:
                     self.model.tasks[task].metric = told["metric"]
         except Asked:
             raise self.signals.interrupted() from None
+        self.life.rows += [[] for _ in so_far[len(self.life.rows) + 1 :]]  # tasks learned together have one row
         self.life.rows.append([row[task] for task in so_far])
         protocols = dict(self._learned().matrix.protocols)
         self.run.log("row", task=name, scores=row, protocols=protocols)
         if self.show is not None:
             self.show.row(name, row, protocols)
 
-    def _publish(self, name: str) -> None:
+    def _publish(self, group: list[str]) -> None:
         """The model folder and what it cost."""
         life, run, learned = self.life, self.run, self._learned()
         matrix = learned.matrix.to_dict()
@@ -304,17 +337,8 @@ class _Teacher:
         extra = {"matrix": matrix, "data_digest": run.identity.get("data_digest", ""), "seed": self.seed}
         extra |= {key: run.identity[key] for key in ("settings", "versions")} | {"probes": dict(life.probes)}
         store.save(self.model, run.folder / "model", extra)
-        file = run.folder / "model" / "tasks" / f"{name}.safetensors"
-        life.costs.append(
-            {
-                "task": name,
-                "seconds": round(sum(f["seconds"] for f in life.fits), 3),
-                "epochs": sum(f["epoch"] for f in life.fits),
-                "trainable": life.trainable,
-                "bytes": file.stat().st_size,
-                "peak_rss": peak_rss(),
-            }
-        )
+        sizes = {t: (run.folder / "model" / "tasks" / f"{t}.safetensors").stat().st_size for t in group}
+        life.costs += life.spent(group, sizes)
         run.write("matrix.json", matrix)
         run.write("scores.json", life.scores)
         run.write("cost.json", life.costs)
@@ -359,20 +383,21 @@ class _Teacher:
             raise ModelError(
                 f"the run learned {', '.join(state['order'])}", expected=", ".join(self.order), where="order of tasks"
             )
-        for index, name in enumerate(state["known"]):
-            if name in model.tasks and model.tasks[name].settled:
+        for group in self.method.order(self.order):
+            name = group[-1]
+            if name not in state["known"] or (name in model.tasks and model.tasks[name].settled):
                 continue
-            done = index < life.task
+            done = self.order.index(name) < life.task
             if not done:
                 self._teach(fresh=False)
-            self._add(name)
+            self._add(group)
             for number, stage in enumerate(self.method.stages):
                 if done or number <= life.stage:
                     self.method.enter(stage, model, name)
                 if done or number < life.stage:
                     self.method.leave(stage, model, name)
-            if done:
-                model.settle(name)
+            for task in group if done else ():
+                model.settle(task)
         where = str(self.checkpoints.path(found.number))
         check_tensors(model.state_dict(), found.tensors["model.safetensors"], f"{where}/model.safetensors")
         model.load_state_dict(found.tensors["model.safetensors"])

@@ -34,7 +34,8 @@ Snapshot = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]  # tensors by fil
 
 
 class Batches(Protocol):
-    """What `fit` needs of a loader: `events.loader.Loader` is one."""
+    """What `fit` needs of a loader: `events.loader.Loader` is one. One of several tasks tells by `task` whose batch it
+    gave last, as `mixture.Mixture` does."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Batch]: ...
@@ -143,7 +144,7 @@ def fit(
                     optimizer.zero_grad(set_to_none=True)
                     optimizer.param_groups[0]["lr"] = settings.learning_rate * share_of_rate(at.step, steps, settings)
                 with fabric.autocast():
-                    loss = loss_of(model, task, batch, rng, at.step / steps)  # ()
+                    loss = loss_of(model, getattr(loader, "task", task), batch, rng, at.step / steps)  # ()
                 fabric.backward(loss)
                 value, norm = float(loss.detach()), gradient_norm(trained.values())
                 if not math.isfinite(value + norm):

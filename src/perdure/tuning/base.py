@@ -7,7 +7,7 @@ tasks is a buffer or parameter of the Method, hence saved with the model.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -108,6 +108,15 @@ class Method(nn.Module, ABC):
     def taught_by(self, teacher: UserModel | None) -> None:
         """The loop's way of giving a teacher before the first `enter` of a task, and taking it away at its end."""
         self._teacher = () if teacher is None else (teacher,)
+
+    def order(self, tasks: Sequence[str]) -> list[list[str]]:
+        """The tasks in groups; those of a group are learned at once, under the name of its last. One by one, unless a
+        method needs several together. A group may name tasks of earlier groups again, and ends with a new one."""
+        return [[task] for task in tasks]
+
+    def shares(self, examples: Mapping[str, int]) -> dict[str, float]:
+        """How often each task of a group is drawn, in proportion, given its number of training examples."""
+        return dict(examples)
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
         """The overlay of a new task, or None where the backbone serves as it is."""

@@ -1,0 +1,73 @@
+"""Batches of several tasks: for each a task is drawn, and its own loader gives the next batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from perdure.errors import DataError, UsageError
+from perdure.events.batch import Batch
+from perdure.events.loader import Loader
+
+
+class Mixture:
+    """A tape of tapes. An epoch has as many batches as one epoch of every loader; which loader gives a batch is chance,
+    so a small task may be played several times in it and a large one not to its end. Like `Loader` it can be stopped
+    anywhere and put back to go on exactly.
+
+    Args:
+        loaders: task -> batches of its training examples.
+        shares: task -> how often it is drawn, in proportion, above 0.
+        generator: the mixture's own; nothing else may draw from it.
+
+    Attributes:
+        task: whose the newest batch is.
+
+    Raises:
+        DataError: a task without training examples. UsageError: a share that is no positive number.
+    """
+
+    def __init__(self, loaders: Mapping[str, Loader], shares: Mapping[str, float], generator: torch.Generator) -> None:
+        for task, loader in loaders.items():
+            if len(loader) == 0:
+                raise DataError(f"task {task} has no training examples", where=f"[[tasks]] {task}")
+            if not 0 < shares[task] < float("inf"):
+                raise UsageError(f"task {task} is drawn with share {shares[task]}", expected="more than 0")
+        self._loaders, self._generator, self._position = dict(loaders), generator, 0
+        self._shares = torch.tensor([shares[task] for task in loaders], dtype=torch.float64)  # (K,)
+        self.task = next(iter(loaders))
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return sum(len(loader) for loader in self._loaders.values())
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The rest of the current epoch."""
+        tasks = list(self._loaders)
+        while self._position < len(self):
+            self.task = tasks[int(torch.multinomial(self._shares, 1, generator=self._generator))]
+            self._position += 1
+            yield _next(self._loaders[self.task])
+        self._position = 0
+
+    def state(self) -> dict:
+        """Where all tapes stand, fit for JSON."""
+        generator = self._generator.get_state().numpy().tobytes().hex()
+        loaders = {task: loader.state() for task, loader in self._loaders.items()}
+        return {"position": self._position, "generator": generator, "loaders": loaders}
+
+    def restore(self, state: dict) -> None:
+        """Go on where `state` was taken. Raises UsageError when it is of other tasks or loaders."""
+        if sorted(state["loaders"]) != sorted(self._loaders):
+            raise UsageError(f"a position of {', '.join(state['loaders'])}", expected=", ".join(self._loaders))
+        for task, loader in self._loaders.items():
+            loader.restore(state["loaders"][task])
+        self._generator.set_state(torch.frombuffer(bytearray.fromhex(state["generator"]), dtype=torch.uint8))
+        self._position = int(state["position"])
+
+
+def _next(loader: Loader) -> Batch:
+    """The next batch; the first of the next epoch where this one is over."""
+    batch = next(iter(loader), None)
+    return next(iter(loader)) if batch is None else batch
