@@ -159,7 +159,8 @@ def _ordered(tasks: Sequence[Mapping[str, Any]], order: str) -> list[dict[str, A
 
 
 def shares(settings: Settings) -> bool:
-    """Whether a method can begin with a backbone that another model learned: it adds nothing to the first task."""
+    """Whether a method can begin with a backbone that another model learned: it learns the first task alone, and adds
+    nothing to it."""
     import numpy as np
     import torch
 
@@ -172,7 +173,8 @@ def shares(settings: Settings) -> bool:
     rows = np.arange(2, dtype=np.int32) + FIRST_ITEM
     with torch.random.fork_rng(devices=[]):
         model.add(TaskCard(first.name, first.kind, Ids(["a", "b"]), rows, np.ones(2)), torch.Generator())
-    return first.name not in model.overlays
+    alone = model.method.order([task.name for task in settings.tasks])[0] == [first.name]  # type: ignore[operator]
+    return alone and first.name not in model.overlays
 
 
 def chosen(asked: Sequence[Any] | None, standing: Sequence[Any], known: Sequence[Any] | None, what: str) -> list[Any]:

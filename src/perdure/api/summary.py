@@ -166,11 +166,15 @@ class _Group:
         return means
 
     def _cost(self, method: str) -> dict[str, Any]:
-        """Means over the later tasks and over seeds; the memory of the largest moment, its mean over seeds."""
-        own = self.rows.filter(pl.col("method") == method, pl.col("after") == pl.col("task"))
-        later = own.filter(pl.col("task_index") > 0)
-        told = {name: later[name].mean() for name in ("trainable", "bytes", "seconds")}
+        """Means over the later tasks and over seeds; the memory of the largest moment, its mean over seeds.
+
+        What was spent on several tasks at once is told once, so seconds are summed and divided by the later tasks.
+        """
+        own = self.rows.filter(pl.col("method") == method, pl.col("bytes").is_not_null())  # a row for each task
+        later, runs = own.filter(pl.col("task_index") > 0), len(self.runs[method])
+        seconds = later["seconds"].sum() / (runs * (len(self.tasks) - 1)) if len(later) else None
         peak = own.group_by("seed").agg(pl.col("peak_rss").max())["peak_rss"].mean()
+        told = {"trainable": later["trainable"].mean(), "bytes": later["bytes"].mean(), "seconds": seconds}
         return {**told, "peak_rss": peak, "backbone_shared": bool(own["backbone_shared"].all())}
 
 
@@ -185,5 +189,5 @@ def _matrix(run: pl.DataFrame) -> Matrix:
     """R of one run, from its rows."""
     run = run.sort("after_index", "task_index")
     tasks = run.filter(pl.col("final"))["task"].to_list()
-    rows = [part["value"].to_list() for part in run.partition_by("after_index", maintain_order=True)]
+    rows = [run.filter(pl.col("after_index") == at)["value"].to_list() for at in range(len(tasks))]
     return Matrix(tasks, rows)

@@ -118,6 +118,8 @@ def cell(value: Any) -> str:
 
     if value is None:
         return ""
+    if value != value:  # NaN: not defined
+        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -146,6 +148,7 @@ def matrix(console: Console, told: Told) -> None:
     lines = [
         [f"after {names[at]}", *[float(v) for v in row], *[None] * (len(names) - len(row))]
         for at, row in enumerate(told.get("matrix") or told.get("R") or [])
+        if row  # tasks learned at once have one row
     ]
     if lines:
         rows(console, ["R", *names], lines)

@@ -138,24 +138,22 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
 
 
 def transfers(matrix: Matrix, alone: Mapping[str, float], without: Sequence[str] = ()) -> dict[str, float | None]:
-    """Forgetting, backward and forward transfer of one run, with some tasks left out of the means.
+    """Forgetting, backward and forward transfer of one run, with some tasks left out of the means; None where the run
+    learned all tasks at once.
 
     Args:
         alone: task -> value of a model that learned it alone; None comes for forward transfer where it is empty.
         without: tasks of random labels, say: there is nothing to forget.
     """
-    lost = [value for task, value in matrix.forgotten().items() if task not in without]
-    now, then = matrix.rows[-1], [row[place] for place, row in enumerate(matrix.rows)]
-    older = [place for place, task in enumerate(matrix.tasks[:-1]) if task not in without]
-    ahead = [
-        then[place] - alone[task] for place, task in enumerate(matrix.tasks) if task in alone and task not in without
-    ]
+    now, learned, lost = dict(zip(matrix.tasks, matrix.rows[-1], strict=True)), matrix.learned(), matrix.forgotten()
+    older = [task for task in lost if task not in without]
+    none = 0.0 if len(matrix.tasks) < 2 else None
     return {
-        "forgetting": _average(lost) or 0.0,
-        "backward_transfer": _average([now[place] - then[place] for place in older]) or 0.0,
-        "forward_transfer": _average(ahead),
+        "forgetting": _average([lost[task] for task in older], none),
+        "backward_transfer": _average([now[task] - learned[task] for task in older], none),
+        "forward_transfer": _average([learned[task] - alone[task] for task in alone if task not in without]),
     }
 
 
-def _average(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
+def _average(values: Sequence[float], none: float | None = None) -> float | None:
+    return math.fsum(values) / len(values) if values else none
