@@ -262,6 +262,21 @@ def test_split_by_example_is_each_tasks_own(shop):
     assert again.test.answer_events.tolist() == buy.test.answer_events.tolist()  # pyright: ignore
 
 
+def test_each_answer_an_example_of_a_user_in_one_part(shop):
+    """The control of the split by example: measured alike, divided by users."""
+    tasks = [WATCH, Task("buy", "item"), Task("age", "one_of", answer="user.age")]
+    by_user = compile_tasks(shop, tasks, SOURCE, Split(test=0.3))
+    each = compile_tasks(shop, tasks, SOURCE, Split(kind="user-each", test=0.3))
+    for name, one in each.items():
+        assert one.by == "user" and one.labels == by_user[name].labels
+        for part in ("train", "valid", "test"):
+            mine, theirs = one.part(part), by_user[name].part(part)
+            assert mine.answers.tolist() == theirs.answers.tolist()
+            if theirs.answer_starts is not None:
+                assert mine.users.tolist() == np.repeat(theirs.users, np.diff(theirs.answer_starts)).tolist()
+                assert np.diff(mine.answer_starts).tolist() == [1] * len(mine)  # pyright: ignore
+
+
 NOISE = Task("noise", "one_of", answer="noise", classes=5)
 
 

@@ -13,6 +13,7 @@ from perdure.errors import SettingsError, shorten
 
 PARTS = ("train", "valid", "test")
 TRAIN, VALID, TEST = range(3)
+KINDS = ("user", "last", "time", "example", "user-each")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Split:
             held out (next_item). "time": events from two moments on are held out. "example": every answer of a user is
             an example of its own, and each task shuffles and divides its examples by itself (next_item by rows), as the
             official code of CONURE and TERACON does. It leaks, since the same history is in train and in test, and who
-            is test in one task trains the others; for comparison only, with [evaluate] seen = "keep".
+            is test in one task trains the others; for comparison only, with [evaluate] seen = "keep". "user-each":
+            users as in "user", examples as in "example"; what differs between these two is the leak.
         valid, test: shares of the users (each 0 to 1, together below 1); read by "user", and by tasks that fall back
             on it. Of the examples for "example".
         seed: draws the partition of users; with the task's name, the shuffle of "example" and random labels.
@@ -35,7 +37,7 @@ class Split:
         SettingsError: a value outside its range.
     """
 
-    kind: Literal["user", "last", "time", "example"] = "user"
+    kind: Literal["user", "last", "time", "example", "user-each"] = "user"
     valid: float = 0.05
     test: float = 0.15
     seed: int = 0
@@ -44,9 +46,9 @@ class Split:
     test_from: str | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("user", "last", "time", "example"):
+        if self.kind not in KINDS:
             raise SettingsError(
-                f"kind = {self.kind!r}", expected='"user", "last", "time" or "example"', where="[split], key kind"
+                f"kind = {self.kind!r}", expected="one of " + ", ".join(KINDS), where="[split], key kind"
             )
         for key, share in (("valid", self.valid), ("test", self.test)):
             if not 0 <= share < 1:

@@ -78,9 +78,6 @@ def _history(log: Columns, history: History) -> tuple[Sequences, np.ndarray | No
     return Sequences(np.asarray(events.items)[rows], np.concatenate([[0], np.cumsum(kept)]), times, rows), held
 
 
-_Rows = tuple[np.ndarray, np.ndarray, Answers]  # (n,) users, (n,) input ends, their answers
-
-
 class _Workshop:
     """Makes the examples of one task after the other from what all tasks share."""
 
@@ -128,8 +125,8 @@ class _Workshop:
         self._leave(f"history shorter than {need}", selected & ~enough)
         users = np.flatnonzero(selected & enough)  # (n,)
         kind = self.split.kind
-        if kind in ("user", "example"):
-            parts = self.parts[users] if kind == "user" else partition(len(users), self.split, task.name)
+        if kind in ("user", "user-each", "example"):
+            parts = partition(len(users), self.split, task.name) if kind == "example" else self.parts[users]
             train, valid, test = self._next_by_user(users, parts)
         else:
             train, valid, test = {"last": self._next_by_last, "time": self._next_by_time}[kind](users)
@@ -142,8 +139,8 @@ class _Workshop:
             train,
             valid,
             test,
-            {"split": _SAID[kind]},
-            kind,
+            {"split": _SAID["user" if kind == "user-each" else kind]},
+            "user" if kind == "user-each" else kind,
             cuts,
             self._clock(kind),
         )
@@ -199,8 +196,9 @@ class _Workshop:
         answers, texts = collect(self.log, self.held, task, self.split.seed)
         kind = self.split.kind
         by = "time" if kind == "time" and answers.events is not None else "example" if kind == "example" else "user"
-        notes = {"split": _SAID[by]}
-        if by != kind:
+        each = kind in ("example", "user-each")
+        notes = {"split": _SAID[kind if each else by]}
+        if by != kind and not each:
             notes["split"] += f' ("{kind}" does not apply to these answers)'
         answers = answers.take(selected[answers.users])
         cuts = self.split.cuts if kind == "time" else None
@@ -210,32 +208,23 @@ class _Workshop:
             ends = [self._until(c) for c in cuts] if cuts else [self.starts[1:]] * 2
             end = np.where(self.parts == TEST, ends[1], ends[0])  # (U,)
             kept, found = self._enough(task, answers, end, selected, "")
-            rows = self._by_row(task, end, found) if by == "example" else self._by_part(kept, end, found)
+            parts = self.parts[found.users] if by == "user" else partition(len(found.users), self.split, task.name)
+            taken = [found.take(parts == part) for part in (TRAIN, VALID, TEST)]  # answers of each part
+            who = [one.users if each else kept[self.parts[kept] == part] for part, one in enumerate(taken)]
+            rows = [(users, end[users], one) for users, one in zip(who, taken, strict=True)]
         labels, label_items, lookup = self._labels(task, rows[TRAIN][2], texts)
-        make = self._one_each if by == "example" else self._examples
-        parts = [make(u, self.starts[u], e, a, lookup) for u, e, a in rows]
+        make = self._one_each if each else self._examples
         return TaskData(
             task,
             self.sequences,
             labels,
             label_items,
-            *parts,
+            *(make(users, self.starts[users], ends, one, lookup) for users, ends, one in rows),
             notes=notes,
             by=by,
             cuts=cuts,
             clock=self._clock(by),
         )
-
-    def _by_part(self, kept: np.ndarray, end: np.ndarray, found: Answers) -> list[_Rows]:
-        """Users, input ends and answers of train, valid, test: everybody's part is one for all tasks."""
-        of_user, of_answer = self.parts[kept], self.parts[found.users]
-        return [(u := kept[of_user == part], end[u], found.take(of_answer == part)) for part in (TRAIN, VALID, TEST)]
-
-    def _by_row(self, task: Task, end: np.ndarray, found: Answers) -> list[_Rows]:
-        """The same where every answer is an example, and the task divides its examples by itself."""
-        parts = partition(len(found.users), self.split, task.name)  # (A,)
-        taken = [found.take(parts == part) for part in (TRAIN, VALID, TEST)]
-        return [(one.users, end[one.users], one) for one in taken]
 
     def _clock(self, by: str) -> np.ndarray | None:
         """(E,) times of the log, for `check_no_leak`."""
@@ -337,4 +326,5 @@ _SAID = {
     "last": "the last events of every user: test, those before: valid",
     "time": "two moments for all users",
     "example": "each task's examples for themselves, one answer an example: it leaks",
+    "user-each": "one partition of users for all tasks, one answer an example",
 }

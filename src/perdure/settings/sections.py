@@ -16,7 +16,16 @@ from perdure.train_settings import TrainSettings
 
 Settings: TypeAlias = Any  # recipe.Settings, which stands on these sections: imports go one way, type-only ones too
 
-__all__ = ["EvaluateSettings", "Part", "Parts", "PretrainSettings", "RunSettings", "bad_names", "contradictions"]
+__all__ = [
+    "EvaluateSettings",
+    "Part",
+    "Parts",
+    "PretrainSettings",
+    "ProfileSettings",
+    "RunSettings",
+    "bad_names",
+    "contradictions",
+]
 
 METRIC = re.compile(r"(hr|ndcg|mrr|recall)@([1-9][0-9]{0,3})|auc|accuracy|macro_f1")
 METRICS = "hr@k, ndcg@k, mrr@k, recall@k, auc, accuracy or macro_f1"
@@ -82,6 +91,22 @@ class EvaluateSettings(BaseModel):
         if kind == "one_of":
             return self.metric in ("accuracy", "macro_f1", "auc")
         return self.metric == "auc" or "@" in (self.metric or "")
+
+
+class ProfileSettings(BaseModel):
+    """What methods that read profiles are told of a user besides the history.
+
+    Attributes:
+        fields: user attributes, read as text; a missing value is no fault. A task whose answer is one of them does not
+            read that one.
+        vectors: a Parquet file with the columns user and vector, as `perdure embed` writes it: vectors that a model of
+            another domain gave. Users that are not in it have none.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    fields: list[str] = Field([], max_length=64)
+    vectors: str | None = None
 
 
 class RunSettings(BaseModel):
@@ -164,7 +189,7 @@ def _training(settings: Settings, place: int) -> Iterator[Fault]:
     key = f"tasks.{place} ({settings.tasks[place].name})"
     if train.max_steps is not None and train.warmup_steps >= train.max_steps:
         yield Fault(key, f"warmup_steps {train.warmup_steps} is not below max_steps {train.max_steps}")
-    if settings.split.kind in ("user", "example") and settings.split.valid == 0 and train.patience > 0:
+    if settings.split.kind in ("user", "example", "user-each") and settings.split.valid == 0 and train.patience > 0:
         yield Fault(
             key,
             f"patience {train.patience} needs validation users, and split.valid is 0",
