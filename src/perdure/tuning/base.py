@@ -39,7 +39,15 @@ def through(layer: nn.Module, weights: Mapping[str, Tensor], x: Tensor, *context
 
 
 class Overlay(nn.Module):
-    """What one task adds to the backbone. The base class adds nothing."""
+    """What one task adds to the backbone. The base class adds nothing.
+
+    Attributes:
+        reads_profile: answers from a user's profile too (`Batch.profile`, `Batch.source`), even without any event.
+        passive: the backbone serves as it is, so that the first task's may be one learned elsewhere.
+    """
+
+    reads_profile: bool = False
+    passive: ClassVar[bool] = False
 
     def via(self, batch: Batch) -> Via:
         """The door for this batch; personal methods bind its users here."""

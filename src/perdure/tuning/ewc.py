@@ -32,6 +32,7 @@ off while it is. Nothing is held while the first task is learned.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
@@ -178,11 +179,11 @@ def _groups(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
 
 def _cut(batch: Batch, rows: slice, lengths: Tensor) -> Batch:
     """Some users of a batch, with histories of these lengths, padded no longer than they need."""
-    t = max(int(lengths.max()), 1)
-    times = None if batch.times is None else batch.times[rows, :t]  # (b, t)
-    users = None if batch.users is None else batch.users[rows]  # (b,)
-    if batch.answers is None or batch.answer_starts is None:
-        return Batch(batch.items[rows, :t], lengths, times, users)
-    starts = batch.answer_starts[rows.start or 0 : (rows.stop or len(batch)) + 1]  # (b + 1,)
-    answers = batch.answers[int(starts[0]) : int(starts[-1])]
-    return Batch(batch.items[rows, :t], lengths, times, users, answers, starts - starts[0])
+    told = {f.name: tensor for f in fields(batch) if (tensor := getattr(batch, f.name)) is not None}
+    answers, starts = told.pop("answers", None), told.pop("answer_starts", None)
+    if answers is not None and starts is not None:
+        starts = starts[rows.start or 0 : (rows.stop or len(batch)) + 1]  # (b + 1,)
+        answers, starts = answers[int(starts[0]) : int(starts[-1])], starts - starts[0]
+    few = {name: tensor[rows] for name, tensor in told.items()}  # (b, ...)
+    events = {name: few[name][:, : max(int(lengths.max()), 1)] for name in ("items", "times") if name in few}  # (b, T)
+    return Batch(**{**few, **events, "lengths": lengths, "answers": answers, "answer_starts": starts})

@@ -50,6 +50,8 @@ class Memory(Overlay):
         size: m. length: L. answered: examples have an answer. timed: events have times.
     """
 
+    passive: ClassVar[bool] = True
+
     items: Tensor
     lengths: Tensor
     answers: Tensor | None
