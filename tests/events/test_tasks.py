@@ -446,6 +446,7 @@ def test_a_wrong_filter_is_one_clear_error(shop, expression, found, fix):
         ("upper(domain) = 'SOURCE' and cast(value as integer) % 2 = 1", 160),
         ("starts_with(item, 'a')", 160),
         ("array_contains(user.tags, 'x') and domain = 'source'", 80),
+        ("user = 'u03' and cast(time as int) < 2", 2),
         ("user.age is null and domain = 'source'", 24),
     ],
 )

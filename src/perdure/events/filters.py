@@ -79,7 +79,10 @@ def check(expression: str, known: Iterable[str], *, where: str, own: str = "") -
         if kind == "scoped":
             text = '"' + (text.removeprefix(own) if own else text) + '"'
         elif kind == "word":
-            _check_word(text.lower(), text, expression[at:].lstrip().startswith("("), known, fault)
+            called = expression[at:].lstrip().startswith("(")
+            _check_word(text.lower(), text, called, known, fault)
+            if not called and text in known and text.lower() not in WORDS:
+                text = f'"{text}"'  # `user` alone is a word of SQL
         pieces.append(text)
     try:
         parsed = pl.sql_expr("".join(pieces))
