@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -193,16 +195,23 @@ running it. The complete effective settings, with the origin of each, go into th
 def methods() -> str:
     from perdure import registry
 
+    found, published = results(), expected()
     text = (
         MADE
         + """# Methods, encoders, objectives
 
-What `perdure list` tells, and for each the opening of its file: citation, formula, notation, and how it differs
-from the paper. *Keeps* is a promise: older tasks answer bit for bit as before, whatever is learned
-later. The tests and every training run hold a method to it.
+What `perdure list` tells, what was measured, and for each the opening of its file: citation, formula, notation, and how
+it differs from the paper. *Keeps* is a promise: older tasks answer bit for bit as before, whatever is learned
+later. The tests and every training run hold a method to it. Options are told in full in the
+[settings](settings.md#tuning).
 
-*Reproduced* compares with the numbers of the method's own paper: **yes** within its tolerance, **partly**, or **not
-yet** tried. A method is never called reproduced because its tests pass.
+The status is made from what is stored in `docs/results/`, never from belief, and not from tests that pass:
+
+- **reproduced**: a published number exists, and every one that was tried here was reached on the same data, within the
+  tolerance stated in `docs/results/published.toml`.
+- **partly**: measured on real data here; no published number can be had for it, or one was missed, and then the status
+  says which.
+- **not yet**: not measured here. Baselines have no paper of their own to reproduce.
 
 """
     )
@@ -212,10 +221,10 @@ yet** tried. A method is never called reproduced because its tests pass.
         for name in registry.names(kind):
             cls = registry.find(kind, name)
             row = [f"[`{name}`](#{name})", cls.paper, cls.summary]
-            if kind == "methods":
-                row += ["yes" if cls.keeps else "no", REPRODUCED.get(name, "not yet")]
+            row += ["yes" if cls.keeps else "no"] if kind == "methods" else []
+            row += [", ".join(option[0] for option in options(cls)), status(kind, name, cls.paper, found, published)]
             rows.append(row)
-        heads = ["name", "paper", "in one line"] + (["keeps", "reproduced"] if kind == "methods" else [])
+        heads = ["name", "paper", "in one line", *(["keeps"] if kind == "methods" else []), "options", "status"]
         text += f"## {title}\n\n" + table(heads, rows) + "\n"
     rows = [[f"`{entry['name']}`", entry["summary"]] for entry in registry.about("formats")]
     text += (
@@ -223,7 +232,7 @@ yet** tried. A method is never called reproduced because its tests pass.
         + table(["name", "layout"], rows)
         + "\n"
     )
-    text += "## In full\n\n"
+    text += measured(found) + "## In full\n\n"
     for _, kind in kinds:
         for name in registry.names(kind):
             module = sys.modules[registry.find(kind, name).__module__]
@@ -231,8 +240,96 @@ yet** tried. A method is never called reproduced because its tests pass.
     return text.rstrip() + "\n"
 
 
-# Filled from results of recipes on real data, never from belief. Baselines have no paper of their own to reproduce.
-REPRODUCED: dict[str, str] = dict.fromkeys(("finetune", "frozen", "single"), "(baseline)")
+def results() -> list[dict[str, Any]]:
+    """The stored results, as `benchmarks/collect.py` writes them, by recipe."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((DOCS / "results").glob("*.json"))]
+
+
+def expected() -> list[dict[str, Any]]:
+    """The published numbers that results are held against."""
+    return tomllib.loads((DOCS / "results" / "published.toml").read_text(encoding="utf-8"))["published"]
+
+
+def status(kind: str, name: str, paper: str, found: list[dict[str, Any]], published: list[dict[str, Any]]) -> str:
+    """The status of a method, encoder or objective by the rule that the page states.
+
+    A method is measured where a later task was learned with it; the first task is learned by all in the same way.
+    """
+    tried = [(one, value) for one in published if name in one["of"] and (value := reached(one, found)) is not None]
+    missed = [(one, value) for one, value in tried if not one["low"] <= value <= one.get("high", float("inf"))]
+    if missed:
+        told = [
+            f"{one['metric']} {value:.4f} on {one['recipe']}, published from {one['low']:.4f}" for one, value in missed
+        ]
+        return "partly: " + "; ".join(told)
+    if tried:
+        return "reproduced: " + "; ".join(f"{one['metric']} {value:.4f} on {one['recipe']}" for one, value in tried)
+    if kind == "methods" and paper.startswith("baseline"):
+        return "baseline"
+    recipes = [one["recipe"] for one in found if any(_has(kind, name, one, group) for group in one["groups"])]
+    return "partly: " + ", ".join(recipes) if recipes else "not yet"
+
+
+def _has(kind: str, name: str, result: dict[str, Any], group: dict[str, Any]) -> bool:
+    """Whether a group of a result measured it."""
+    if kind == "methods":
+        return name in group["methods"] and len(group["metrics"]) > 1
+    return name == (group["encoder"] if kind == "encoders" else result["objective"])
+
+
+def reached(one: dict[str, Any], found: list[dict[str, Any]]) -> float | None:
+    """The result that a published number is held against: of its method, or the best of all; None where none is."""
+    values = [
+        told["tasks"][one["task"]][0]
+        for result in found
+        if result["recipe"] == one["recipe"]
+        for group in result["groups"]
+        if (group["encoder"], group["order"], group["protocol"]) == (one["encoder"], "forward", "clean")
+        and group["metrics"].get(one["task"]) == one["metric"]
+        for method, told in group["methods"].items()
+        if method == one.get("method", method)
+    ]
+    return max(values, default=None)
+
+
+def measured(found: list[dict[str, Any]]) -> str:
+    """What stands in docs/results, the best mean first."""
+    rows = []
+    for result in found:
+        for group in result["groups"]:
+            where = [
+                f"{result['recipe']}, {result['date']}",
+                f"`{group['encoder']}`",
+                f"{group['order']}, {group['protocol']}",
+            ]
+            for name, told in sorted(group["methods"].items(), key=lambda entry: -entry[1]["average"][0]):
+                seeds = str(len(told["seeds"]))
+                lost = "" if told["forgetting"] is None or len(group["metrics"]) < 2 else f"{told['forgetting']:.4f}"
+                rows.append([*where, f"`{name}`", seeds, spread(told["average"]), spread(told["gain"], "+"), lost])
+    heads = [
+        "recipe",
+        "encoder",
+        "order, protocol",
+        "method",
+        "seeds",
+        "mean over tasks",
+        "gain over `single`",
+        "forgetting",
+    ]
+    return (
+        "## Measured\n\nWhat stands in `docs/results/`: means over tasks, seeds and test users at the end, with 95 %"
+        " intervals where they were kept.\n`benchmarks/collect.py` writes it from a finished `perdure compare`.\n\n"
+        + table(heads, rows)
+        + "\n"
+    )
+
+
+def spread(value: list[float | None] | None, sign: str = "") -> str:
+    """A mean and its interval."""
+    if value is None or value[0] is None:
+        return ""
+    mean, low, high = value
+    return f"{mean:{sign}.4f}" + ("" if low is None else f" ({low:{sign}.4f} to {high:{sign}.4f})")
 
 
 def opening(docstring: str) -> str:

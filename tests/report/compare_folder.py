@@ -74,7 +74,7 @@ def _about(methods, encoders, seeds, orders, protocols, tasks) -> dict[str, Any]
         {"name": t, "kind": _kind(t), "where": None, "description": f"what {t}"} for t in tasks
     ]
     told["tuned"] = {methods[0]: {"train.learning_rate": 0.003, "tuning.length": 6}}
-    finding = {"kind": "input", "severity": "note", "task": tasks[1], "other": None, "count": 12, "of": 600}
+    finding = {"kind": "input", "severity": "note", "task": tasks[-1], "other": None, "count": 12, "of": 600}
     leak = {**finding, "kind": "history", "severity": "leak", "count": 321}
     told["findings"] = {"clean": [{**finding, "text": "12 of 600 answers stand in their own input"}]}
     if "as-coded" in protocols:

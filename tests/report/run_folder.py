@@ -92,6 +92,7 @@ def run(method: str, learned: int) -> dict[str, Any]:
         "settings": {
             "data": {"path": "events.csv", "columns": {"user": "u", "item": "i"}},
             "encoder": {"name": "sasrec", "width": 64, "blocks": 2, "dropout": 0.1},
+            "objective": {"name": "next_item"},
             "tuning": {"method": method, "prompts": 10, "path": "<script>alert(1)</script>"},
             "train": {"epochs": 20, "batch_size": 128, "learning_rate": 0.001, "optimizer": "adam", "patience": 5},
             "tasks": tasks,

@@ -62,7 +62,7 @@ def _seeds(cells: list[dict[str, Any]], encoder: str, method: str, order: str, p
     some = [one for one in cells if all(one[name] == value for name, value in wanted.items())]
     if not some:
         return Cell("", kind="none")
-    rest = [f"{one['state']} {one['seed']}" for one in some if one["state"] != "done"]
+    rest = [f"seed {one['seed']} {one['state']}" for one in some if one["state"] != "done"]
     return Cell(f"{len(some) - len(rest)} of {len(some)}", ", ".join(rest), "warn" if rest else "")
 
 

@@ -223,17 +223,17 @@ def read(folder: Path | str) -> Compared:
     facts = Facts(folder=folder, run=about, settings=settings_of(about))
     summary, missing = document(folder, "summary.json") or {}, []
     if not summary:
-        missing.append("every number: the comparison was stopped before it was summed up (no summary.json)")
+        missing.append("There are no numbers yet: summary.json is written when all runs were tried.")
     results, users = (_table(folder / name) for name in ("results.parquet", "users.parquet"))
     for frame, name in ((results, "results.parquet"), (users, "users.parquet")):
         if frame is None and summary:
-            missing.append(f"what stands in {name}: there is no such file")
+            missing.append(f"What stands in {name} is missing: there is no such file.")
     groups = (
         [_group(one, results, users, about, folder) for one in summary.get("groups", [])] if results is not None else []
     )
     late = _late(about, summary)
     if summary and late:
-        missing.append(f"{late} finished after the summary was written: `perdure compare` again takes them in")
+        missing.append(f"{late} finished after the summary was written; `perdure compare` again takes them in.")
     level, against = summary.get("level", 0.95), summary.get("against")
     return Compared(folder, about, facts, [g for g in groups if g.methods], level, against, missing)
 

@@ -50,6 +50,7 @@ def parts(c: Compared) -> dict[str, Any]:
         studies.slices(c),
         studies.orders(c),
         studies.protocols(c),
+        studies.rest(c),
         costs.table(c),
         background.audit(c),
         background.tasks(c),

@@ -143,7 +143,8 @@ def curves(c: Compared) -> Section | None:
             lines = {m: _curve(group.epochs.get(m, {}).get(task, [])) for m in group.methods}
             picture = plots.many(lines, c.colours, ("epoch", group.label(task)))
             if picture:
-                drawn.append(Drawing(f"{group.encoder}: {task}" if len(c.main) > 1 else task, picture))
+                where = f"{group.encoder}: {task}" if len(c.main) > 1 else task
+                drawn.append(Drawing(f"{where}, {group.label(task)}", picture))
         title = f"{group.encoder}: the curves of {words.count(len(drawn), 'task', digits=True)}"
         parts += [Fold(title, [Grid(drawn)])] if len(drawn) > WIDE else [Grid(drawn)] if drawn else []
     if not parts:

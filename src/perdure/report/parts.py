@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -164,6 +165,6 @@ def _told(cell: Cell) -> str:
 
 def _escaped(text: str) -> str:
     """On one line; what Markdown or HTML would take for its own is put as it is meant."""
-    for mark in ("\\", "|", "<", "*", "`", "["):
+    for mark in ("\\", "|", "*", "`", "["):
         text = text.replace(mark, "\\" + mark)
-    return " ".join(text.split())
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", " ".join(text.split()))

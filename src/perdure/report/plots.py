@@ -87,7 +87,7 @@ def frontier(points: Sequence[Mapping[str, Any]], cost: str, quality: str, width
     x = alt.X("x:Q", title=cost, scale=alt.Scale(type="log", domain=xs, nice=False),
               axis=alt.Axis(values=ticks, labelExpr=_short("datum.value"), grid=True))  # fmt: skip
     y = alt.Y("y:Q", title=quality, scale=alt.Scale(domain=ys, nice=False, zero=False),
-              axis=alt.Axis(tickCount=5, format=".3~f"))  # fmt: skip
+              axis=alt.Axis(tickCount=5, format=".3~f", titlePadding=12))  # fmt: skip
     steps = [p for p in told if p["front"]]
     ends = [{"x": steps[0]["x"], "y": ys[0]}, *steps, {"x": xs[1], "y": steps[-1]["y"]}]
     chart: Any = (
@@ -187,7 +187,8 @@ def many(
 
     Args:
         lines: name -> (x, y) in order. places: name -> number that gives its look.
-        titles: of the axes. log: y is logarithmic (all y > 0). zero: y begins at 0. points: mark each point.
+        titles: of the axes; that of y is told in the label alone, for it stands above the drawing.
+        log: y is logarithmic (all y > 0). zero: y begins at 0. points: mark each point.
 
     Returns: an SVG element; empty where no line has a point.
     """
@@ -196,8 +197,10 @@ def many(
     if not kept:
         return ""
     xs = [x for some in kept.values() for x, _ in some]
-    x = alt.X("x:Q", title=titles[0], scale=alt.Scale(domain=[min(xs), max(max(xs), min(xs) + 1)], nice=False),
-              axis=alt.Axis(tickMinStep=1, tickCount=6, format="d", grid=False))  # fmt: skip
+    ends = [min(xs), max(max(xs), min(xs) + 1)]
+    ticks = list(range(int(ends[0]), int(ends[1]) + 1, max(1, math.ceil((ends[1] - ends[0]) / 7))))
+    x = alt.X("x:Q", title=titles[0], scale=alt.Scale(domain=ends, nice=False),
+              axis=alt.Axis(values=ticks, format="d", grid=False))  # fmt: skip
     values = [v for some in kept.values() for _, v in some]
     if log:
         scale: Any = alt.Scale(type="log", domain=[min(values) / 1.3, max(values) * 1.3], nice=False)
@@ -206,7 +209,7 @@ def many(
         same = max(values) - min(values) < 1e-9
         flat = {"domain": [0 if zero else values[0] - 0.05, values[0] + 0.05]} if same else {}
         scale, axis = alt.Scale(zero=zero, nice=True, **flat), alt.Axis(tickCount=4, labelExpr=_short("datum.value"))
-    y = alt.Y("y:Q", title=titles[1], scale=scale, axis=axis)
+    y = alt.Y("y:Q", title=None, scale=scale, axis=axis)
     layers = []
     for name, some in kept.items():
         colour, dash = look(places[name])

@@ -20,7 +20,7 @@ def head(c: Compared) -> dict[str, Any]:
     counts = [(len(c.axis(axis)), axis.removesuffix("s")) for axis in ("methods", "encoders", "seeds")]
     told = [words.count(n, word, digits=True) for n, word in counts]
     kicker = " · ".join(["perdure compare", words.moment(str(c.about.get("written", ""))), *told])
-    sentences = [_sentence(group) for group in c.main] or ["No run has been finished yet: there is nothing to compare."]
+    sentences = [_sentence(group) for group in c.main] or [f"The comparison is {c.about.get('state', 'not finished')}."]
     return {"title": title(c), "kicker": kicker, "sentences": sentences, "chips": _chips(c), "tiles": _tiles(c)}
 
 
@@ -67,7 +67,7 @@ def _losses(group: Group) -> str:
         others = [f"{method} {words.lost(mean[method])}" for method in forgets[1:]]
         told = f"{forgets[0]} forgets {'most' if others else 'of its older tasks'}, {words.lost(mean[forgets[0]])}"
         told += f"; then {words.listed(others)}." if others else " on average."
-    if keeps and len(keeps) == len(mean):
+    if len(keeps) == len(group.methods):
         return "No method forgets anything."
     return f"{told} {words.listed(keeps)} forget{'s' * (len(keeps) == 1)} nothing.".strip() if keeps else told
 
@@ -105,7 +105,7 @@ def _tiles(c: Compared) -> list[dict[str, str]]:
 
 def alerts(c: Compared) -> list[str]:
     """What must be read before any number: runs that are not there, leaks, what is missing."""
-    told = []
+    told: list[str] = []
     for state, word in (("failed", "failed"), ("cut", "was cut short"), ("missing", "was not run")):
         some = [cell for cell in c.cells if cell["state"] == state]
         told += [f"{one['folder']} {word}" + (f": {one['fault']}" if one.get("fault") else "") for one in some[:MANY]]

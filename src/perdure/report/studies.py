@@ -12,7 +12,7 @@ from perdure.report.compared import SLICES, Compared, Group
 from perdure.report.parts import Cell, Fold, Section, Table, crossed
 from perdure.report.standing import scores_table
 
-__all__ = ["orders", "protocols", "slices"]
+__all__ = ["orders", "protocols", "rest", "slices"]
 
 Changes = dict[str, dict[str, float]]  # method -> task -> change
 
@@ -70,6 +70,14 @@ def protocols(c: Compared) -> Section | None:
     told = [one["text"] for name in c.axis("protocols")[1:] for one in found.get(name, []) if one["severity"] == "leak"]
     intro += f" The audit says: {'; '.join(told[:3])}." if told else ""
     return Section("How much the published protocol flatters", [intro, *parts])
+
+
+def rest(c: Compared) -> Section | None:
+    """Scores under another order and another protocol at once, which no other section shows."""
+    main = (c.axis("orders")[:1], c.axis("protocols")[:1])
+    some = [group for group in c.groups if [group.order] != main[0] and [group.protocol] != main[1]]
+    folds = [Fold(f"{g.encoder}, {g.order}, {g.protocol}: every score", [scores_table(c, g)]) for g in some]
+    return Section("Other orders under other protocols", folds) if folds else None
 
 
 def _less(other: Group, base: Group) -> Changes:

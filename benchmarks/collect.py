@@ -1,0 +1,89 @@
+"""What a comparison measured, small enough to keep: docs/results/<recipe>.json, from which docs/methods.md is made.
+
+    python benchmarks/collect.py runs/compared              writes docs/results/<recipe>.json
+    python benchmarks/collect.py runs/compared --print      only shows it
+
+No times, nothing of the machine: recipe, date, seeds, and per encoder, order, protocol and method the means with their
+intervals. Run `python docs/generate.py` afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+
+
+def collect(out: Path) -> dict[str, Any]:
+    """The document of a comparison's folder.
+
+    Raises:
+        SystemExit: the comparison is not finished, or has no recipe file to name it.
+    """
+    about, summary = (json.loads((out / name).read_text(encoding="utf-8")) for name in ("compare.json", "summary.json"))
+    left = [cell["folder"] for cell in about["cells"] if cell["state"] != "done"]
+    if left:
+        raise SystemExit(f"{len(left)} runs are not done, the first is {left[0]}: finish the comparison first")
+    recipe = Path(about["recipe"]).stem
+    if not recipe:
+        raise SystemExit("the comparison was made without a recipe file: there is nothing to call it by")
+    objective = about["settings"]["objective"]["name"]
+    groups = [_group(group) for group in summary["groups"]]
+    return {"recipe": recipe, "date": about["written"][:10], "objective": objective, "groups": groups}
+
+
+def _group(group: dict[str, Any]) -> dict[str, Any]:
+    same = {name: group[name] for name in ("encoder", "order", "protocol", "seeds", "metrics", "measured")}
+    return same | {"methods": {name: _method(told) for name, told in group["methods"].items()}}
+
+
+def _method(told: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "seeds": told["seeds"],
+        "average": _spread(told["average"]),
+        "gain": _spread(told["gain"]),
+        "forgetting": _short(told["forgetting"]["mean"]),
+        "trainable": told["trainable"] and round(told["trainable"]),
+        "bytes": told["bytes"] and round(told["bytes"]),
+        "tasks": {task: _spread(value) for task, value in told["tasks"].items()},
+    }
+
+
+def _spread(value: dict[str, float | None] | None) -> list[float | None] | None:
+    """[mean, low, high]."""
+    return None if value is None else [_short(value[end]) for end in ("mean", "low", "high")]
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else round(value, 5)
+
+
+def render(document: dict[str, Any]) -> str:
+    """JSON with a line for each method."""
+    groups = []
+    for group in document["groups"]:
+        methods = ",\n".join(f"    {json.dumps(name)}: {json.dumps(told)}" for name, told in group["methods"].items())
+        head = json.dumps({key: value for key, value in group.items() if key != "methods"})
+        groups.append(f'  {head[:-1]}, "methods": {{\n{methods}\n  }}}}')
+    head = json.dumps({key: value for key, value in document.items() if key != "groups"})
+    return f'{head[:-1]}, "groups": [\n' + ",\n".join(groups) + "\n]}\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("out", type=Path, help="the folder of a finished comparison")
+    parser.add_argument("--print", action="store_true", help="show the document and write nothing")
+    asked = parser.parse_args()
+    document = collect(asked.out)
+    if asked.print:
+        print(render(document), end="")
+        return
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{document['recipe']}.json").write_text(render(document), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

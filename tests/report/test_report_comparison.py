@@ -1,0 +1,319 @@
+"""The page of a comparison: complete, self-contained, honest about what failed, and the same tables as Markdown."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+
+import polars as pl
+import pytest
+from report import compare_folder
+from report.test_report_page import Reader, words
+
+from perdure import api
+from perdure.errors import ModelError
+from perdure.report import plots
+from perdure.report.compared import read
+from perdure.report.comparison import build
+from perdure.report.parts import WIDE, Cell, Section, Table, crossed, markdown
+from perdure.report.standing import title
+
+FAILED, MISSING = "runs/sasrec/finetune/noisy/2", "runs/gru4rec/lora/reversed/1"
+
+
+def pages(folder) -> tuple[str, str]:
+    page = build(folder)
+    return page.read_text(encoding="utf-8"), page.with_suffix(".md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return compare_folder.write(
+        tmp_path_factory.mktemp("whole"),
+        encoders=("gru4rec", "sasrec"),
+        seeds=(1, 2),
+        orders=("forward", "reversed", "noisy"),
+        protocols=("clean", "as-coded"),
+        users=40,
+        states={FAILED: ("failed", "the loss is not finite"), MISSING: ("missing", None)},
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    return pages(folder)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    made = compare_folder.write(
+        tmp_path_factory.mktemp("small"), methods=("pcl", "finetune"), seeds=(1,), users=30, sampled=True
+    )
+    return pages(made)
+
+
+def summary(folder) -> list[dict]:
+    return json.loads((folder / "summary.json").read_text())["groups"]
+
+
+# -- the page as a page ------------------------------------------------------------------------------------------------
+
+
+def test_page_is_well_formed_and_self_contained(whole):
+    reader = Reader()
+    reader.feed(whole[0])
+    assert not reader.open
+    assert not {tag for tag, _ in reader.seen} & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+    for _, attributes in reader.seen:
+        assert not {name for name in attributes if name.startswith("on")}
+        assert not {"src", "xlink:href", "action"} & set(attributes)
+        assert str(attributes.get("href", "#")).startswith("#")
+    outside = set(re.findall(r"https?://[^\"'\s<)]+", whole[0]))
+    assert outside <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert "@import" not in whole[0] and "url(" not in whole[0]
+
+
+def test_links_lead_to_the_sections(whole):
+    targets = re.findall(r'<a href="#(\w+)">', whole[0])
+    assert targets == re.findall(r'<section id="(\w+)">', whole[0]) and len(targets) > 15
+
+
+def test_headings_are_in_order_and_every_table_and_drawing_says_what_it_is(whole):
+    levels = [int(level) for level in re.findall(r"<h(\d)[ >]", whole[0])]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert whole[0].count("<table") == len(re.findall(r"<caption>[^<]+</caption>", whole[0]))
+    drawings = re.findall(r'<svg[^>]*class="drawing"[^>]*>', whole[0])
+    assert len(drawings) > 15 and all(re.search(r'aria-label="[^"]{20,}"', svg) for svg in drawings)
+
+
+def test_drawings_use_the_theme(whole):
+    known = {f"#0{n}0{n}0{n}" for n in range(1, 7)} | set(plots.LINES)
+    for svg in re.findall(r"(?s)<svg[^>]*class=\"drawing\".*?</svg>", whole[0]):
+        assert set(re.findall(r"#[0-9a-fA-F]{6}", svg)) <= known
+    for colour in plots.LINES:  # and the style sheet knows every colour of a line
+        assert f'[stroke="{colour}"]' in whole[0]
+
+
+def test_text_from_outside_is_escaped(whole):
+    assert "<script>" not in whole[0] and "&lt;script&gt;alert(1)" in whole[0]
+    assert "<script>" not in whole[1]
+
+
+# -- what it says ------------------------------------------------------------------------------------------------------
+
+
+def test_every_section_is_there(whole):
+    for heading in (
+        "Read this first", "Which method is best", "Every task by every method", "What quality costs",
+        "What each method knew after each task", "What was forgotten", "Does a task cost more when many came before",
+        "How the tasks were learned", "What tasks draw on", "Users with short and with long histories",
+        "Does the order matter", "How much the published protocol flatters", "What it cost", "Leakage audit",
+        "The tasks", "The data", "The runs", "Settings", "Made with",
+    ):  # fmt: skip
+        assert f"<h2>{heading}</h2>" in whole[0], heading
+
+
+def test_every_number_of_the_summary_is_on_both(folder, whole):
+    html, text = words(whole[0]), whole[1]
+    for group in summary(folder):
+        main = (group["order"], group["protocol"]) == ("forward", "clean")
+        for told in group["methods"].values():
+            numbers = [f"{value['mean']:.3f}" for value in told["tasks"].values()]
+            ends = [f"{v['low']:.3f} – {v['high']:.3f}" for v in told["tasks"].values()]
+            numbers += [f"{told['average']['mean']:.3f}"] * main
+            for number in numbers + ends * main:
+                assert number in html and number in text
+
+
+def test_gains_are_told_with_their_intervals(folder, whole):
+    gain = next(g for g in summary(folder) if g["encoder"] == "sasrec")["methods"]["pcl"]["gain"]
+    row = re.search(r"(?m)^\| pcl \|.*$", whole[1][whole[1].index("**sasrec: the methods over all tasks") :])
+    assert row
+    for end in ("mean", "low", "high"):
+        assert f"{gain[end]:+.3f}".replace("-", "−") in row.group()
+
+
+def test_the_headline_names_the_best_and_who_forgets(folder, whole):
+    said = words(whole[0])
+    for group in summary(folder):
+        if (group["order"], group["protocol"]) == ("forward", "clean"):
+            assert f"With {group['encoder']}, {group['best']} is best" in said
+    assert "finetune forgets most" in said and "forget nothing" in said
+
+
+def test_what_failed_or_was_not_run_stands_before_any_number(whole):
+    for text in (words(whole[0]), whole[1]):
+        first = text.index("Which method is best", text.index("Read this first"))
+        assert f"{FAILED} failed: the loss is not finite" in text[:first]
+        assert f"{MISSING} was not run" in text[:first]
+    assert "seed 2 failed" in whole[1] and "seed 1 missing" in whole[1]
+
+
+def test_the_leak_is_a_number(folder, whole):
+    frame = pl.read_parquet(folder / "results.parquet").filter(
+        "final", pl.col("encoder") == "sasrec", pl.col("order") == "forward"
+    )
+    means = frame.group_by("protocol").agg(pl.col("value").mean())
+    leak = dict(means.iter_rows())["as-coded"] - dict(means.iter_rows())["clean"]
+    assert f"{leak:+.3f} with sasrec" in whole[1]
+    assert "321 of 600 test histories stand in training" in words(whole[0])
+
+
+def test_the_noisy_task_counts_in_no_change(whole):
+    table = whole[1][whole[1].index("**sasrec: noisy less forward") :]
+    heads = table[: table.index("|---")]
+    assert "noise" not in heads and all(task in heads for task in compare_folder.TASKS)
+
+
+def test_slices_count_their_users(folder, whole):
+    users = pl.read_parquet(folder / "users.parquet").filter(
+        pl.col("encoder") == "sasrec", pl.col("order") == "forward", pl.col("protocol") == "clean", pl.col("seed") == 1,
+        pl.col("method") == "pcl", pl.col("task") == "age",
+    )  # fmt: skip
+    counted = [users.filter(pl.col("history").is_between(low, high)).height for low, high in ((0, 0), (2, 5), (6, 20))]
+    table = whole[1][whole[1].index("**age, accuracy**") :]
+    heads = table[: table.index("|---")]
+    for name, n in zip(("0 events", "2 to 5 events", "6 to 20 events"), counted, strict=True):
+        assert f"{name} (n {n})" in heads
+    value = users.filter(pl.col("history").is_between(6, 20))["value"].mean()
+    assert isinstance(value, float) and 0 < value < 1
+
+
+def test_relations_of_methods_that_have_them(folder, whole):
+    told = [json.loads((folder / f"runs/sasrec/pcl/forward/{s}/relations.json").read_text()) for s in (1, 2)]
+    mean = (told[0]["gender"]["liked"] + told[1]["gender"]["liked"]) / 2
+    assert f"gender draws on liked: {mean:.2f}" in whole[0]
+    maps = whole[1][whole[1].index("## What tasks draw on") : whole[1].index("## Users with short")]
+    assert "**pcl, sasrec**" in maps and "**teracon, sasrec**" in maps and "lora" not in maps
+
+
+def test_cost_of_a_step_along_the_stream(whole):
+    table = whole[1][whole[1].index("**sasrec: time of a training step**") :]
+    assert "| teracon | 44.8 ms | 64.0 ms | 1.43 |" in table and "| pcl | 10.0 ms | 10.0 ms | 1.00 |" in table
+
+
+def test_settings_and_tuned_settings_with_their_origin(whole):
+    assert "| encoder.name | sasrec | recipe |" in whole[1] and "| train.patience | 5 | default |" in whole[1]
+    assert "| pcl | train.learning_rate | 0.003 |" in whole[1]
+
+
+def test_sampled_ranking_is_labelled_wherever_it_is_shown(small, whole):
+    assert "sampled" not in whole[1]
+    html, text = small
+    assert text.count("sampled") >= 12
+    for part in text.split("\n## ")[1:]:
+        if re.search(r"0\.\d{3}", part) and not part.startswith(("What it cost", "Settings", "Does a task")):
+            assert "sampled" in part, part[:60]
+    for svg in re.findall(r'<svg[^>]*class="drawing"[^>]*aria-label="mean score[^"]*"', html):
+        assert "sampled" in svg
+
+
+def test_markdown_has_every_table_of_the_page(whole):
+    captions = re.findall(r"<caption>([^<]+)</caption>", whole[0])
+    text = whole[1].replace("\\", "")
+    assert not [caption for caption in captions if f"**{caption}**" not in text]
+    assert len(captions) == len(re.findall(r"(?m)^\|---", whole[1]))
+
+
+# -- other folders -----------------------------------------------------------------------------------------------------
+
+
+def test_twenty_tasks(tmp_path):
+    tasks = ["watch", *[f"genre_{n}" for n in range(1, 19)], "gender"]
+    made = compare_folder.write(tmp_path, methods=("pcl", "single"), seeds=(1,), tasks=tasks, users=10)
+    html, text = pages(made)
+    assert all(task in text for task in tasks)
+    assert html.count('<table class="heat dots">') == 3 and "genre_3 after genre_9" in html
+    heads = text[text.index("**sasrec: score of each task at the end**") :].split("\n")[2]
+    assert heads == "| task | pcl | single |"
+
+
+def test_one_task_and_one_method(tmp_path):
+    html, text = pages(compare_folder.write(tmp_path, methods=("pcl",), seeds=(1,), tasks=["watch"], users=20))
+    assert "pcl is best" in words(html) and "What was forgotten" not in text
+
+
+def test_a_comparison_that_was_stopped(tmp_path):
+    made = compare_folder.write(tmp_path, methods=("pcl", "single"), seeds=(1,), users=10)
+    for name in ("summary.json", "users.parquet"):
+        (made / name).unlink()
+    html, text = pages(made)
+    assert "summary.json is written when all runs were tried" in text and "Which method is best" not in html
+    assert "2 of 2" in text
+
+
+def test_runs_that_came_after_the_summary_are_told(tmp_path):
+    made = compare_folder.write(tmp_path, methods=("pcl", "single"), seeds=(1,), users=10)
+    about = json.loads((made / "compare.json").read_text())
+    about["cells"].append({**about["cells"][0], "seed": 2, "folder": "runs/sasrec/pcl/forward/2"})
+    (made / "compare.json").write_text(json.dumps(about))
+    (made / "runs/sasrec/pcl/forward/2").mkdir()
+    assert "1 run finished after the summary was written" in pages(made)[1]
+
+
+def test_tasks_learned_at_once_are_measured_once(tmp_path):
+    made = compare_folder.write(tmp_path, methods=("pcl", "single"), seeds=(1,), users=10)
+    rows = pl.read_parquet(made / "results.parquet")
+    rows.filter((pl.col("method") != "single") | pl.col("final")).write_parquet(made / "results.parquet")
+    html, text = pages(made)
+    assert "measured once, at the end" in text and "pcl forgets nothing" in words(html)
+    lost = text[text.index("**sasrec: score lost**") : text.index("0 is exactly 0")]
+    assert "pcl" in lost and "single" not in lost
+
+
+@pytest.mark.parametrize("name", ["compare.json", "summary.json", "results.parquet", "users.parquet"])
+def test_a_damaged_file_is_named(tmp_path, name):
+    made = compare_folder.write(tmp_path, methods=("pcl",), seeds=(1,), users=10)
+    (made / name).write_text('{"half')
+    with pytest.raises(ModelError, match=name):
+        build(made)
+
+
+def test_no_comparison(tmp_path):
+    with pytest.raises(ModelError, match=r"compare\.json"):
+        build(tmp_path)
+
+
+def test_nothing_else_is_touched_and_the_page_is_the_same_again(tmp_path):
+    made = compare_folder.write(tmp_path, methods=("pcl", "single"), seeds=(1,), users=10)
+    before = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    first, again = pages(made), pages(made)
+    after = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    assert first == again
+    assert {path.name for path in set(after) - set(before)} == {"report.html", "report.md"}
+    assert all(after[path] == data for path, data in before.items())
+
+
+def test_the_verb_knows_a_comparison(tmp_path):
+    made = compare_folder.write(tmp_path / "out", methods=("pcl", "single"), seeds=(1,), users=10)
+    page = api.report(made, tmp_path / "elsewhere.html")
+    assert page == tmp_path / "elsewhere.html" and (tmp_path / "elsewhere.md").exists()
+    assert "six-tasks, compared" in page.read_text()
+    assert title(read(made)) == "six-tasks, compared"
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def test_front_is_what_no_other_beats():
+    points = [("a", 1, 0.5), ("b", 2, 0.4), ("c", 2, 0.7), ("d", 3, 0.7), ("e", 1, 0.3), ("f", 9, 0.8)]
+    assert plots.front([{"name": n, "x": x, "y": y} for n, x, y in points]) == ["a", "c", "f"]
+
+
+def test_many_tasks_stand_below_one_another():
+    tasks = [Cell(f"t{n}") for n in range(WIDE + 1)]
+    heads, rows = crossed(["a", "b"], tasks[:-1], lambda m, t: Cell(m + t), lambda m: Cell(m))
+    assert [head.text for head in heads] == ["method", *[t.text for t in tasks[:-1]], "mean"] and len(rows) == 2
+    heads, rows = crossed(["a", "b"], tasks, lambda m, t: Cell(m + t), lambda m: Cell(m))
+    assert [head.text for head in heads] == ["task", "a", "b"] and [c.text for c in rows[3]] == ["t3", "at3", "bt3"]
+    assert [c.text for c in rows[-1]] == ["mean", "a", "b"]
+
+
+def test_markdown_escapes_what_would_break_a_table():
+    table = Table(
+        "c", [Cell("a|b"), Cell("x")], [[Cell("<i>"), Cell("1", "n")], [Cell("two\nlines"), Cell("2", kind="best")]]
+    )
+    text = markdown(Section("s", [table]))
+    assert "| a\\|b | x |" in text and "&lt;i>" in text and "| two lines | **2** |" in text and "| 1 (n) |" in text
