@@ -49,7 +49,7 @@ def test_company_and_order_change_nothing(encoder, monkeypatch):
 def test_the_padded_length_is_the_history_s_own():
     lengths = np.array([1, 8, 9, 12, 0, 50, 3])
     seen = {}
-    for rows, width in room._batches(np.minimum(lengths, 12), 12, 2, None):
+    for rows, width in room._batches(np.minimum(lengths, 12), lengths > 0, 12, 2, None):
         seen |= dict.fromkeys(rows.tolist(), width)
         assert len(rows) <= 2
     assert seen == {0: 8, 1: 8, 6: 8, 2: 12, 3: 12, 5: 12}

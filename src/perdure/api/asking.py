@@ -7,7 +7,7 @@ embedding, a user by name) finds the store beside the model, or takes `store`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -97,11 +97,9 @@ def _settings(model: Any) -> Settings:
 
 def _compiled(model: Any, events: Events, names: Sequence[str]) -> dict[str, Any]:
     """Task data of some of the model's tasks, by the settings it learned with."""
-    from perdure.events.tasks import compile_tasks
+    from perdure.api.plan import tasks_of
 
-    settings = _settings(model)
-    chosen = [task for task in settings.tasks if task.name in names]
-    return compile_tasks(events, chosen, settings.history, settings.split)
+    return tasks_of(_settings(model), events, names)
 
 
 def _user(model: Any, events: Events, name: str, row: int) -> tuple[list[str], list[str]]:
@@ -176,46 +174,54 @@ def recommend(
     task: str,
     user: str | None = None,
     history: Sequence[str] | None = None,
+    profile: Mapping[str, str | None] | None = None,
     k: int = 10,
     seen: Literal["drop", "keep"] = "drop",
     allow: Sequence[str] | None = None,
     deny: Sequence[str] | None = None,
     store: str | Path | None = None,
 ) -> dict[str, Any]:
-    """The k best answers of a task, for a user of the log or for any history of item ids, oldest first.
+    """The k best answers of a task, for a user of the log, or for any history of item ids, oldest first, and profile.
 
     With seen="drop" items of the history are no answers, nor, for a user of the log, what the log holds as the user's
     answers to this task already: who has bought a book is not told to buy it.
 
-    Items the model does not know are ignored and listed in `unknown`. A user or history of which nothing is known is
-    answered by what is popular in the task, and `source` says so.
+    A profile is field -> value, as text, for a model that reads profiles; what is left out is missing. Items and values
+    the model does not know are ignored and listed in `unknown`. Where nothing is known that the task reads, what is
+    popular in the task is the answer, and `source` says so.
 
     Returns:
         task, user, items, scores, source ("model" or "popularity"), unknown, truncated, notes.
 
     Raises:
-        UsageError: unknown task or none, k below 1 or above 10,000, both or neither of user and history.
+        UsageError: unknown task or none, k below 1 or above 10,000, a user and a history or profile, or none of them;
+            a profile field the model does not read.
         DataError, ModelError.
     """
     from perdure.inference.recommend import recommend as ask
 
-    if (user is None) == (history is None):
-        raise UsageError("give a user or a history, one of both", where="--user, --history")
+    if (user is None) == (history is None and profile is None):
+        raise UsageError(
+            "give a user, or a history or profile", expected="one of both", where="--user, --history, --profile"
+        )
     if isinstance(history, str):
         raise UsageError(f"history = {shorten(repr(history))}", expected="a list of item ids", where="history")
     if not isinstance(k, bool) and isinstance(k, int) and k > 10_000:
         raise UsageError(f"k = {k}", expected="1 to 10000", where="k")
     model = _opened(model)
     card, raw, stranger, owned = model.card(task), list(history or []), [], []
+    known: Any = None if profile is None else [profile]
     if user is not None:
         events = _log(model, store)
         row = int(events.user_ids.rows([user])[0])
         if row >= 0:
             raw, owned = _user(model, events, card.name, row)
+            profiles = _compiled(model, events, [card.name])[card.name].profiles if model.fields else None
+            known = None if profiles is None else profiles.of(np.array([row]))
         else:
             stranger = [user]
     without = [*(deny or []), *owned] if owned and seen == "drop" and not isinstance(deny, str) else deny
-    answer = asdict(ask(model, card.name, [raw], k, seen=seen, allow=allow, deny=without)[0])
+    answer = asdict(ask(model, card.name, [raw], k, seen=seen, allow=allow, deny=without, profiles=known)[0])
     answer["unknown"] = [*stranger, *answer["unknown"]]
     closed = allow is not None and not (len(allow) and (card.labels.rows(list(allow)) >= 0).any())
     notes = ["allow names no answer of this task, so there is none to give"] if closed else []
@@ -241,7 +247,7 @@ def embed(model: Any, out: str | Path, *, task: str | None = None, store: str | 
     names = _tasks(model, task)
     events = _log(model, store)
     data = next(iter(_compiled(model, events, names[:1]).values()))
-    told = export(model, data.sequences, events.user_ids, Path(out), task)
+    told = export(model, data.sequences, events.user_ids, Path(out), task, profiles=data.profiles)
     return {
         "path": str(out),
         "users": events.n_users,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from perdure import registry
 from perdure.errors import MachineError, SettingsError
 from perdure.events.examples import TaskData
 from perdure.events.ids import Ids
+from perdure.events.profiles import profiles_of
+from perdure.events.sequences import Events
+from perdure.events.tasks import compile_tasks
 from perdure.model import store
 from perdure.model.user_model import UserModel
 from perdure.settings import Settings
 from perdure.training.cards import card_of
 from perdure.training.life import seed_of
 
-__all__ = ["check_machine", "estimate", "fresh", "sizes", "threads"]
+__all__ = ["check_machine", "estimate", "fresh", "sizes", "tasks_of", "threads"]
 
 
 @contextmanager
@@ -102,17 +106,28 @@ def memory_free() -> int | None:
     return min(found) if found else None
 
 
-def fresh(settings: Settings, item_ids: Ids) -> UserModel:
-    """The model before its first task, its backbone drawn from the run's seed."""
+def tasks_of(settings: Settings, events: Events, names: Sequence[str] | None = None) -> dict[str, TaskData]:
+    """The tasks made ready, all or some of them, with the profiles of users where the settings ask for them."""
+    chosen = [task for task in settings.tasks if names is None or task.name in names]
+    datas = compile_tasks(events, chosen, settings.history, settings.split)
+    profiles = profiles_of(events, settings.profile.fields, settings.profile.vectors)
+    return {name: replace(data, profiles=profiles) for name, data in datas.items()}
+
+
+def fresh(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData] | None = None) -> UserModel:
+    """The model before its first task, its backbone drawn from the run's seed; it reads the profiles that go with the
+    data."""
+    profiles = next(iter(datas.values())).profiles if datas else None
     generator = torch.Generator().manual_seed(seed_of(settings.run.seed, "backbone"))
     with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator before `generator` does
-        return store.build(settings.spec(), item_ids, registry.find, generator)
+        fields = None if profiles is None else profiles.fields
+        return store.build(settings.spec(), item_ids, registry.find, generator, fields)
 
 
 @torch.random.fork_rng(devices=[])  # heads and overlays draw from the global generator, too
 def sizes(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData]) -> tuple[int, dict[str, dict[str, int]]]:
     """Parameters of the backbone, and per task: trainable parameters and bytes its file adds."""
-    model, told = fresh(settings, item_ids), {}
+    model, told = fresh(settings, item_ids, datas), {}
     backbone = sum(p.numel() for p in model.backbone.parameters())
     for name, data in datas.items():
         model.add(card_of(data), torch.Generator())

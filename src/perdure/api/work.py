@@ -30,14 +30,13 @@ def survey(request: Mapping[str, Any], show: Any = None) -> dict[str, Any]:
         digest, card, findings.
     """
     from perdure.api.learning import prepared
-    from perdure.api.plan import threads
+    from perdure.api.plan import tasks_of, threads
     from perdure.evaluation.leakage import audit
-    from perdure.events.tasks import compile_tasks
 
     settings = settings_of(request)
     with threads(settings):
         events = prepared(settings, Path(str(settings.run.store)))
-        datas = compile_tasks(events, settings.tasks, settings.history, settings.split)
+        datas = tasks_of(settings, events)
         findings = [asdict(finding) for finding in audit(events, datas)]
     return {"digest": events.digest, "card": dict(events.card), "findings": findings}
 

@@ -79,6 +79,23 @@ def ids(text: str | None, option: str) -> list[str] | None:
         raise UsageError(f"cannot read {shorten(text[1:])}: {shorten(fault)}", where=option) from None
 
 
+def fields(text: str | None, option: str) -> dict[str, str | None] | None:
+    """`gender=F,age=25` as a mapping.
+
+    Raises:
+        UsageError: a part without `=`, or a field named twice.
+    """
+    if text is None:
+        return None
+    told: dict[str, str | None] = {}
+    for part in filter(None, text.split(",")):
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip() or name.strip() in told:
+            raise UsageError(f"found {shorten(part)!r}", expected="field=value, each field once", where=option)
+        told[name.strip()] = value
+    return told
+
+
 def names(text: str | None) -> list[str] | None:
     """`a,b` as a list."""
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]

@@ -145,7 +145,7 @@ def compare(
     encoders: Annotated[str | None, typer.Option("--encoders", help="with commas between")] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="with commas between, such as 1,2,3")] = None,
     orders: Annotated[str | None, typer.Option("--orders", help="of forward, reversed, noisy")] = None,
-    protocols: Annotated[str | None, typer.Option("--protocols", help="of clean, as-coded")] = None,
+    protocols: Annotated[str | None, typer.Option("--protocols", help="of clean, as-coded, user-each")] = None,
     changes: Changes = None,
     against: Annotated[
         str | None, typer.Option("--against", help="the method differences are told from; the best other by default")
@@ -224,6 +224,10 @@ def recommend(
         str | None,
         typer.Option("--history", help="item ids with commas between, oldest first; or @FILE, one a line"),
     ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", help="what else is known, such as gender=F,age=25; with or without a history"),
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="how many answers")] = 10,
     seen: Annotated[
         Seen,
@@ -245,6 +249,7 @@ def recommend(
         task=task,
         user=user,
         history=show.ids(history, "--history"),
+        profile=show.fields(profile, "--profile"),
         k=k,
         seen=seen.value,  # type: ignore[arg-type]
         allow=show.ids(allow, "--allow"),

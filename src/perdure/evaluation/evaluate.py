@@ -16,7 +16,7 @@ from torch import Tensor
 from perdure.errors import DataError, ModelError, UsageError
 from perdure.evaluation import bootstrap, metrics
 from perdure.evaluation.ranking import Sampled, rank_blocks, users_at_once
-from perdure.inference.represent import label_of_item, represent, scores_of, seen_cells
+from perdure.inference.represent import blank, label_of_item, represent, scores_of, seen_cells
 
 if TYPE_CHECKING:
     from perdure.events.examples import Examples, TaskData
@@ -184,7 +184,8 @@ def evaluate(
             where="evaluate",
         )
     examples, notes = _judged(data.part(split), card.name, split)
-    empty = int((examples.end == examples.begin).sum())
+    profiles = None if data.profiles is None else data.profiles.of(examples.users)
+    empty = int(blank(model, card.name, examples.begin, examples.end, profiles).sum())
     if empty:
         notes.append(f"{empty} users without input events were answered by popularity")
     outside = int((examples.answers < 0).sum())
@@ -271,7 +272,9 @@ def _vectors(model: UserModel, task: str, data: TaskData, examples: Examples, ba
     for low in range(0, len(examples), USERS):
         high = min(low + USERS, len(examples))
         begin, end = examples.begin[low:high], examples.end[low:high]
-        yield low, high, represent(model, task, data.sequences, begin, end, batch_size), begin == end
+        profiles = None if data.profiles is None else data.profiles.of(examples.users[low:high])
+        u = represent(model, task, data.sequences, begin, end, batch_size, profiles)
+        yield low, high, u, blank(model, task, begin, end, profiles)
 
 
 def _judged(examples: Examples, task: str, split: str) -> tuple[Examples, list[str]]:

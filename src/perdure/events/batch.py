@@ -19,6 +19,8 @@ class Batch:
         users: (B,) int64 user rows, or None for users the log does not know.
         answers: (A,) int64 label rows of all users, one after the other (CSR), or None.
         answer_starts: (B + 1,) int64; user b owns answers[answer_starts[b]:answer_starts[b + 1]].
+        profile: (B, F) int64 rows of profile fields, 0 where nothing is known, or None.
+        source: (B, S) float32 vectors that another model gave, zeros where there is none, or None.
     """
 
     items: Tensor
@@ -27,6 +29,8 @@ class Batch:
     users: Tensor | None = None
     answers: Tensor | None = None
     answer_starts: Tensor | None = None
+    profile: Tensor | None = None
+    source: Tensor | None = None
 
     @property
     def valid(self) -> Tensor:

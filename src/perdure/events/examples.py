@@ -13,13 +13,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from perdure.errors import DataError, SettingsError, shorten
 from perdure.events.ids import Ids
 from perdure.events.splits import PARTS, TEST, TRAIN, VALID
+
+if TYPE_CHECKING:
+    from perdure.events.profiles import Profiles
 
 # A task's name becomes a file's name on every system: names that differ only in case are one, `con` is none at all.
 TASK_NAME = re.compile(r"(?!(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])\Z)[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -206,6 +209,7 @@ class TaskData:
             apply). By "example" a user may own several examples, in different parts.
         cuts: (valid_from, test_from) seconds where the split is by time, else None.
         clock: (E,) int64 seconds of every row of the log where this task was divided by time, else None.
+        profiles: of all users of the log, where the settings ask for them.
     """
 
     task: Task
@@ -219,6 +223,7 @@ class TaskData:
     by: str = "user"
     cuts: tuple[int, int] | None = None
     clock: np.ndarray | None = None
+    profiles: Profiles | None = None
 
     def part(self, name: str) -> Examples:
         """The examples of "train", "valid" or "test"."""

@@ -17,6 +17,7 @@ import torch
 from perdure.errors import UsageError
 from perdure.events.batch import Batch
 from perdure.events.examples import Examples, Sequences
+from perdure.events.profiles import Profiles
 from perdure.events.splits import ragged
 
 _CHUNK = 50  # batches whose rows are sorted by length together
@@ -43,6 +44,7 @@ class Loader:
         windows: "last": one window a row, its newest events. "split": a longer input gives several windows which
             overlap in one event, so that every event but the first is a shifted target once; rows with answers are
             never split.
+        profiles: of all users of the log; give `Batch.profile` and `Batch.source`.
 
     Raises:
         UsageError: a number out of range, or times wanted from a log without.
@@ -60,6 +62,7 @@ class Loader:
         drop_last: bool = False,
         times: bool = False,
         windows: Literal["last", "split"] = "last",
+        profiles: Profiles | None = None,
     ) -> None:
         if windows not in ("last", "split"):
             raise UsageError(f"windows = {windows!r}", expected='"last" or "split"', where="Loader(windows=...)")
@@ -76,6 +79,7 @@ class Loader:
         self._times = np.asarray(sequences.times) if times else None  # (H,)
         self._size, self._max_length, self._drop_last = batch_size, max_length, drop_last
         self._generator, self._bucket = generator, bucket and generator is not None
+        self._profiles = profiles
         self._cut(examples, windows)
         self._epoch, self._position = 0, 0
         self._order: np.ndarray | None = None  # (n,) rows of the epoch being played
@@ -160,8 +164,9 @@ class Loader:
             counts = self._answer_count[rows]  # (B,)
             answers = torch.from_numpy(self._answers[ragged(self._answer_from[rows], counts)])  # (A,)
             starts = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))  # (B + 1,)
-        items = torch.from_numpy(_picked(self._items, at, valid))  # (B, T)
-        return Batch(items, torch.from_numpy(lengths), times, torch.from_numpy(self._users[rows]), answers, starts)
+        items, users = torch.from_numpy(_picked(self._items, at, valid)), self._users[rows]  # (B, T), (B,)
+        known = (None, None) if self._profiles is None else self._profiles.of(users).tensors()
+        return Batch(items, torch.from_numpy(lengths), times, torch.from_numpy(users), answers, starts, *known)
 
     def state(self) -> dict:
         """Where the tape stands, fit for JSON: epoch, position, generator (hex), and the shape of what is played."""

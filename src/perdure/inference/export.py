@@ -27,6 +27,7 @@ from perdure.model.disk import DISK, machine_faults
 if TYPE_CHECKING:
     from perdure.events.examples import Sequences
     from perdure.events.ids import Ids
+    from perdure.events.profiles import Profiles
     from perdure.model.user_model import UserModel
 
 __all__ = ["embed"]
@@ -43,6 +44,7 @@ def embed(
     tasks: str | Sequence[str] | None = None,
     *,
     batch_size: int = 256,
+    profiles: Profiles | None = None,
 ) -> dict[str, str]:
     """Writes the vectors of all users, one row a user and task, in the order of `source`.
 
@@ -51,6 +53,7 @@ def embed(
         user_ids: (n,) text ids of the same users.
         path: the Parquet file; replaced only when the new one is complete. Its folder is made when missing.
         tasks: the task whose vectors are wanted, several, or None for the plain backbone.
+        profiles: of the same users, for tasks that read them.
 
     Returns:
         The metadata written.
@@ -89,7 +92,8 @@ def embed(
         for name in names:
             for low in range(0, len(users), ROWS):
                 part = slice(low, min(low + ROWS, len(users)))
-                u = represent(model, name, ragged, starts[:-1][part], starts[1:][part], batch_size)  # (n, d)
+                known = None if profiles is None else profiles.of(np.arange(part.start, part.stop))
+                u = represent(model, name, ragged, starts[:-1][part], starts[1:][part], batch_size, known)  # (n, d)
                 frame = pl.DataFrame({"user": users[part], "vector": u.cpu().numpy()})
                 yield frame.with_columns(task=pl.lit(name or "")).select(*schema).cast(schema)  # type: ignore[arg-type]
 

@@ -1,7 +1,8 @@
 """What a model answers when it is asked about people: the best labels of a task for raw histories of item ids.
 
     history with a known event      the model's scores; for one_of the probabilities of the classes
-    history without a known event   what is popular in the task's training answers; `source` says "popularity"
+    history without a known event   the model's scores too, where the task reads profiles and one is known; else what is
+                                    popular in the task's training answers; `source` says "popularity"
 
 Ids the model does not know are ignored and listed. Items of the history are left out of answers that are items, unless
 asked for. Equal scores go by label row. The answer to one history is the same alone or in a crowd (up to rounding in
@@ -10,7 +11,7 @@ the last digits of the scores).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Literal
@@ -20,7 +21,8 @@ import torch
 from torch import Tensor
 
 from perdure.errors import UsageError, shorten
-from perdure.inference.represent import label_of_item, represent, scores_of, seen_cells, users_at_once
+from perdure.events.profiles import Fields, Profiles
+from perdure.inference.represent import blank, label_of_item, represent, scores_of, seen_cells, users_at_once
 from perdure.inference.topk import top
 
 if TYPE_CHECKING:
@@ -102,6 +104,7 @@ def recommend(
     seen: Literal["drop", "keep"] = "drop",
     allow: Sequence[str] | None = None,
     deny: Sequence[str] | None = None,
+    profiles: Profiles | Sequence[Mapping[str, str | None]] | None = None,
 ) -> list[Answer]:
     """The k best labels of a task for each history.
 
@@ -110,6 +113,7 @@ def recommend(
         k: 1 or more.
         seen: "drop" leaves out labels that are items of the history (of tasks whose labels are items).
         allow: only these labels may be given. deny: these may not. A label in both is not given.
+        profiles: of the same users, for models that read them: field -> value, what is left out is missing.
 
     Returns:
         One Answer a history, in order.
@@ -127,7 +131,12 @@ def recommend(
     barred, strangers = _barred(card, allow, deny)
     labels = label_of_item(card, model.backbone.n_items) if seen == "drop" else None
     begin, end = asked.starts[:-1], asked.starts[1:]
-    u, empty, answers = represent(model, task, asked, begin, end), begin == end, []
+    known, strange = _profiles(model, profiles, len(begin))
+    u, empty, answers = (
+        represent(model, task, asked, begin, end, profiles=known),
+        blank(model, task, begin, end, known),
+        [],
+    )
     step = users_at_once(len(card.labels))
     for low in range(0, len(begin), step):
         part = slice(low, low + step)
@@ -139,8 +148,27 @@ def recommend(
         if labels is not None:
             cells = seen_cells(labels, asked.items, begin[part], end[part])
             scores[tuple(torch.from_numpy(c).to(scores.device) for c in cells)] = -torch.inf
-        answers += _answers(card, scores, k, empty[part], [[*h, *strangers] for h in asked.unknown[part]])
+        answers += _answers(
+            card,
+            scores,
+            k,
+            empty[part],
+            [[*h, *p, *strangers] for h, p in zip(asked.unknown[part], strange[part], strict=True)],
+        )
     return answers
+
+
+def _profiles(
+    model: UserModel, told: Profiles | Sequence[Mapping[str, str | None]] | None, n: int
+) -> tuple[Profiles | None, list[list[str]]]:
+    """What is told of n users as rows, and the values nobody had."""
+    if told is None:
+        return None, [[] for _ in range(n)]
+    if len(told) != n:
+        raise UsageError(f"{len(told)} profiles for {n} histories", expected="one for each", where="profiles")
+    if isinstance(told, Profiles):
+        return told, [[] for _ in range(n)]
+    return (model.fields or Fields({})).told(told)
 
 
 def _answers(card: TaskCard, scores: Tensor, k: int, empty: np.ndarray, unknown: list[list[str]]) -> list[Answer]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from perdure.errors import DataError, NonFiniteError, UsageError
 from perdure.events.batch import Batch
+from perdure.events.profiles import Profiles
 from perdure.events.splits import ragged
 
 if TYPE_CHECKING:
     from perdure.model.user_model import TaskCard, UserModel
 
-__all__ = ["label_of_item", "represent", "scores_of", "seen_cells", "users_at_once", "vector"]
+__all__ = ["blank", "label_of_item", "represent", "scores_of", "seen_cells", "users_at_once", "vector"]
 
 FEWEST = 4  # users scored together at least: a lone user goes through the kernels, and gets the bits, of a crowd
 TOKENS = 4096  # events of a batch on a CPU: its states stay in the cache
@@ -46,6 +47,7 @@ def represent(
     begin: np.ndarray,
     end: np.ndarray,
     batch_size: int = 256,
+    profiles: Profiles | None = None,
 ) -> Tensor:
     """User vectors of n histories.
 
@@ -54,9 +56,10 @@ def represent(
         sequences: anything with `items`, (H,) integer item rows, and `times`, (H,) seconds, if the encoder reads them.
         begin, end: (n,) int64; a history is items[begin:end], of which the last max_length events are read.
         batch_size: most histories of a batch, 1 or more; on a CPU long histories come in smaller batches.
+        profiles: of the same n users, for tasks that read them.
 
     Returns:
-        (n, d) float32 on the model's device, in the order asked; zeros where a history has no event.
+        (n, d) float32 on the model's device, in the order asked; zeros for the `blank`.
 
     Raises:
         UsageError: unknown task, batch_size below 1, no times where the encoder reads them.
@@ -72,13 +75,28 @@ def represent(
     items, device = np.asarray(sequences.items), _device(model)
     times = getattr(sequences, "times", None) if model.backbone.reads_times else None
     u = torch.zeros(len(begin), model.backbone.width, device=device)  # (n, d)
+    asked = ~blank(model, task, begin, end, profiles)  # (n,)
     with _answering(model), torch.inference_mode():
         tokens = TOKENS if device.type == "cpu" else None
-        for rows, width in _batches(end - begin, model.backbone.max_length, batch_size, tokens):
+        for rows, width in _batches(end - begin, asked, model.backbone.max_length, batch_size, tokens):
             batch = _batch(items, times, begin[rows], end[rows], width, model.backbone.n_items)
+            if profiles is not None:
+                batch = replace(batch, **dict(zip(("profile", "source"), profiles.of(rows).tensors(), strict=True)))
             u[torch.from_numpy(rows).to(device)] = model.represent(batch.to(device), task).float()
     _finite(u, "user vectors", task)
     return u
+
+
+def blank(
+    model: UserModel, task: str | None, begin: np.ndarray, end: np.ndarray, profiles: Profiles | None = None
+) -> np.ndarray:
+    """(n,) bool: of whom nothing is known that the task reads. They have no event, and no profile the task would read;
+    what is popular answers them."""
+    empty = np.asarray(begin) == np.asarray(end)  # (n,)
+    overlay = model.overlays.get(task) if profiles is not None else None
+    if profiles is None or overlay is None or not overlay.reads_profile:
+        return empty
+    return empty & ~profiles.known(without=model.tasks[str(task)].hides)
 
 
 def vector(model: UserModel, task: str | None, item_rows: Sequence[int]) -> Tensor:
@@ -171,11 +189,13 @@ def _answering(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _batches(lengths: np.ndarray, most: int, size: int, tokens: int | None) -> Iterator[tuple[np.ndarray, int]]:
-    """Rows of like padded length, and that length; rows without events are left out."""
-    padded = np.minimum(-(-lengths // GRID) * GRID, most)  # (n,)
+def _batches(
+    lengths: np.ndarray, asked: np.ndarray, most: int, size: int, tokens: int | None
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Rows of like padded length, and that length; rows that are not asked (n,) are left out."""
+    padded = np.minimum(np.maximum(-(-lengths // GRID), 1) * GRID, most)  # (n,)
     order = np.argsort(padded, kind="stable")
-    order = order[lengths[order] > 0]
+    order = order[asked[order]]
     cuts = np.flatnonzero(np.diff(padded[order])) + 1
     for rows in np.split(order, cuts):
         width = int(padded[rows[0]]) if len(rows) else 1

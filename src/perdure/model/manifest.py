@@ -12,6 +12,7 @@ from typing import Any
 
 from perdure.errors import MachineError, ModelError, PerdureError, shorten
 from perdure.events.examples import NAME_RULE, TASK_NAME
+from perdure.events.profiles import MOST_FIELDS, MOST_VALUES
 
 __all__ = ["FORMAT", "check_manifest", "refusals"]
 
@@ -19,7 +20,7 @@ FORMAT = 1
 LARGEST = 2**20  # of any whole number among the options of a part
 PARTS = {"encoder": "encoders", "method": "methods", "objective": "objectives"}
 KINDS = ("next_item", "item", "one_of")
-FIELDS = {"name": str, "kind": str, "description": str, "metric": str, "settled": bool, "labels": int}
+FIELDS = {"name": str, "kind": str, "description": str, "metric": str, "settled": bool, "labels": int, "hides": str}
 
 
 @contextmanager
@@ -49,6 +50,7 @@ def check_manifest(manifest: Mapping[str, Any], find: Callable[[str, str], type]
             fix="use the release of perdure that wrote it",
         )
     _count(manifest.get("items"), "items", where)
+    _profile(manifest.get("profile"), where)
     with refusals(where):
         _spec(manifest.get("spec"), find, where)
     cards = manifest.get("tasks")
@@ -65,6 +67,25 @@ def check_manifest(manifest: Mapping[str, Any], find: Callable[[str, str], type]
 def _count(value: Any, key: str, where: str) -> None:
     if type(value) is not int or value < 0:
         raise ModelError(f"{key}: {shorten(repr(value))}", expected="a whole number, 0 or more", where=where)
+
+
+def _profile(told: Any, where: str) -> None:
+    """None, or fields with their values and the width of vectors."""
+    if told is None:
+        return
+
+    def texts(values: Any) -> bool:
+        return isinstance(values, list) and len(set(map(str, values))) == len(values) <= MOST_VALUES
+
+    fine = isinstance(told, dict) and told.keys() == {"fields", "width"} and isinstance(told["fields"], list)
+    fine = fine and all(isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) for one in told["fields"])
+    fine = fine and all(texts(one[1]) and all(isinstance(value, str) for value in one[1]) for one in told["fields"])
+    fine = fine and len({one[0] for one in told["fields"]}) == len(told["fields"]) <= MOST_FIELDS
+    if not fine:
+        raise ModelError(f"profile: {shorten(repr(told))}", expected="fields with their values", where=where)
+    _count(told["width"], "profile.width", where)
+    if told["width"] > LARGEST:
+        raise ModelError(f"profile.width: {told['width']}", expected=f"at most {LARGEST}", where=where)
 
 
 def _spec(spec: Any, find: Callable[[str, str], type], where: str) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from perdure.errors import ModelError, shorten
 from perdure.events.ids import Ids
+from perdure.events.profiles import Fields
 from perdure.model import files
 from perdure.model.budget import Budget
 from perdure.model.manifest import FORMAT, check_manifest, refusals
@@ -38,7 +39,9 @@ PARTS = ("backbone", "method", "objective")
 Find = Callable[[str, str], type]  # ("encoders" | "methods" | "objectives", name) -> class
 
 
-def build(spec: Mapping[str, Any], item_ids: Ids, find: Find, generator: torch.Generator) -> UserModel:
+def build(
+    spec: Mapping[str, Any], item_ids: Ids, find: Find, generator: torch.Generator, fields: Fields | None = None
+) -> UserModel:
     """A fresh model without tasks.
 
     Args:
@@ -46,6 +49,7 @@ def build(spec: Mapping[str, Any], item_ids: Ids, find: Find, generator: torch.G
         item_ids: the vocabulary the backbone reads.
         find: (kind, name) -> class.
         generator: draws the backbone's weights.
+        fields: what profiles of users can hold.
 
     Raises:
         SettingsError: parts that do not go together.
@@ -59,7 +63,7 @@ def build(spec: Mapping[str, Any], item_ids: Ids, find: Find, generator: torch.G
     method = find("methods", spec["method"]["name"])(**options("method"))
     objective = find("objectives", spec["objective"]["name"])(**options("objective"))
     objective.suits(backbone)
-    model = UserModel(backbone, method, objective, item_ids)
+    model = UserModel(backbone, method, objective, item_ids, fields)
     model.spec = {part: dict(spec[part]) for part in ("encoder", "method", "objective")}
     return model
 
@@ -78,7 +82,7 @@ def save(model: UserModel, folder: Path, extra: Mapping[str, Any] | None = None)
     for name, card in model.tasks.items():
         tensors[f"tasks/{name}.safetensors"] = _task_tensors(model, card)
     manifest = {"format": FORMAT, "spec": model.spec, "tasks": [_card(card) for card in model.tasks.values()]}
-    manifest |= {"items": len(model.item_ids), **(extra or {})}
+    manifest |= {"items": len(model.item_ids), "profile": _fields(model.fields), **(extra or {})}
     buffer = io.BytesIO()
     pl.DataFrame({"item": _texts(model.item_ids)}).write_parquet(buffer)
     documents = {"items.parquet": buffer.getvalue(), "README.md": _readme(model, extra or {})}
@@ -103,7 +107,7 @@ def load(folder: Path | str, find: Find, device: str | torch.device = "cpu") -> 
         raise ModelError(f"{unknown[0]} belongs to nothing in model.json", where=f"{folder}/{unknown[0]}")
     item_ids = _item_ids(found, folder)
     with refusals(where), Budget(weights, where):
-        model = build(manifest["spec"], item_ids, find, torch.Generator())
+        model = build(manifest["spec"], item_ids, find, torch.Generator(), _told_fields(manifest["profile"]))
     _fill(model.backbone, found.tensors.get("backbone.safetensors", {}), f"{folder}/backbone.safetensors")
     for card in manifest["tasks"]:
         file = f"tasks/{card['name']}.safetensors"
@@ -173,8 +177,21 @@ def _fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) ->
         module.load_state_dict(dict(tensors))
 
 
+def _fields(fields: Fields | None) -> dict[str, Any] | None:
+    """Profile fields as model.json tells them."""
+    if fields is None:
+        return None
+    return {"fields": [[name, _texts(ids)] for name, ids in fields.values.items()], "width": fields.width}
+
+
+def _told_fields(told: Mapping[str, Any] | None) -> Fields | None:
+    if told is None:
+        return None
+    return Fields({name: Ids(values, first=1) for name, values in told["fields"]}, told["width"])
+
+
 def _card(card: TaskCard) -> dict[str, Any]:
-    fields = ("name", "kind", "description", "metric", "settled")
+    fields = ("name", "kind", "description", "metric", "settled", "hides")
     return {**{key: getattr(card, key) for key in fields}, "labels": len(card.labels)}
 
 
@@ -197,7 +214,7 @@ def _add_task(model: UserModel, entry: Mapping[str, Any], tensors: dict[str, Ten
     odd = popularity.is_complex() or popularity.dtype == torch.bool
     if len(popularity) != len(labels) or odd or bool((popularity < 0).any()):
         raise ModelError("card.popularity", expected=f"{len(labels)} counts, 0 or more", where=where)
-    known = {key: entry[key] for key in ("name", "kind", "description", "metric")}
+    known = {key: entry[key] for key in ("name", "kind", "description", "metric", "hides")}
     card = TaskCard(labels=labels, label_items=label_items, popularity=popularity.numpy(), **known)
     model.add(card, torch.Generator())
     if entry["settled"]:

@@ -17,6 +17,7 @@ from perdure.model.heads import ItemTableHead, LabelsHead
 
 if TYPE_CHECKING:
     from perdure.events.ids import Ids
+    from perdure.events.profiles import Fields
 
 __all__ = ["ByTask", "TaskCard", "UserModel"]
 
@@ -31,6 +32,7 @@ class TaskCard:
         label_items: (Y,) int32 item row of each label, -1 where a label is no item of the vocabulary.
         popularity: (Y,) training answers per label: the answer for a user of whom nothing is known.
         settled: the task is learned and its overlay final.
+        hides: the profile field that is this task's answer; no overlay of the task may read it. "" where none is.
     """
 
     name: str
@@ -41,6 +43,7 @@ class TaskCard:
     description: str = ""
     metric: str = ""
     settled: bool = False
+    hides: str = ""
 
 
 class ByTask(nn.Module):
@@ -74,10 +77,14 @@ class UserModel(nn.Module):
         method: how tasks are added (perdure.tuning).
         objective: how next_item tasks are learned (perdure.objectives).
         item_ids: text ids of the items the backbone reads; item rows start at 2.
+        fields: what profiles of users can hold, for methods that read them; None where there are none.
     """
 
-    def __init__(self, backbone: Encoder, method: nn.Module, objective: nn.Module, item_ids: Ids) -> None:
+    def __init__(
+        self, backbone: Encoder, method: nn.Module, objective: nn.Module, item_ids: Ids, fields: Fields | None = None
+    ) -> None:
         super().__init__()
+        self.fields = fields
         self.backbone, self.method, self.objective, self.item_ids = backbone, method, objective, item_ids
         self.overlays, self.heads = ByTask(), ByTask()
         self.tasks: dict[str, TaskCard] = {}

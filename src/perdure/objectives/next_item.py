@@ -23,6 +23,7 @@ that history window, are masked, not drawn again.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, cast
 
 import torch
@@ -89,7 +90,8 @@ class NextItem(Objective):
     ) -> Tensor:
         """Scalar: mean loss over all valid positions of windows of T + 1 events."""
         times = None if batch.times is None else batch.times[:, :-1]
-        inputs = Batch(batch.items[:, :-1], (batch.lengths - 1).clamp(min=0), times, batch.users)  # (B, T)
+        lengths = (batch.lengths - 1).clamp(min=0)  # (B,)
+        inputs = replace(batch, items=batch.items[:, :-1], lengths=lengths, times=times)  # (B, T)
         b, t = inputs.items.shape
         h = encode(inputs)[:, -t:]  # (B, T, d), prompts in front cut off
         at = inputs.valid.flatten().nonzero().squeeze(1)  # (M,)

@@ -26,6 +26,7 @@ from perdure.settings.sections import (
     Part,
     Parts,
     PretrainSettings,
+    ProfileSettings,
     RunSettings,
     bad_names,
     contradictions,
@@ -35,8 +36,8 @@ from perdure.train_settings import TrainSettings
 __all__ = ["SECTIONS", "Settings", "from_dict", "load"]
 
 SECTIONS = [
-    "data", "history", "split", "encoder", "objective", "pretrain", "tuning", "train", "evaluate", "run", "tasks",
-    "compare",
+    "data", "history", "split", "profile", "encoder", "objective", "pretrain", "tuning", "train", "evaluate", "run",
+    "tasks", "compare",
 ]  # fmt: skip
 VARIABLE = "PERDURE_DATA"
 DEFAULTS = {"objective": "next_item"}
@@ -60,6 +61,7 @@ class Settings:
     data: DataSettings
     history: History
     split: Split
+    profile: ProfileSettings
     encoder: Part
     objective: Part
     tuning: Part
@@ -195,6 +197,7 @@ def _build(
     encoder, objective, tuning = (_part(raw, section, parts, faults) for section in PARTS)
     train, pretrain = take("train", TrainSettings), take("pretrain", PretrainSettings)
     evaluate, run = take("evaluate", EvaluateSettings), take("run", RunSettings)
+    profile = take("profile", ProfileSettings)
     tasks, task_train = _tasks(raw, take, faults)
     if faults or data is None:
         return None
@@ -202,6 +205,7 @@ def _build(
         "data": data.model_dump(),
         "history": history.model_dump(),
         "split": split.model_dump(),
+        "profile": profile.model_dump(),
         "encoder": encoder.spec(),
         "objective": objective.spec(),
         "pretrain": pretrain.model_dump(exclude_unset=True),
@@ -216,7 +220,8 @@ def _build(
     }
     where = _Paths(folder, faults, expand)
     settings = Settings(
-        where.data(data), History(**history.model_dump()), Split(**split.model_dump()), encoder, objective, tuning,
+        where.data(data), History(**history.model_dump()), Split(**split.model_dump()),
+        profile.model_copy(update=where.one(profile, "vectors", "profile")), encoder, objective, tuning,
         pretrain.model_copy(update=where.one(pretrain, "model", "pretrain")), train, evaluate,
         run.model_copy(update=where.one(run, "store", "run")), tasks, task_train,
         folder=folder, file=file, written=_plain(written),

@@ -290,6 +290,7 @@ class _Teacher:
             generator=self._generator(name, stage, "order"),
             times=bool(getattr(backbone, "reads_times", False)),
             windows=settings.windows if shifted else "last",
+            profiles=data.profiles,
         )
 
     def _generator(self, *names: str) -> torch.Generator:
