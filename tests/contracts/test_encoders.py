@@ -18,7 +18,7 @@ VARIANTS = {
     "nextitnet": [{"norm": "pre"}],
     "gru4rec": [{"blocks": 2}],
     "dupn": [{"context": "state"}, {"gaps": [60.0, 3600.0]}],
-    "bert4rec": [{"projection": False, "heads": 1}],
+    "bert4rec": [{"projection": False, "heads": 1}, {"block": "prenorm"}],
     "hstu": [{"heads": 2, "time": True}],
     "esasrec": [{"heads": 2, "inner": 5}],
 }

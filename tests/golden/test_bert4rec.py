@@ -27,6 +27,8 @@ def encoder(**options):
 
 
 def norm(x, layer):
+    if layer is None:
+        return x
     centred = x - x.mean()
     return centred / (centred.square().mean() + 1e-8).sqrt() * layer.weight + layer.bias
 
@@ -42,10 +44,12 @@ def slow(model, history):
     x = [norm(table[item] + positions[t], sites["input_norm"]) for t, item in enumerate(history)]
     for i in range(model.blocks):
         attention, feed = sites[f"block{i}/attention"], sites[f"block{i}/feedforward"]
-        size = model.width // attention.heads
-        q = [attention.query(one).split(size) for one in x]
-        k = [attention.key_value(one)[: model.width].split(size) for one in x]
-        v = [attention.key_value(one)[model.width :].split(size) for one in x]
+        size, norms = model.width // attention.heads, [sites[f"block{i}/norm{j}"] for j in (1, 2)]
+        ahead, after = [[layer if kind == model.kind else None for layer in norms] for kind in ("prenorm", "postnorm")]
+        asked = [norm(one, ahead[0]) for one in x]
+        q = [attention.query(one).split(size) for one in asked]
+        k = [attention.key_value(one)[: model.width].split(size) for one in asked]
+        v = [attention.key_value(one)[model.width :].split(size) for one in asked]
         mixed = []
         for t in range(len(x)):
             heads = []
@@ -53,17 +57,17 @@ def slow(model, history):
                 scores = torch.stack([q[t][head] @ other[head] / math.sqrt(size) for other in k])  # all, later ones too
                 heads.append(sum(a * other[head] for a, other in zip(scores.softmax(0), v, strict=True)))
             mixed.append(attention.out(torch.cat(heads)))
-        x = [norm(a + b, sites[f"block{i}/norm1"]) for a, b in zip(x, mixed, strict=True)]
-        x = [norm(a + feed.down(gelu(feed.up(a))), sites[f"block{i}/norm2"]) for a in x]
+        x = [norm(a + b, after[0]) for a, b in zip(x, mixed, strict=True)]
+        x = [norm(a + feed.down(gelu(feed.up(norm(a, ahead[1])))), after[1]) for a in x]
     if "projection" in sites:
-        x = [norm(gelu(sites["projection"].map(a)), sites["norm"]) for a in x]
-    return torch.stack(x)
+        x = [gelu(sites["projection"].map(a)) for a in x]
+    return torch.stack([norm(a, sites.get("norm")) for a in x])
 
 
-@pytest.mark.parametrize("projection", [True, False])
+@pytest.mark.parametrize("options", [{}, {"projection": False}, {"block": "prenorm", "projection": False}], ids=str)
 @torch.inference_mode()
-def test_states_are_those_of_the_formulas(projection):
-    model, data = encoder(projection=projection), members.batch(1)
+def test_states_are_those_of_the_formulas(options):
+    model, data = encoder(**options), members.batch(1)
     h = model(data)
     for b, n in enumerate(data.lengths.tolist()):
         torch.testing.assert_close(h[b, :n], slow(model, data.items[b, :n].tolist()), rtol=1e-4, atol=1e-5)

@@ -23,15 +23,16 @@ max_length - 1 are read. States look at later events: the objective is masked_it
 
 Differs: LayerNorm behind the embeddings and the projection, as in the authors' code; no bias b^O on the scores unless
 the head is untied; `projection=False` scores with the last block itself, as the re-implementation of Klenitskiy and
-Vasilev (RecSys 2023) does; matrices are drawn by Xavier's rule, not from a truncated Normal(0, 0.02); positions count
-from the first event read and padding stands on the right; dropout on attention weights is an option of its own
+Vasilev (RecSys 2023) does; `block="prenorm"` gives pre-norm blocks (x <- x + Attention(LN x)) with a LayerNorm at the
+end, as RecTools does; matrices are drawn by Xavier's rule, not from a truncated Normal(0, 0.02); positions count from
+the first event read and padding stands on the right; dropout on attention weights is an option of its own
 (`attention_dropout`, 0 by default, because it has no fused kernel on CPU).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Lt
@@ -71,7 +72,7 @@ class BERT4Rec(Blocks):
         max_length: positions read: events, and for a user vector the mask event after them.
         dropout: on embeddings and after each sub-layer.
         projection: score with gelu(W_P x + b_P), as published, or with the last block itself.
-        sparse: sparse gradients for the item table, for very large catalogues with sampled losses.
+        block: "postnorm" as published, or "prenorm".
     """
 
     name: ClassVar[str] = "bert4rec"
@@ -91,19 +92,24 @@ class BERT4Rec(Blocks):
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.1,
         attention_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
         projection: bool = True,
-        sparse: bool = False,
+        block: Literal["postnorm", "prenorm"] = "postnorm",
     ) -> None:
         super().__init__(n_items, width, max_length)
-        self.blocks, self.dropout = blocks, dropout
-        self.layers["input"] = EventEmbedding(n_items, width, max_length, sparse=sparse)
+        self.blocks, self.dropout, self.kind = blocks, dropout, block
+        self.layers["input"] = EventEmbedding(n_items, width, max_length)
         self.layers["input_norm"] = Norm(width)
         for i in range(blocks):
-            self.layers[f"block{i}/attention"] = Attention(width, heads, dropout, attention_dropout, causal=False)
-            self.layers[f"block{i}/norm1"] = Norm(width)
-            self.layers[f"block{i}/feedforward"] = FeedForward(width, inner or 4 * width, dropout, gelu=True)
-            self.layers[f"block{i}/norm2"] = Norm(width)
+            mixing: dict[str, nn.Module] = {
+                "attention": Attention(width, heads, dropout, attention_dropout, causal=False),
+                "feedforward": FeedForward(width, inner or 4 * width, dropout, gelu=True),
+            }
+            for j, (name, layer) in enumerate(mixing.items(), 1):
+                parts = [(name, layer), (f"norm{j}", Norm(width))]
+                for part, made in parts if block == "postnorm" else reversed(parts):
+                    self.layers[f"block{i}/{part}"] = made
         if projection:
             self.layers["projection"] = Projection(width)
+        if projection or block == "prenorm":
             self.layers["norm"] = Norm(width)
 
     def question(self, batch: Batch) -> Batch:
@@ -129,11 +135,16 @@ class BERT4Rec(Blocks):
     def block(self, i: int, x: Tensor, context: Tensor, layer: Layer, ends: Tensor | None = None) -> Tensor:
         """Block i: (B, T, d) -> (B, T, d), or with `ends` (B,) at position ends - 1 alone -> (B, 1, d)."""
         asking = cut(x, ends)  # (B, Q, d)
+        if self.kind == "prenorm":
+            memory = layer("norm1", x)  # (B, T, d)
+            x = asking + layer("attention", cut(memory, ends), memory, context)  # (B, Q, d)
+            return x + layer("feedforward", layer("norm2", x))
         x = layer("norm1", asking + layer("attention", asking, x, context))  # (B, Q, d)
         return layer("norm2", x + layer("feedforward", x))  # (B, Q, d)
 
     def end(self, x: Tensor, via: Via) -> Tensor:
         """What items are scored with: (B, T, d) -> (B, T, d)."""
-        if "projection" not in self.layers:
-            return x
-        return super().end(via("projection", self.layers["projection"], x), via)  # (B, T, d)
+        for site in ("projection", "norm"):
+            if site in self.layers:
+                x = via(site, self.layers[site], x)  # (B, T, d)
+        return x
