@@ -36,7 +36,8 @@ VARIANTS = {
     "lora": [{"rank": 1, "alpha": 4.0}],
     "lwf": [{"strength": 0.5, "temperature": 1.0}],
     "piggyback": [{"tune_vectors": True}],
-    "replay": [{"memory": 3, "older": "one", "weight": 2.0}],
+    "ppr": [{"variant": "full"}, {"tokens": 3, "contrast": "none", "add": False}],
+    "replay": [{"memory": 3, "answers": 1, "older": "one", "weight": 2.0}],
     "teracon": [{"relations": "anew", "first": "plain"}, {"budget": 0.0, "min_rows": 0, "steepness": 6.0}],
     "uaf": [
         {"choice": "soft"},

@@ -12,7 +12,7 @@ from training import world
 from perdure import registry
 from perdure.events.batch import Batch
 from perdure.model import store
-from perdure.tuning.replay import Memory, _one_of_each
+from perdure.tuning.replay import Memory, _some_of_each
 
 USERS = 10
 
@@ -28,7 +28,9 @@ def told(batch: Batch) -> list[tuple]:
 
 def kept(memory: Memory) -> list[tuple]:
     n = int(memory.filled)
-    answers = [None] * n if memory.answers is None else memory.answers[:n].tolist()
+    answers = (
+        [None] * n if memory.answers is None else [[a for a in row if a >= 0] for row in memory.answers[:n].tolist()]
+    )
     rows = zip(memory.items[:n].tolist(), memory.lengths[:n].tolist(), answers, strict=True)
     return [(items[:length], answer) for items, length, answer in rows]
 
@@ -42,22 +44,28 @@ def split(batch: Batch, at: int) -> list[Batch]:
     ]
 
 
-def test_one_of_each_by_hand(monkeypatch):
-    monkeypatch.setattr(torch, "rand", lambda n, **_: torch.tensor([0.0, 0.999, 0.5, 0.34], dtype=torch.float64))
-    places = _one_of_each(torch.tensor([0, 1, 3, 6, 9]), torch.Generator())
-    assert places.tolist() == [0, 2, 4, 7]
+def test_some_of_each_by_hand(monkeypatch):
+    """Four users with 1, 3, 0 and 2 answers: the smallest keys of each come first."""
+    monkeypatch.setattr(torch, "rand", lambda n, **_: torch.tensor([0.9, 0.5, 0.1, 0.3, 0.7, 0.2], dtype=torch.float64))
+    answers, starts = torch.tensor([10, 20, 21, 22, 30, 31]), torch.tensor([0, 1, 4, 4, 6])
+    some = _some_of_each(answers, starts, 2, torch.Generator())
+    assert some.tolist() == [[10, -1], [21, 22], [-1, -1], [31, 30]]
+    assert _some_of_each(answers, starts, 1, torch.Generator()).tolist() == [[10], [21], [-1], [31]]
 
 
 def test_kept_examples_are_the_users_own():
     data = members.batch(0, size=USERS, answers=members.Y)
-    memory = Memory(4, members.T, answered=True, timed=True)
+    memory = Memory(4, members.T, most=2, timed=True)
     memory.keep([data], torch.Generator().manual_seed(1))
     there = told(data)
     found = kept(memory)
     assert len(found) == 4
-    for row, (history, answer) in enumerate(found):
-        user = next(b for b, (items, answers) in enumerate(there) if items == history and answer in answers)
-        n = len(history)
+    for row, (history, some) in enumerate(found):
+        user = next(b for b, (items, _) in enumerate(there) if items == history)
+        n, rest = len(history), list(there[user][1])
+        assert len(some) == min(2, len(rest))
+        for answer in some:
+            rest.remove(answer)
         assert torch.equal(memory.times[row, :n], data.times[user, :n])
         assert not memory.times[row, n:].any() and not memory.items[row, n:].any()
 
@@ -69,11 +77,11 @@ def test_every_example_is_as_likely_and_so_is_each_answer():
     there, times, answers = told(data), torch.zeros(USERS), torch.zeros(len(data.answers))
     assert len({str(items) for items, _ in there}) == USERS
     for seed in range(400):
-        memory = Memory(4, members.T, answered=True, timed=False)
+        memory = Memory(4, members.T, most=1, timed=False)
         memory.keep(parts, torch.Generator().manual_seed(seed))
         found = kept(memory)
         assert len({str(items) for items, _ in found}) == 4, "without replacement"
-        for items, answer in found:
+        for items, (answer,) in found:
             user = next(b for b, (history, _) in enumerate(there) if history == items)
             times[user] += 1
             same = [int(data.answer_starts[user]) + i for i, a in enumerate(there[user][1]) if a == answer]
@@ -87,12 +95,12 @@ def test_every_example_is_as_likely_and_so_is_each_answer():
 
 def test_fewer_examples_than_room():
     data = members.batch(0, size=USERS, answers=members.Y)
-    memory = Memory(64, members.T, answered=True, timed=False)
+    memory = Memory(64, members.T, most=3, timed=False)
     memory.keep(split(data, 5), torch.Generator())
-    assert sorted(items for items, _ in kept(memory)) == sorted(items for items, _ in told(data))
+    whole = {str(items): sorted(answers) for items, answers in told(data)}
+    assert {str(items): sorted(answers) for items, answers in kept(memory)} == whole and int(memory.filled) == USERS
     drawn = memory.draw(300, torch.Generator())
-    assert {str(items) for items, _ in told(drawn)} == {str(items) for items, _ in told(data)}
-    assert all(len(answers) == 1 for _, answers in told(drawn))
+    assert {str(items): sorted(answers) for items, answers in told(drawn)} == whole
     memory.keep([split(data, 2)[0]], torch.Generator())
     assert int(memory.filled) == 2 and not memory.items[2:].any(), "what was kept before is gone"
 
@@ -100,7 +108,7 @@ def test_fewer_examples_than_room():
 def test_what_teaches_nothing_is_not_kept():
     """A single event has no next item."""
     data = Batch(torch.tensor([[2, 0], [3, 4], [5, 0]]), torch.tensor([1, 2, 1]))
-    memory = Memory(3, 2, answered=False, timed=False)
+    memory = Memory(3, 2, most=0, timed=False)
     memory.keep([data], torch.Generator())
     assert kept(memory) == [([3, 4], None)]
 

@@ -165,5 +165,7 @@ class UserModel(nn.Module):
         if self.tasks[task].kind == "next_item":
             table, bias = head.weights(self.item_table(task))  # type: ignore[operator]
             sparse = self.backbone.sparse and bias is None
-            return self.objective.loss(lambda b: self.states(b, task), table, bias, batch, rng, sparse)  # type: ignore[operator]
+            overlay = self.overlays.get(task)
+            first = overlay is not None and bool(overlay.predicts_first)
+            return self.objective.loss(lambda b: self.states(b, task), table, bias, batch, rng, sparse, first)  # type: ignore[operator]
         return head.loss(self.represent(batch, task), batch)  # type: ignore[operator]

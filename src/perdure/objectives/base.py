@@ -59,6 +59,7 @@ class Objective(nn.Module, ABC):
         batch: Batch,
         rng: torch.Generator,
         sparse: bool = False,
+        first: bool = False,
     ) -> Tensor:
         """Scalar loss of one batch.
 
@@ -68,4 +69,5 @@ class Objective(nn.Module, ABC):
             batch: windows of max_length + extra events.
             rng: the only source of chance besides dropout.
             sparse: give the table sparse gradients where the loss touches few of its rows.
+            first: the position before the first event predicts that event; objectives that look both ways do not care.
         """

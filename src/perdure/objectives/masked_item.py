@@ -76,6 +76,7 @@ class MaskedItem(Objective):
         batch: Batch,
         rng: torch.Generator,
         sparse: bool = False,
+        first: bool = False,
     ) -> Tensor:
         """Scalar: mean loss over the masked events of windows of T events."""
         b, t = batch.items.shape

@@ -87,16 +87,19 @@ class NextItem(Objective):
         batch: Batch,
         rng: torch.Generator,
         sparse: bool = False,
+        first: bool = False,
     ) -> Tensor:
         """Scalar: mean loss over all valid positions of windows of T + 1 events."""
         times = None if batch.times is None else batch.times[:, :-1]
         lengths = (batch.lengths - 1).clamp(min=0)  # (B,)
         inputs = replace(batch, items=batch.items[:, :-1], lengths=lengths, times=times)  # (B, T)
-        b, t = inputs.items.shape
-        h = encode(inputs)[:, -t:]  # (B, T, d), prompts in front cut off
-        at = inputs.valid.flatten().nonzero().squeeze(1)  # (M,)
+        b, t = len(batch), batch.items.shape[1] - 1 + first
+        h = encode(inputs)  # (B, P + T, d)
+        h = h[:, h.shape[1] - t :]  # (B, T, d) without prompts, or (B, 1 + T, d) with the last of them
+        asked = batch.valid if first else inputs.valid  # (B, T)
+        at = asked.flatten().nonzero().squeeze(1)  # (M,)
         states = h.reshape(b * t, -1)[at]  # (M, d)
-        targets = batch.items[:, 1:].flatten()[at]  # (M,) item rows
+        targets = batch.items[:, 1 - first :].flatten()[at]  # (M,) item rows
         if self.kind == "softmax":
             return losses.softmax_loss(states, table, targets, bias=bias, first=2)
         positive = losses.pair_scores(states, table, targets, bias, sparse)  # (M,)

@@ -43,10 +43,12 @@ class Overlay(nn.Module):
 
     Attributes:
         reads_profile: answers from a user's profile too (`Batch.profile`, `Batch.source`), even without any event.
+        predicts_first: puts a position in front of the events that a next_item task trains to predict the first one.
         passive: the backbone serves as it is, so that the first task's may be one learned elsewhere.
     """
 
     reads_profile: bool = False
+    predicts_first: bool = False
     passive: ClassVar[bool] = False
 
     def via(self, batch: Batch) -> Via:
@@ -97,7 +99,7 @@ class Method(nn.Module, ABC):
     name: ClassVar[str]
     paper: ClassVar[str]
     summary: ClassVar[str]
-    keeps: ClassVar[bool]
+    keeps: bool
     begins_as_backbone: bool = True
     stages: ClassVar[tuple[str, ...]] = ("train",)
     needs_teacher: ClassVar[bool] = False

@@ -10,8 +10,8 @@ Vitter, "Random Sampling with a Reservoir", 1985.
 
 | paper | here | shape |
 |---|---|---|
-| M_j, one event sequence a row, its length and one answer | overlays[j].items, lengths, answers | (m, L), (m,), (m,) |
-| m | memory | |
+| M_j: histories, their lengths, up to A answers of each | overlays[j].items, lengths, answers | (m, L), (m,), (m, A) |
+| m, A | memory, answers | |
 | |B_j| | batch, drawn from M_j with replacement | |
 
 L is what the encoder reads, and for a next_item task what its targets need besides.
@@ -19,8 +19,8 @@ L is what the encoder reads, and for a next_item task what its targets need besi
 Privacy: M_j holds histories of users, item by item and, where the encoder reads them, with their times. It is stored in
 the file of task j in the model folder: whoever has the model has these histories. User ids are not stored.
 
-Differs: the papers store classes or transitions; here an example is a user's history with one of the user's answers,
-drawn uniformly. Heads of older tasks train along. Where a task has fewer than m examples, all are kept.
+Differs: the papers store classes or transitions; here an example is a user's history with at most A of the user's
+answers, a uniform sample of them. Heads of older tasks train along. Where a task has fewer than m examples, all are kept.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Memory(Overlay):
     """Examples of one task.
 
     Args:
-        size: m. length: L. answered: examples have an answer. timed: events have times.
+        size: m. length: L. most: A, answers kept of a history; 0 where the task has none. timed: events have times.
     """
 
     passive: ClassVar[bool] = True
@@ -58,11 +58,11 @@ class Memory(Overlay):
     times: Tensor | None
     filled: Tensor
 
-    def __init__(self, size: int, length: int, answered: bool, timed: bool) -> None:
+    def __init__(self, size: int, length: int, most: int, timed: bool) -> None:
         super().__init__()
         self.register_buffer("items", torch.zeros(size, length, dtype=torch.int32))
         self.register_buffer("lengths", torch.zeros(size, dtype=torch.int32))
-        self.register_buffer("answers", torch.zeros(size, dtype=torch.int32) if answered else None)
+        self.register_buffer("answers", torch.full((size, most), -1, dtype=torch.int32) if most else None)
         self.register_buffer("times", torch.zeros(size, length, dtype=torch.int64) if timed else None)
         self.register_buffer("filled", torch.tensor(0))  # rows in use, from the first
 
@@ -73,7 +73,8 @@ class Memory(Overlay):
         for batch in batches:
             some = {"items": _wide(batch.items, length), "lengths": batch.lengths}  # (B, L), (B,)
             if self.answers is not None and batch.answers is not None and batch.answer_starts is not None:
-                some["answers"] = batch.answers[_one_of_each(batch.answer_starts, rng)]  # (B,)
+                most = self.answers.shape[1]
+                some["answers"] = _some_of_each(batch.answers, batch.answer_starts, most, rng)  # (B, A)
             if self.times is not None and batch.times is not None:
                 some["times"] = _wide(batch.times, length)  # (B, L)
             some["key"] = torch.rand(len(batch), generator=rng, device=rng.device, dtype=torch.float64)  # (B,)
@@ -93,8 +94,11 @@ class Memory(Overlay):
         lengths = self.lengths[rows].long()  # (B,)
         t = max(int(lengths.max()), 1)
         times = None if self.times is None else self.times[rows, :t]  # (B, T)
-        answers = None if self.answers is None else self.answers[rows].long()  # (B,)
-        starts = None if answers is None else torch.arange(size + 1, device=rows.device)  # (B + 1,)
+        answers = starts = None
+        if self.answers is not None:
+            kept = self.answers[rows]  # (B, A)
+            answers, counts = kept[kept >= 0].long(), (kept >= 0).sum(1)  # (all,), (B,)
+            starts = F.pad(counts.cumsum(0), (1, 0))  # (B + 1,)
         return Batch(self.items[rows, :t].long(), lengths, times, None, answers, starts)
 
 
@@ -103,6 +107,7 @@ class Replay(Method):
 
     Args:
         memory: m, examples kept of each task.
+        answers: A, the most answers kept of an example; a class is one answer.
         batch: examples drawn from the memory of an older task in each step.
         older: tasks replayed in a step: "all" the older ones, or "one", drawn uniformly.
         weight: of the older tasks' mean loss against the new task's.
@@ -117,18 +122,21 @@ class Replay(Method):
         self,
         *,
         memory: Annotated[int, Ge(1)] = 500,
+        answers: Annotated[int, Ge(1)] = 10,
         batch: Annotated[int, Ge(1)] = 32,
         older: Literal["all", "one"] = "all",
         weight: Annotated[float, Ge(0)] = 1.0,
     ) -> None:
         super().__init__()
-        self.memory, self.batch, self.older, self.weight = memory, batch, older, weight
+        self.memory, self.answers = memory, answers
+        self.batch, self.older, self.weight = batch, older, weight
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
         """An empty memory; the backbone serves as it is."""
         shifted = card.kind == "next_item"
         length = model.backbone.max_length + (cast("Objective", model.objective).extra if shifted else 0)
-        return Memory(self.memory, length, not shifted, model.backbone.reads_times)
+        most = 0 if shifted else 1 if card.kind == "one_of" else self.answers
+        return Memory(self.memory, length, most, model.backbone.reads_times)
 
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
         """The backbone, the task's head and those of older tasks."""
@@ -161,7 +169,14 @@ def _wide(events: Tensor, length: int) -> Tensor:
     return F.pad(events, (0, length - events.shape[1]))
 
 
-def _one_of_each(starts: Tensor, rng: torch.Generator) -> Tensor:
-    """One place in starts[b] .. starts[b + 1] - 1 for each b, drawn uniformly: (B + 1,) -> (B,)."""
-    share = torch.rand(len(starts) - 1, generator=rng, device=rng.device, dtype=torch.float64)  # (B,)
-    return starts[:-1] + (share * starts.diff()).long()
+def _some_of_each(answers: Tensor, starts: Tensor, most: int, rng: torch.Generator) -> Tensor:
+    """At most `most` of each user's answers, a uniform sample: (A,) and (B + 1,) -> (B, most), -1 where there are less."""
+    counts = starts.diff()  # (B,)
+    row = torch.repeat_interleave(torch.arange(len(counts), device=answers.device), counts)  # (A,)
+    key = torch.rand(len(answers), generator=rng, device=rng.device, dtype=torch.float64)  # (A,) in [0, 1)
+    order = (row + key).argsort()  # by user, and by chance within
+    place = torch.arange(len(answers), device=answers.device) - starts[:-1][row]  # (A,) from 0 for each user
+    kept = place < most
+    some = answers.new_full((len(counts), most), -1)  # (B, most)
+    some[row[kept], place[kept]] = answers[order][kept]
+    return some

@@ -1,0 +1,204 @@
+"""PPR: personalised prompts. A generator turns a user's profile into tokens that stand in front of the history.
+
+Y. Wu, R. Xie, Y. Zhu, F. Zhuang, X. Zhang, L. Lin, Q. He, "Personalized Prompt for Sequential Recommendation", IEEE
+TKDE 2024 (arXiv 2205.09666).
+
+    x_u = [f_1; ...; f_m]                                      profile fields, embedded
+    P^u = W_2 a(W_1 x_u + b_1) + b_2                           eq. (3)
+    u_s = f_seq([P^u_1 .. P^u_n, v_1 .. v_L]) at the end
+    u_p = u_s + MLP_a(x_u),   score(u, i) = u_p . v_i          eq. (4)
+    L   = L_p + lambda L_CL                                    eq. (7)
+    L_CL = -sum_u log exp(cos(u_s, u'_s) / tau) / sum_v exp(cos(u_s, v'_s) / tau)                         eq. (6)
+           u'_s from x_u with a share gamma_1 of its elements at zero, and from v with a share gamma_2 of events at zero
+
+| paper | here | shape |
+|---|---|---|
+| f_1 .. f_m | overlay.fields, row 0 (nothing known) stays zero; then `Batch.source` | (values + 1, field_width) |
+| x_u | profile | (B, D) |
+| W_1, b_1, W_2, b_2; n; a | overlay.down, overlay.up; tokens; activation | (D', D), (n d, D') |
+| MLP_a | overlay.add, where `add` | (B, D) -> (B, d) |
+| lambda, tau, gamma_1 = gamma_2 | weight, tau, mask | |
+
+`variant = "light"` trains generator, MLP and head of the task alone, on a frozen backbone: older tasks answer as
+before. "full" trains all weights and keeps nothing. A user of whom nothing is known gets the prompt of x_u = 0; with a
+profile and no event, the last token alone answers (zero-shot).
+
+Differs: the paper leaves open a, tau, the width of fields and whether tokens have positions. Here a is an option, tau
+too, positions belong to events only, and MLP_a starts at zero. Whoever has several fields masked is one with them
+missing: both are zeros. A field that is a task's own answer is never read by that task. In a next_item task the last
+token predicts the first event read, so that zero-shot is learned with the rest. Where the model reads no profile
+fields, x_u is empty and all users share one learned prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from torch import Tensor, nn
+
+from perdure.encoders.base import Encoder, Via
+from perdure.events.batch import Batch
+from perdure.functional.contrastive import info_nce
+from perdure.tuning.base import Method, Overlay, everything, own_unless_first
+from perdure.tuning.parts import histories
+
+if TYPE_CHECKING:
+    from perdure.events.profiles import Fields
+    from perdure.model.user_model import TaskCard, UserModel
+
+__all__ = ["PPR"]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "relu": torch.relu, "tanh": torch.tanh}
+
+
+class Personal(Overlay):
+    """Prompt generator and profile MLP of one task.
+
+    Args:
+        fields: what the model knows of users. hides: the field this task may not read.
+        backbone: whose last site the profile MLP is added behind.
+        method: the options.
+    """
+
+    predicts_first = True
+
+    def __init__(
+        self, fields: Fields | None, hides: str, backbone: Encoder, method: PPR, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        width, self.end = backbone.width, list(backbone.sites())[-1]
+        self.tokens, self.activation = method.tokens, ACTIVATIONS[method.activation]
+        known = list(fields.values.items()) if fields is not None else []
+        self.places = [place for place, (name, _) in enumerate(known) if name != hides]
+        self.fields = nn.ModuleList(
+            nn.Embedding(len(known[place][1]) + 1, method.field_width, padding_idx=0) for place in self.places
+        )
+        self.source = fields.width if fields is not None else 0
+        self.reads_profile = bool(self.places or self.source)
+        size = max(len(self.places) * method.field_width + self.source, 1)  # D
+        self.down, self.up = nn.Linear(size, method.hidden), nn.Linear(method.hidden, method.tokens * width)
+        self.add = nn.Sequential(nn.Linear(size, method.hidden), nn.ReLU(), nn.Linear(method.hidden, width))
+        for layer in self.fields:
+            nn.init.normal_(cast(nn.Embedding, layer).weight, generator=generator)
+            cast(nn.Embedding, layer).weight.data[0] = 0
+        for layer in (self.down, self.up, self.add[0]):
+            weight, bias = cast(nn.Linear, layer).weight, cast(nn.Linear, layer).bias
+            nn.init.xavier_uniform_(weight, generator=generator)
+            nn.init.zeros_(bias)
+        last = cast(nn.Linear, self.add[2])
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.adds = method.add and self.reads_profile
+
+    def profile(self, batch: Batch) -> Tensor:
+        """x_u (B, D): zeros where nothing is known."""
+        parts = []
+        for place, field in zip(self.places, self.fields, strict=True):
+            rows = batch.items.new_zeros(len(batch)) if batch.profile is None else batch.profile[:, place]  # (B,)
+            parts.append(field(rows))  # (B, w)
+        if self.source:
+            parts.append(self.up.weight.new_zeros(len(batch), self.source) if batch.source is None else batch.source)
+        return torch.cat(parts, 1) if parts else self.up.weight.new_zeros(len(batch), 1)  # (B, D)
+
+    def via(self, batch: Batch) -> Via:
+        """Tokens in front of the events, the profile MLP behind the last layer."""
+        return self.door(self.profile(batch), self.adds)
+
+    def door(self, x: Tensor, adds: bool, kept: Tensor | None = None) -> Via:
+        """The door for profiles x (B, D); where `kept` (B, T) is False an event's vector is zero."""
+        p = self.up(self.activation(self.down(x))).view(len(x), self.tokens, -1)  # (B, n, d)  eq. (3)
+        more = self.add(x)[:, None] if adds else None  # (B, 1, d)
+
+        def via(site: str, layer: nn.Module, x: Tensor, *context: Tensor) -> Tensor:
+            y = layer(x, *context)  # (B, T, d)
+            if site == "input":
+                y = y if kept is None else y * kept[..., None]
+                y = torch.cat([p.to(y.dtype), y], 1)  # (B, n + T, d)
+            return y + more.to(y.dtype) if more is not None and site == self.end else y  # eq. (4)
+
+        return via
+
+
+class PPR(Method):
+    """Prompts made from profiles.
+
+    Args:
+        variant: "light" trains what is added for the task, "full" everything.
+        tokens: n.
+        hidden: D', inside generator and MLP.
+        field_width: of each profile field.
+        activation: a.
+        add: MLP_a, the profile's own part in the user vector.
+        contrast: which views the contrastive loss compares with the whole: of masked "profile", of masked "items", of
+            "both", or "none" for no such loss.
+        weight: lambda.
+        tau: temperature.
+        mask: gamma_1 and gamma_2, shares of elements and events at zero.
+    """
+
+    name: ClassVar[str] = "ppr"
+    paper: ClassVar[str] = "Wu et al., TKDE 2024"
+    summary: ClassVar[str] = "tokens made from a user's profile, in front of the history"
+    keeps: bool = True
+    begins_as_backbone: bool = False
+
+    def __init__(
+        self,
+        *,
+        variant: Literal["light", "full"] = "light",
+        tokens: Annotated[int, Ge(1)] = 1,
+        hidden: Annotated[int, Ge(1)] = 16,
+        field_width: Annotated[int, Ge(1)] = 8,
+        activation: Literal["sigmoid", "relu", "tanh"] = "sigmoid",
+        add: bool = True,
+        contrast: Literal["profile", "items", "both", "none"] = "both",
+        weight: Annotated[float, Ge(0)] = 0.1,
+        tau: Annotated[float, Gt(0)] = 0.1,
+        mask: Annotated[float, Ge(0), Lt(1)] = 0.2,
+    ) -> None:
+        super().__init__()
+        self.variant, self.tokens, self.hidden, self.field_width = variant, tokens, hidden, field_width
+        self.activation, self.add, self.contrast = activation, add, contrast
+        self.weight, self.tau, self.mask = weight, tau, mask
+        self.keeps = variant == "light"
+
+    def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
+        """A generator for every task but the first."""
+        if model.is_first(card.name):
+            return None
+        return Personal(model.fields, card.hides, model.backbone, self, generator)
+
+    def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
+        """Generator, MLP and head; with "full" the backbone too."""
+        return (own_unless_first if self.variant == "light" else everything)(model, task)
+
+    def loss(self, model: UserModel, task: str, batch: Batch, rng: torch.Generator, progress: float) -> Tensor:
+        """L_p + lambda L_CL, scalar."""
+        loss = model.loss(batch, task, rng)
+        if model.is_first(task) or self.contrast == "none" or not self.weight:
+            return loss
+        return loss + self.weight * self.contrasted(model, task, histories(model, task, batch), rng)
+
+    def contrasted(self, model: UserModel, task: str, batch: Batch, rng: torch.Generator) -> Tensor:
+        """L_CL: the sum over the views asked for, scalar."""
+        overlay = cast(Personal, model.overlays[task])
+        batch = model.backbone.question(batch)
+        x = overlay.profile(batch)  # (B, D)
+        same = batch.users[:, None] == batch.users if batch.users is not None else None  # (B, B)
+
+        def read(x: Tensor, kept: Tensor | None = None) -> Tensor:
+            return model.backbone.vector(batch, overlay.door(x, adds=False, kept=kept))  # (B, d)
+
+        def drawn(shape: torch.Size) -> Tensor:
+            return torch.rand(shape, generator=rng, device=rng.device) >= self.mask
+
+        whole, views = read(x), []
+        if self.contrast in ("profile", "both") and overlay.reads_profile:
+            views.append(read(x * drawn(x.shape)))  # gamma_1
+        if self.contrast in ("items", "both"):
+            views.append(read(x, drawn(batch.items.shape)))  # gamma_2
+        losses = [info_nce(whole, view, self.tau, same) for view in views]
+        return torch.stack(losses).sum() if losses else whole.new_zeros(())

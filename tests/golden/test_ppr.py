@@ -1,0 +1,132 @@
+"""PPR's equations against numbers worked by hand, and what it may and may not read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from contracts import members
+import pytest
+import torch
+from torch.nn import functional as F
+
+from perdure.errors import UsageError
+from perdure.events.ids import Ids
+from perdure.events.profiles import Fields
+from perdure.functional.contrastive import info_nce
+from perdure.model import store
+from perdure.registry import find
+from perdure.tuning.ppr import Personal
+
+FIELDS = Fields({"gender": Ids(["F", "M"], first=1), "age": Ids(["old", "young"], first=1)}, width=2)
+
+
+def learned(hides: str = "", **options):
+    """A model that knows a first task and a personal one, and a batch of users with profiles."""
+    model = members.new_model("sasrec", "ppr", **options)
+    model.fields = FIELDS
+    members.learn(model, "watch", "next_item")
+    rng = torch.Generator().manual_seed(1)
+    model.add(replace(members.card("buy", "item"), hides=hides), rng)
+    profile = torch.tensor([[1, 2], [0, 2], [2, 0], [0, 0], [1, 1], [2, 2]])
+    source = torch.tensor([[1.0, 2], [0, 0], [3, 4], [0, 0], [5, 6], [0, 1]])
+    return model.eval(), replace(members.batch(3), profile=profile, source=source)
+
+
+def test_the_profile_is_its_fields_and_the_vector_from_elsewhere():
+    model, batch = learned(field_width=3)
+    overlay = model.overlays["buy"]
+    x = overlay.profile(batch)  # (6, 3 + 3 + 2)
+    assert x.shape == (6, 8) and not x[3].any()  # nothing is known: all zero
+    assert torch.equal(x[0, :3], overlay.fields[0].weight[1]) and torch.equal(x[0, 6:], batch.source[0])
+    assert not x[1, :3].any() and x[1, 3:6].any()  # the gender is missing
+
+
+def test_a_task_never_reads_its_own_answer():
+    model, batch = learned(hides="gender")
+    changed = replace(batch, profile=torch.stack([3 - batch.profile[:, 0].clamp(min=1), batch.profile[:, 1]], 1))
+    assert torch.equal(model.score(batch, "buy"), model.score(changed, "buy"))
+    other, same = learned(hides="age")
+    assert not torch.equal(other.represent(same, "buy"), other.represent(replace(same, profile=changed.profile), "buy"))
+
+
+def test_tokens_in_front_and_the_profile_behind():
+    model, batch = learned(tokens=2, activation="relu")
+    overlay: Personal = model.overlays["buy"]
+    with torch.no_grad():
+        overlay.add[2].bias.fill_(0.5)
+        x = overlay.profile(batch)
+        tokens = F.relu(x @ overlay.down.weight.T + overlay.down.bias) @ overlay.up.weight.T + overlay.up.bias
+        seen = {}
+
+        def watched(site, layer, y, *context):
+            seen[site] = overlay.via(batch)(site, layer, y, *context)
+            return seen[site]
+
+        model.backbone(batch, watched)
+    assert seen["input"].shape[1] == 2 + batch.items.shape[1]
+    torch.testing.assert_close(seen["input"][:, :2], tokens.view(6, 2, 16))
+    torch.testing.assert_close(seen["input"][:, 2:], model.backbone.layers["input"](batch.items))
+    end = list(model.backbone.sites())[-1]
+    with torch.no_grad():
+        bare = model.backbone(batch, overlay.door(x, adds=False))
+    torch.testing.assert_close(seen[end] - bare, (0.5 * torch.ones(16)).expand_as(bare), atol=1e-5, rtol=0)
+
+
+def test_a_user_without_events_is_answered_from_the_profile():
+    model, batch = learned()
+    nobody = replace(batch, items=torch.zeros(6, 1, dtype=torch.long), lengths=torch.zeros(6, dtype=torch.long))
+    u = model.represent(nobody, "buy")
+    assert not torch.equal(u[0], u[1]) and torch.isfinite(u).all()
+
+
+def test_the_last_token_learns_to_predict_the_first_event():
+    model, batch = learned(contrast="none")
+    model.add(members.card("next", "next_item"), torch.Generator())
+    one = replace(batch, items=batch.items[:, :1], lengths=batch.lengths.clamp(max=1))
+    loss = model.loss(one, "next", torch.Generator())  # windows of one event: nothing but the first to predict
+    nobody = replace(one, items=torch.zeros(6, 1, dtype=torch.long), lengths=torch.zeros(6, dtype=torch.long))
+    scores = model.score(nobody, "next")  # (6, N)
+    torch.testing.assert_close(loss, F.cross_entropy(scores, one.items[:, 0] - 2))
+
+
+def test_info_nce_by_hand():
+    a, b = torch.tensor([[1.0, 0], [0, 2]]), torch.tensor([[3.0, 0], [1, 1]])
+    c = 1 / math.sqrt(2)  # cosines: [[1, c], [0, c]]
+    first = -math.log(math.exp(2) / (math.exp(2) + math.exp(2 * c)))
+    second = -math.log(math.exp(2 * c) / (math.exp(0) + math.exp(2 * c)))
+    assert float(info_nce(a, b, 0.5)) == pytest.approx((first + second) / 2, abs=1e-6)
+    assert float(info_nce(a, b, 0.5, torch.ones(2, 2, dtype=torch.bool))) == pytest.approx(0, abs=1e-6)
+
+
+def test_masks_of_the_contrastive_loss_come_from_its_generator():
+    model, batch = learned()
+    losses = [model.method.contrasted(model, "buy", batch, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
+
+
+def test_light_trains_little_and_full_all():
+    small, _ = learned()
+    whole, _ = learned(variant="full")
+    assert small.method.keeps and not whole.method.keeps
+    backbone = {id(p) for p in small.backbone.parameters()}
+    assert not any(id(p) in backbone for p in small.method.trains(small, "buy", "train"))
+    assert all(p in set(whole.method.trains(whole, "buy", "train")) for p in whole.backbone.parameters())
+
+
+def test_fields_are_saved_and_loaded(tmp_path):
+    model, batch = learned(hides="age")
+    model.settle("buy")
+    store.save(model, tmp_path / "model")
+    again = store.load(tmp_path / "model", find)
+    assert again.fields == FIELDS and again.tasks["buy"].hides == "age"
+    assert torch.equal(model.score(batch, "buy"), again.score(batch, "buy"))
+
+
+def test_profiles_as_told():
+    profiles, strange = FIELDS.told([{"gender": "M", "age": None}, {"age": "ancient"}, {}])
+    assert profiles.rows.tolist() == [[2, 0], [0, 0], [0, 0]] and strange == [[], ["age=ancient"], []]
+    assert profiles.known().tolist() == [True, False, False] and not profiles.known(without="gender").any()
+    with pytest.raises(UsageError, match="no profile field 'gendre'") as fault:
+        FIELDS.told([{"gendre": "F"}])
+    assert "gender" in fault.value.fix
