@@ -112,7 +112,7 @@ def _run(out: Path, cell: Cell, names: list[str], users: int, sampled: bool) -> 
     for k, task in enumerate(tasks):
         base = 0.2 + 0.5 * ((7 * names.index(task) + 3) % 10) / 10 if task != NOISE else 0.02
         top = base + (gain * (0.6 + 0.8 * rng.random()) if k and task != NOISE else 0.0)
-        top += 0.05 * (cell.protocol == "as-coded") - 0.01 * (cell.order == "noisy" and k > 3)
+        top += {"as-coded": 0.05, "user-each": 0.01}.get(cell.protocol, 0.0) - 0.01 * (cell.order == "noisy" and k > 3)
         values[task] = float(np.clip(top + rng.normal(0, 0.004), 0, 1))
     R = [[values[task] * (1 - loss) ** (t - k) for k, task in enumerate(tasks[: t + 1])] for t in range(len(tasks))]
     scores, costs, lines = [], [], []

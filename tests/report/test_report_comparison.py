@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
         encoders=("gru4rec", "sasrec"),
         seeds=(1, 2),
         orders=("forward", "reversed", "noisy"),
-        protocols=("clean", "as-coded"),
+        protocols=("clean", "as-coded", "user-each"),
         users=40,
         states={FAILED: ("failed", "the loss is not finite"), MISSING: ("missing", None)},
     )
@@ -147,7 +147,7 @@ def test_what_failed_or_was_not_run_stands_before_any_number(whole):
     for text in (words(whole[0]), whole[1]):
         first = text.index("Which method is best", text.index("Read this first"))
         assert f"{FAILED} failed: the loss is not finite" in text[:first]
-        assert f"{MISSING} was not run" in text[:first]
+        assert f"{MISSING} has not been run" in text[:first]
     assert "seed 2 failed" in whole[1] and "seed 1 missing" in whole[1]
 
 
@@ -156,8 +156,11 @@ def test_the_leak_is_a_number(folder, whole):
         "final", pl.col("encoder") == "sasrec", pl.col("order") == "forward"
     )
     means = frame.group_by("protocol").agg(pl.col("value").mean())
-    leak = dict(means.iter_rows())["as-coded"] - dict(means.iter_rows())["clean"]
-    assert f"{leak:+.3f} with sasrec" in whole[1]
+    mean = dict(means.iter_rows())
+    said = whole[1][whole[1].index("## How much the published protocol flatters") :].split("\n")[2]
+    for against in ("user-each", "clean"):
+        assert f"{mean['as-coded'] - mean[against]:+.3f} with sasrec" in said
+    assert "**sasrec: as-coded less user-each**" in whole[1] and "user-each less" not in whole[1]
     assert "321 of 600 test histories stand in training" in words(whole[0])
 
 

@@ -215,6 +215,17 @@ def test_a_number_that_is_none_is_damage(tmp_path):
         build(tmp_path)
 
 
+def test_tasks_learned_at_once(tmp_path):
+    run_folder.write(tmp_path, "joint")
+    matrix = json.loads((tmp_path / "matrix.json").read_text())
+    matrix["R"] = [[] for _ in matrix["R"][:-1]] + matrix["R"][-1:]
+    (tmp_path / "matrix.json").write_text(json.dumps(matrix))
+    page = page_of(tmp_path)
+    text = words(page)
+    assert "was taught six tasks at once with joint" in text and "learned at once and measured once" in text
+    assert page.count('class="fresh"') == 6 and "nan" not in text and "forgotten nothing" not in text
+
+
 def test_a_gain_is_no_forgetting(tmp_path):
     text = words(page_of(run_folder.write(tmp_path, loss=-0.02)))
     assert "It has forgotten nothing: on average its older tasks score" in text

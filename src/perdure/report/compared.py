@@ -111,7 +111,7 @@ class Group:
     def costs(self) -> dict[str, list[dict[str, Any]]]:
         """Method -> per task its cost, mean over seeds: task, seconds, epochs, trainable, bytes, peak_rss."""
         names = ["seconds", "epochs", "trainable", "bytes", "peak_rss"]
-        own = self.rows.filter(pl.col("after") == pl.col("task"))
+        own = self.rows.filter(pl.col("bytes").is_not_null())  # one row for each task
         means = own.group_by("method", "task", "task_index").agg(pl.col(names).mean()).sort("task_index")
         return {method: means.filter(pl.col("method") == method).to_dicts() for method in self.methods}
 

@@ -31,8 +31,9 @@ def frontiers(c: Compared) -> Section | None:
     if not drawn:
         return None
     intro = (
-        "Mean score over the tasks against what a later task costs: bytes of its file in the model folder, and seconds"
-        " to learn it with validation. Filled: no other method is as good for less. Up and to the left is better."
+        "Mean score over the tasks against what a later task costs: bytes of its file in the model folder (head and what"
+        " the method adds), and seconds to learn it with validation. Filled: no other method is as good for less. Up and"
+        " to the left is better."
     )
     return Section("What quality costs", [intro, Grid(drawn, wide=True)])
 
@@ -58,11 +59,12 @@ def growth(c: Compared) -> Section | None:
         parts += [Grid(drawn), *([table] if table else [])]
     if not parts:
         return None
+    shown = [method for method in c.axis("methods") if any(method in group.methods for group in c.main)]
     intro = (
         "The cost of task k against k, later tasks only. A step is one optimiser step without validation; seconds also"
         " depend on how many examples a task has and when it stopped, so compare methods at the same k."
     )
-    return Section("Does a task cost more when many came before", [intro, key(c, list(c.axis("methods"))), *parts])
+    return Section("Does a task cost more when many came before", [intro, key(c, shown), *parts])
 
 
 def _steps(group: Group, method: str, place: dict[str, int]) -> list[tuple[float, float]]:

@@ -63,10 +63,11 @@ def _sentence(facts: Facts) -> str:
     if not count:
         return f"{who} is being taught; no task has been finished yet."
     how = f" with {method}" if method else ""
-    first = f"{who} was taught {words.count(count, 'task')}{' one after the other' if count > 1 else ''}{how}."
+    in_turn = " at once" if len(facts.R) > count else " one after the other" if count > 1 else ""
+    first = f"{who} was taught {words.count(len(facts.R), 'task')}{in_turn}{how}."
     if str(facts.run.get("state", "finished")) != "finished":
-        planned = words.count(max(count, len(facts.planned)), "task")
-        first = f"{who} has been taught {words.number(count)} of {planned}{how}; the run has not finished."
+        planned = words.count(max(len(facts.R), len(facts.planned)), "task")
+        first = f"{who} has been taught {words.number(len(facts.R))} of {planned}{how}; the run has not finished."
     lost = facts.matrix.forgotten()
     if not lost:
         return first
@@ -109,17 +110,17 @@ def matrix(facts: Facts) -> dict[str, Any] | None:
     for k, task in enumerate(facts.tasks):
         column = [row[k] for row in facts.R if row[k] is not None]
         tops.append(max([facts.oracle.get(task, 0.0), *[v for v in column if v is not None]]) or 1.0)
-    rows, fell = [], False
+    rows, fell, learned = [], False, facts.matrix.learned()
+    first = [next(t for t, row in enumerate(facts.R) if row[k] is not None) for k in range(len(facts.tasks))]
     for t, row in enumerate(facts.R):
         cells: list[dict[str, Any] | None] = []
         for k, value in enumerate(row):
             if value is None:
                 cells.append(None)
                 continue
-            learned = facts.R[k][k] if k < t else None
-            change = value - learned if learned is not None else 0.0
+            change = value - learned[facts.tasks[k]]
             fell = fell or change != 0
-            kind = "fresh" if t == k else ("fell" if change < -0.0005 else "")
+            kind = "fresh" if t == first[k] else ("fell" if change < -0.0005 else "")
             text = words.signed(change) if change else ""
             shade = round(SHADE * max(0.0, min(1.0, value / tops[k])), 1)
             cells.append({"text": words.score(value), "shade": shade, "kind": kind, "change": text})
@@ -149,12 +150,10 @@ def life(facts: Facts) -> dict[str, Any] | None:
     """Per task: when learned, now, lost, alone, transfer, best reachable."""
     if not facts.R:
         return None
-    final, lost_by = _final(facts), facts.matrix.forgotten()
+    final, lost_by, first = _final(facts), facts.matrix.forgotten(), facts.matrix.learned()
     points, rows = [], []
     for k, task in enumerate(facts.tasks):
-        learned, now = (facts.R[k][k] if k < len(facts.R) else None), final[k]
-        if learned is None:
-            continue
+        learned, now = first[task], final[k]
         alone, oracle = facts.alone.get(task), facts.oracle.get(task)
         points.append({"task": task, "learned": learned, "now": now, "alone": alone, "oracle": oracle})
         lost = words.lost(lost_by[task]) if task in lost_by else ""
@@ -164,8 +163,6 @@ def life(facts: Facts) -> dict[str, Any] | None:
         if facts.oracle:
             row += [words.score(oracle)]
         rows.append(row)
-    if not points:
-        return None
     kept = all(point["now"] == point["learned"] for point in points)
     sentence = (
         "Where ring and dot coincide, a task scores as it did on the day it was learned: here every one does."
@@ -174,6 +171,8 @@ def life(facts: Facts) -> dict[str, Any] | None:
     )
     if len(points) == 1:
         sentence = "One task only: there was nothing to forget yet."
+    elif not lost_by:
+        sentence = "All tasks were learned at once and measured once: nothing was learned later that could harm them."
     heads = ["task", "metric", "learned", "now", "forgetting"]
     heads += ["alone", "transfer"] * bool(facts.alone) + ["oracle"] * bool(facts.oracle)
     caption = "Forgetting = the best score a task ever had minus its score at the end."
@@ -190,7 +189,8 @@ def others(facts: Facts) -> dict[str, Any] | None:
     rows = []
     for name, matrix in [(_chosen(facts, "tuning", "method") or "this run", facts.matrix), *facts.others.items()]:
         final = [words.score(value) for value in matrix.rows[-1]]
-        rows.append([name, *final, words.score(matrix.average()), words.lost(matrix.forgetting())])
+        lost = words.lost(matrix.forgetting()) if matrix.forgotten() else ""  # nothing, where all was learned at once
+        rows.append([name, *final, words.score(matrix.average()), lost])
     caption = (
         "One run each, one seed. Scores at the end, after all tasks; forgetting as above, mean over the older tasks."
     )

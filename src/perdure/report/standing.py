@@ -65,8 +65,8 @@ def _losses(group: Group) -> str:
     told = ""
     if forgets:
         others = [f"{method} {words.lost(mean[method])}" for method in forgets[1:]]
-        told = f"{forgets[0]} forgets {'most' if others else 'of its older tasks'}, {words.lost(mean[forgets[0]])}"
-        told += f"; then {words.listed(others)}." if others else " on average."
+        told = f"{forgets[0]} forgets{' most' if others else ''}: {words.lost(mean[forgets[0]])} on average"
+        told += f"; then {words.listed(others)}." if others else "."
     if len(keeps) == len(group.methods):
         return "No method forgets anything."
     return f"{told} {words.listed(keeps)} forget{'s' * (len(keeps) == 1)} nothing.".strip() if keeps else told
@@ -106,7 +106,7 @@ def _tiles(c: Compared) -> list[dict[str, str]]:
 def alerts(c: Compared) -> list[str]:
     """What must be read before any number: runs that are not there, leaks, what is missing."""
     told: list[str] = []
-    for state, word in (("failed", "failed"), ("cut", "was cut short"), ("missing", "was not run")):
+    for state, word in (("failed", "failed"), ("cut", "was cut short"), ("missing", "has not been run")):
         some = [cell for cell in c.cells if cell["state"] == state]
         told += [f"{one['folder']} {word}" + (f": {one['fault']}" if one.get("fault") else "") for one in some[:MANY]]
         told += (

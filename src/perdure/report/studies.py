@@ -14,6 +14,7 @@ from perdure.report.standing import scores_table
 
 __all__ = ["orders", "protocols", "rest", "slices"]
 
+CONTROLS = {"as-coded": "user-each"}  # a protocol and the one that differs from it in what leaks alone
 Changes = dict[str, dict[str, float]]  # method -> task -> change
 
 
@@ -42,34 +43,53 @@ def orders(c: Compared) -> Section | None:
 
 
 def protocols(c: Compared) -> Section | None:
-    """How much better the protocol of the official codes makes everything look."""
-    first, parts, leaks = (c.axis("protocols") or [""])[0], [], []
-    for protocol in c.axis("protocols")[1:]:
-        for base in c.main:
-            other = c.group(base.encoder, base.order, protocol)
-            if other is None:
-                continue
-            less = _less(other, base)
-            note = (
-                f"Final scores under {protocol} less those under {first}, the same measure of the same tasks, means"
-                " over the seeds that both have; test users differ, as the protocols do."
-            )
-            table = _changes(base, less, f"{base.encoder}: {protocol} less {first}", note, sign=1)
-            means = [words.mean(list(one.values())) for one in less.values() if one]
-            if table and means:
-                leaks.append(f"{words.signed(words.mean(means))} with {base.encoder}")
-                parts += [table, Fold(f"{base.encoder}, {protocol}: every score", [scores_table(c, other)])]
-    if not parts:
+    """How much better the protocol of the official codes makes everything look, and how much of it is the leak."""
+    first, asked = (c.axis("protocols") or [""])[0], c.axis("protocols")[1:]
+    tables, told = [], []
+    for protocol in (one for one in asked if one not in CONTROLS.values()):
+        for against in [one for one in asked if one == CONTROLS.get(protocol)] + [first]:
+            moved = [found for base in c.main if (found := _flattered(c, base, protocol, against))]
+            if moved:
+                tables += [table for table, _ in moved]
+                told.append(_size(protocol, against, [mean for _, mean in moved]))
+    if not tables:
         return None
+    folds = [
+        Fold(f"{group.encoder}, {group.protocol}: every score", [scores_table(c, group)])
+        for group in c.groups
+        if group.order == c.axis("orders")[0] and group.protocol in asked
+    ]
     intro = (
         "The official releases split by example, not by user, so that histories of test users stand in training, and"
-        " they rank items that a user already has. Measured that way, the mean score moves by"
-        f" {words.listed(leaks)}: this is the size of the leak, over all methods and tasks."
+        " they rank items that a user already has."
     )
     found = c.about.get("findings") or {}
-    told = [one["text"] for name in c.axis("protocols")[1:] for one in found.get(name, []) if one["severity"] == "leak"]
-    intro += f" The audit says: {'; '.join(told[:3])}." if told else ""
-    return Section("How much the published protocol flatters", [intro, *parts])
+    leaks = [one["text"] for name in asked for one in found.get(name, []) if one["severity"] == "leak"]
+    audit = [f"The audit says: {'; '.join(leaks[:3])}."] if leaks else []
+    return Section("How much the published protocol flatters", [" ".join([intro, *told, *audit]), *tables, *folds])
+
+
+def _flattered(c: Compared, base: Group, protocol: str, against: str) -> tuple[Table, str] | None:
+    """How much scores under a protocol exceed those under another: the table, and the mean as words."""
+    mine, theirs = (c.group(base.encoder, base.order, name) for name in (protocol, against))
+    if mine is None or theirs is None:
+        return None
+    less = _less(mine, theirs)
+    note = (
+        f"Final scores under {protocol} less those under {against}, the same measure of the same tasks, means over the"
+        " seeds that both have; test users differ, as the protocols do."
+    )
+    table = _changes(theirs, less, f"{base.encoder}: {protocol} less {against}", note, sign=1)
+    means = [words.mean(list(one.values())) for one in less.values() if one]
+    return (table, f"{words.signed(words.mean(means))} with {base.encoder}") if table else None
+
+
+def _size(protocol: str, against: str, moved: Sequence[str]) -> str:
+    """What a difference of two protocols means."""
+    size = f"{words.listed(moved)}, on average over all methods and tasks"
+    if against == CONTROLS.get(protocol):
+        return f"{against} makes the same examples and splits them by user; {protocol} differs by {size}: the leak."
+    return f"From {against}, {protocol} differs by {size}: the leak, and all else that is not the same."
 
 
 def rest(c: Compared) -> Section | None:

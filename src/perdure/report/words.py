@@ -56,8 +56,8 @@ def interval(low: float | None, high: float | None, sign: bool = False) -> str:
 
 
 def chance(p: float | None) -> str:
-    """`p 0.012`, `p < 0.001`; empty for None."""
-    return "" if p is None else "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+    """`p 0.012`, `p < 0.001`, not to be broken across lines; empty for None."""
+    return "" if p is None else "p\u00a0<\u00a00.001" if p < 0.001 else f"p\u00a0{p:.3f}"
 
 
 def listed(names: Sequence[str]) -> str:
