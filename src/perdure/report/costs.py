@@ -31,9 +31,9 @@ def frontiers(c: Compared) -> Section | None:
     if not drawn:
         return None
     intro = (
-        "Mean score over the tasks against what a later task costs: bytes of its file in the model folder (head and what"
-        " the method adds), and seconds to learn it with validation. Filled: no other method is as good for less. Up and"
-        " to the left is better."
+        "Mean score over the tasks against what a later task costs: bytes of its file in the model folder (head and"
+        " what the method adds), and seconds to learn it with validation. Filled: no other method is as good for less."
+        " Up and to the left is better."
     )
     return Section("What quality costs", [intro, Grid(drawn, wide=True)])
 
