@@ -20,7 +20,7 @@ Privacy: M_j holds histories of users, item by item and, where the encoder reads
 the file of task j in the model folder: whoever has the model has these histories. User ids are not stored.
 
 Differs: the papers store classes or transitions; here an example is a user's history with at most A of the user's
-answers, a uniform sample of them. Heads of older tasks train along. Where a task has fewer than m examples, all are kept.
+answers, a uniform sample of them. Heads of older tasks train along. Of a task with fewer than m examples all are kept.
 """
 
 from __future__ import annotations
@@ -170,11 +170,11 @@ def _wide(events: Tensor, length: int) -> Tensor:
 
 
 def _some_of_each(answers: Tensor, starts: Tensor, most: int, rng: torch.Generator) -> Tensor:
-    """At most `most` of each user's answers, a uniform sample: (A,) and (B + 1,) -> (B, most), -1 where there are less."""
+    """At most `most` of each user's answers, a uniform sample: (A,), (B + 1,) -> (B, most), -1 where there are less."""
     counts = starts.diff()  # (B,)
     row = torch.repeat_interleave(torch.arange(len(counts), device=answers.device), counts)  # (A,)
-    key = torch.rand(len(answers), generator=rng, device=rng.device, dtype=torch.float64)  # (A,) in [0, 1)
-    order = (row + key).argsort()  # by user, and by chance within
+    order = torch.rand(len(answers), generator=rng, device=rng.device, dtype=torch.float64).argsort()  # (A,)
+    order = order[row[order].argsort(stable=True)]  # by user, and by chance within
     place = torch.arange(len(answers), device=answers.device) - starts[:-1][row]  # (A,) from 0 for each user
     kept = place < most
     some = answers.new_full((len(counts), most), -1)  # (B, most)
