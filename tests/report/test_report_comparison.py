@@ -157,9 +157,9 @@ def test_the_leak_is_a_number(folder, whole):
     )
     means = frame.group_by("protocol").agg(pl.col("value").mean())
     mean = dict(means.iter_rows())
-    said = whole[1][whole[1].index("## How much the published protocol flatters") :].split("\n")[2]
-    for against in ("user-each", "clean"):
-        assert f"{mean['as-coded'] - mean[against]:+.3f} with sasrec" in said
+    said = whole[1][whole[1].index("## How much the published protocol flatters") :].split("\n\n")[2:4]
+    for against, sentence in zip(("user-each", "clean"), said, strict=True):
+        assert against in sentence and f"{mean['as-coded'] - mean[against]:+.3f} with sasrec" in sentence
     assert "**sasrec: as-coded less user-each**" in whole[1] and "user-each less" not in whole[1]
     assert "321 of 600 test histories stand in training" in words(whole[0])
 

@@ -300,13 +300,13 @@ def show_(
 
 @app.command(epilog="Example: perdure report first")
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, finished or not")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run or of a comparison, finished or not")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="report.html in the run folder by default")
+        Path | None, typer.Option("--out", metavar="FILE", help="report.html in that folder by default")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write the page of a run, one HTML file."""
+    """Write the page of a run or of a comparison, one HTML file; of a comparison its tables as Markdown, too."""
     from perdure import api
     from perdure.cli import show
 

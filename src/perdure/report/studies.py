@@ -66,7 +66,7 @@ def protocols(c: Compared) -> Section | None:
     found = c.about.get("findings") or {}
     leaks = [one["text"] for name in asked for one in found.get(name, []) if one["severity"] == "leak"]
     audit = [f"The audit says: {'; '.join(leaks[:3])}."] if leaks else []
-    return Section("How much the published protocol flatters", [" ".join([intro, *told, *audit]), *tables, *folds])
+    return Section("How much the published protocol flatters", [intro, *told, *audit, *tables, *folds])
 
 
 def _flattered(c: Compared, base: Group, protocol: str, against: str) -> tuple[Table, str] | None:
