@@ -109,6 +109,17 @@ def test_a_method_that_remembers_examples_starts_from_the_backbone_too(near, rec
     assert there["R"] == run.matrix
 
 
+def test_a_method_that_learns_all_at_once(near, recipe, tmp_path):
+    done = perdure.compare(recipe, tmp_path / "out", methods=["joint", "single"])
+    assert near.asked == ["runs/sasrec/joint/forward/3", "backbones/sasrec-3", "runs/sasrec/single/forward/3"]
+    told = done.summary[0]["methods"]
+    assert told["joint"]["forgetting"] == {"mean": None, "seeds": [None]}
+    assert told["joint"]["forward_transfer"]["mean"] == pytest.approx(told["joint"]["gain"]["mean"])
+    frame = pl.read_parquet(tmp_path / "out" / "results.parquet").filter(pl.col("method") == "joint")
+    assert frame["after"].to_list() == ["gender", "gender"] and frame["bytes"].null_count() == 0
+    assert told["joint"]["seconds"] == frame["seconds"].sum() and told["joint"]["trainable"] == frame["trainable"].max()
+
+
 def test_results_hold_every_cell_of_every_matrix(compared):
     frame = table(compared[0].folder)
     assert frame.height == 8 * 3 and set(frame["measured"]) == {"full ranking", "all classes"}
@@ -255,7 +266,7 @@ def test_a_folder_of_something_else_is_refused(recipe, near, tmp_path):
         ({"methods": ["pcll"]}, "did you mean pcl"),
         ({"encoders": ["sasrek"]}, "did you mean sasrec"),
         ({"orders": ["backwards"]}, "forward, reversed, noisy"),
-        ({"protocols": ["dirty"]}, "clean, as-coded"),
+        ({"protocols": ["dirty"]}, "clean, as-coded, user-each"),
         ({"against": "pcll"}, "did you mean pcl"),
         ({"methods": []}, "no method"),
     ],

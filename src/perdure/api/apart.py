@@ -24,9 +24,7 @@ from perdure.errors import Interrupted, MachineError, PerdureError
 
 __all__ = ["ask", "serve"]
 
-VERBS = ("survey", "learn")  # names in api.tasks_apart
 EVERY = 0.2  # seconds between two steps told
-CALLS = ("step", "epoch", "row")  # what a display is told
 
 
 # -- the parent --------------------------------------------------------------------------------------------------------
@@ -50,7 +48,6 @@ def ask(verb: str, request: Mapping[str, Any], signals: Any, show: Any = None) -
     command = [sys.executable, "-W", "ignore", "-c", "from perdure.api.apart import serve; serve()"]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     child = subprocess.Popen(command, **pipes, text=True, encoding="utf-8", env=environment, start_new_session=True)
-    assert_open = (child.stdin, child.stdout)
     try:
         try:
             with signals.raising():
@@ -62,17 +59,14 @@ def ask(verb: str, request: Mapping[str, Any], signals: Any, show: Any = None) -
         code = child.wait()
     finally:
         child.kill()
-        for pipe in assert_open:
+        for pipe in (child.stdin, child.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()  # type: ignore[union-attr]
         child.wait()
-    if end is None:
-        if signals.asked is not None:
-            raise signals.interrupted()
-        raise _died(code)
-    if "fault" in end:
-        raise _fault(end["fault"])
-    return end["answer"]
+    fault = _died(code) if end is None else _fault(end["fault"]) if "fault" in end else None
+    if fault is not None:
+        raise signals.interrupted() if signals.asked is not None else fault
+    return end["answer"]  # type: ignore[index]
 
 
 def _write(pipe: IO[str] | None, line: Mapping[str, Any]) -> None:

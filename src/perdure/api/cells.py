@@ -28,7 +28,11 @@ from perdure.settings import Settings, from_dict, streams, toml, tuned
 __all__ = ["ORDERS", "PROTOCOLS", "Cell", "Plan", "shares"]
 
 ORDERS = ("forward", "reversed", "noisy")
-PROTOCOLS: dict[str, tuple[str, ...]] = {"clean": (), "as-coded": ("split.kind=example", "evaluate.seen=keep")}
+PROTOCOLS: dict[str, tuple[str, ...]] = {
+    "clean": (),
+    "as-coded": ("split.kind=example", "evaluate.seen=keep"),
+    "user-each": ("split.kind=user-each", "evaluate.seen=keep"),
+}
 FIRST = "first"  # the order of a backbone: the first task alone
 BASE = "frozen"  # the method of a backbone; on the first task it is like every other
 
@@ -127,11 +131,9 @@ class Plan:
             "out": str(self.out / cell.folder),
         }
 
-    def shared(self, cell: Cell) -> bool:
-        """Whether a cell begins with its backbone: not where the method, or settings tuned for it, learn the first task
-        in a way of their own."""
-        own = any(key.startswith("pretrain.") for key in self.settings.compare.get(cell.method, {}))
-        return not own and shares(settings_of(self.request(cell, shared=False)))
+    def own(self, method: str) -> bool:
+        """Whether settings tuned for a method change how it learns the first task."""
+        return any(key.startswith("pretrain.") for key in self.settings.compare.get(method, {}))
 
 
 def settings_of(request: Mapping[str, Any]) -> Settings:
@@ -158,23 +160,23 @@ def _ordered(tasks: Sequence[Mapping[str, Any]], order: str) -> list[dict[str, A
     return streams.with_noise(told) if order == "noisy" else told
 
 
-def shares(settings: Settings) -> bool:
-    """Whether a method can begin with a backbone that another model learned: it learns the first task alone, and adds
-    nothing to it."""
-    import numpy as np
+def shares(settings: Settings, item_ids: Any, datas: Mapping[str, Any]) -> bool:
+    """Whether a method can begin with a backbone that another model learned: it learns the first task alone, and in the
+    way of all.
+
+    Args:
+        item_ids: of the log. datas: the tasks made ready.
+    """
     import torch
 
     from perdure.api import plan
-    from perdure.events.ids import FIRST_ITEM, Ids
-    from perdure.model.user_model import TaskCard
+    from perdure.training.cards import card_of
 
-    first, items = settings.tasks[0], Ids(["a", "b"], FIRST_ITEM)
-    model = plan.fresh(settings, items)
-    rows = np.arange(2, dtype=np.int32) + FIRST_ITEM
-    with torch.random.fork_rng(devices=[]):
-        model.add(TaskCard(first.name, first.kind, Ids(["a", "b"]), rows, np.ones(2)), torch.Generator())
-    alone = model.method.order([task.name for task in settings.tasks])[0] == [first.name]  # type: ignore[operator]
-    return alone and first.name not in model.overlays
+    model, first = plan.fresh(settings, item_ids, datas), next(iter(datas))
+    with torch.random.fork_rng(devices=[]):  # overlays draw from the global generator, too
+        model.add(card_of(datas[first]), torch.Generator())
+    alone = model.method.order(list(datas))[0] == [first]  # type: ignore[operator]
+    return alone and getattr(model.overlays.get(first), "passive", True)
 
 
 def chosen(asked: Sequence[Any] | None, standing: Sequence[Any], known: Sequence[Any] | None, what: str) -> list[Any]:

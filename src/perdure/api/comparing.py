@@ -20,7 +20,8 @@ from typing import Any
 from perdure import registry
 from perdure.api import apart, cells, results
 from perdure.api.cells import Cell, Plan
-from perdure.api.learning import Recipe, check_same, effective
+from perdure.api.identity import check_same, effective
+from perdure.api.learning import Recipe
 from perdure.errors import Interrupted, MachineError, PerdureError, SettingsError, UsageError, shorten
 
 __all__ = ["Comparison", "compare"]
@@ -73,7 +74,7 @@ def compare(
     Args:
         recipe: a TOML file, or the same as nested dicts; [compare.<method>] holds settings tuned for one method.
         out: the comparison's folder: new or empty, or one where the same comparison stands.
-        orders: "forward", "reversed", "noisy". protocols: "clean", "as-coded".
+        orders: "forward", "reversed", "noisy". protocols: "clean", "as-coded", "user-each".
         against: the method that differences are told from; by default, for each method the best of the others.
         allow_leaks: go on where the audit finds that what is asked stands in what is trained on.
         show: what tells the progress, as in `learn`; its method `whole(done, cells, name)` is told the cells, if there.
@@ -173,14 +174,14 @@ class _Work:
         before = {_cell(one): one["fault"] for key in ("cells", "backbones") for one in self.standing.get(key, [])}
         self.cells = list(dict.fromkeys([*(c for c in before if c.order != cells.FIRST), *self.wanted]))
         self.faults = {cell: fault for cell, fault in before.items() if fault and cell not in self.wanted}
-        self.shared = {}
-        for cell in self.cells:  # one look for each encoder and method
-            key = (cell.encoder, cell.method)
-            if key not in self.shared:
-                self.shared[key] = self.plan.shared(cell)
+        self.shared = {
+            (one["encoder"], one["method"]): one["backbone"] is not None and not self.plan.own(one["method"])
+            for one in self.standing.get("cells", [])
+        }
 
     def _shares(self, cell: Cell) -> bool:
-        return cell.order != cells.FIRST and self.shared[cell.encoder, cell.method]
+        """Whether a cell begins with its backbone; known once the survey was made."""
+        return cell.order != cells.FIRST and self.shared.get((cell.encoder, cell.method), False)
 
     def _request(self, cell: Cell) -> dict[str, Any]:
         return self.plan.request(cell, shared=self._shares(cell))
@@ -208,12 +209,18 @@ class _Work:
         told |= {"tuned": {m: self.plan.settings.compare.get(m, {}) for m in told["methods"]}, **machine()}
         told |= {"origin": self.plan.settings.origin, "started": self.standing.get("started", now())}
         told["findings"] = self.standing.get("findings", {})
+        new = {
+            (cell.encoder, cell.method): cell for cell in self.cells if (cell.encoder, cell.method) not in self.shared
+        }
+        methods = [self.plan.request(cell, shared=False) for cell in new.values()]
         order = "noisy" if "noisy" in self.asked["orders"] else "forward"  # all tasks there are
         for protocol in self.asked["protocols"]:
             cell = next(one for one in self.wanted if one.protocol == protocol)
             request = self.plan.request(replace(cell, order=order), shared=False)
-            answer = apart.ask("survey", request, self.signals)
+            answer = apart.ask("survey", {**request, "methods": methods}, self.signals)
             found = answer["findings"]
+            for (encoder, method), able in zip(new, answer["shares"], strict=True):
+                self.shared[encoder, method] = able and not self.plan.own(method)
             told |= {"data_digest": answer["digest"], "data_card": answer["card"]}
             told["findings"][protocol] = found
             _refuse(found, protocol, allow_leaks)

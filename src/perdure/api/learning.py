@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from perdure import registry
+from perdure.api.identity import check_same, identity
 from perdure.errors import MachineError, ModelError, SettingsError, UsageError
 from perdure.settings import Settings, from_dict, load
 
@@ -125,7 +126,6 @@ def check(recipe: Recipe, *, overrides: Sequence[str] = ()) -> Check:
         SettingsError, DataError, MachineError.
     """
     from perdure.api import plan
-    from perdure.events import tasks
 
     settings = _settings(recipe, overrides)
     plan.check_machine(settings)
@@ -134,7 +134,7 @@ def check(recipe: Recipe, *, overrides: Sequence[str] = ()) -> Check:
         if settings.run.store and not folder.exists():
             folder = Path(temporary) / "store"
         events = prepared(settings, folder)
-        datas = tasks.compile_tasks(events, settings.tasks, settings.history, settings.split)
+        datas = plan.tasks_of(settings, events)
         labels = {name: len(data.labels) for name, data in datas.items()}
         memory = plan.check_memory(settings, events.n_items, labels)
         backbone, sizes = plan.sizes(settings, events.item_ids, datas)
@@ -208,7 +208,6 @@ def run(
         page: write the report.
     """
     from perdure.api import plan
-    from perdure.events import tasks
     from perdure.training import lifelong
     from perdure.training.loop import make_fabric
     from perdure.training.runlog import RunLog
@@ -218,16 +217,16 @@ def run(
     with plan.threads(settings) as notes:
         notes += [*settings.notes, *_begins(out, settings, resume, ("store", *expected))]
         events = prepared(settings, Path(settings.run.store or out / "store"))
-        datas = tasks.compile_tasks(events, settings.tasks, settings.history, settings.split)
+        datas = plan.tasks_of(settings, events)
         notes += _warnings(settings, datas)
         plan.check_memory(settings, events.n_items, {name: len(data.labels) for name, data in datas.items()})
         plan.sizes(settings, events.item_ids, datas)  # a task that cannot be added is refused before anything trains
-        model = _taken_over(settings, events) if settings.pretrain.model else plan.fresh(settings, events.item_ids)
+        model = (_taken_over if settings.pretrain.model else plan.fresh)(settings, events.item_ids, datas)
         if started is not None:
             started(events, datas)
         evaluate = _evaluator(settings)
-        identity, held = _identity(settings, events), ("store", *expected)
-        with RunLog(out, identity, resume=resume, expected=held, tensorboard=settings.run.tensorboard) as log:
+        told, held = identity(settings, events), ("store", *expected)
+        with RunLog(out, told, resume=resume, expected=held, tensorboard=settings.run.tensorboard) as log:
             if not log.resuming:
                 for note in notes:
                     log.log("warning", text=note)
@@ -272,58 +271,6 @@ def _begins(out: Path, settings: Settings, resume: str, expected: tuple[str, ...
     return ["there was no run to resume: this one begins"] if resume == "auto" else []
 
 
-def check_same(out: Path, settings: Settings) -> None:
-    """Refuse to go on with a run that was begun with other settings.
-
-    Raises:
-        SettingsError: lists the differences. ModelError: run.json cannot be read.
-    """
-    from perdure.training.runlog import differences
-
-    changed = differences(_settings_of(out), effective(settings), "settings")
-    changed.sort(key=lambda one: one.endswith("-> None") or ": None ->" in one)  # what is there in both, first
-    if changed:
-        listed = "\n".join([*changed[:20], *([f"and {len(changed) - 20} more"] if len(changed) > 20 else [])])
-        found = f"this is not the run that stands here, then -> now:\n{listed}"
-        raise SettingsError(
-            found, where=str(out / "run.json"), fix="resume with its settings, or choose another folder"
-        )
-
-
-def _settings_of(out: Path) -> Any:
-    try:
-        return json.loads((out / "run.json").read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise ModelError(f"run.json cannot be read: {fault}", where=str(out / "run.json")) from None
-
-
-def effective(settings: Settings) -> dict[str, Any]:
-    """The settings that a result depends on: threads, names, folders and where epochs are drawn change none."""
-    from perdure.model import files
-
-    told = settings.as_dict()
-    free = ("threads", "store", "name", "tensorboard")
-    told["run"] = {key: value for key, value in told["run"].items() if key not in free}
-    if settings.pretrain.model:  # by its digest, wherever it stands
-        with contextlib.suppress(ModelError):
-            told["pretrain"]["model"] = files.read_manifest(Path(settings.pretrain.model))["digest"]
-    return told
-
-
-def _identity(settings: Settings, events: Any) -> dict[str, Any]:
-    """What this is a run of."""
-    return {
-        "settings": effective(settings),
-        "origin": settings.origin,
-        "data_digest": events.digest,
-        "data_card": events.card,
-        "seed": settings.run.seed,
-        "device": settings.run.device,
-        "name": settings.run.name or "",
-        "method": settings.tuning.name,
-    }
-
-
 def _evaluator(settings: Settings) -> Evaluate:
     """`evaluate` with the recipe's [evaluate]."""
     from perdure.evaluation.evaluate import evaluate
@@ -337,7 +284,7 @@ def _evaluator(settings: Settings) -> Evaluate:
     return measure
 
 
-def _taken_over(settings: Settings, events: Any) -> Any:
+def _taken_over(settings: Settings, item_ids: Any, datas: Mapping[str, Any]) -> Any:
     """A model that knows the first task as another model learned it."""
     import torch
 
@@ -356,12 +303,12 @@ def _taken_over(settings: Settings, events: Any) -> Any:
             f"{where}: {found.spec['method']['name']} has moved its backbone since the first task",
             fix="take a model that learned the first task alone, or one whose method keeps",
         )
-    if found.item_ids.digest != events.item_ids.digest:
+    if found.item_ids.digest != item_ids.digest:
         raise ModelError("the model reads other items than this log has", where=str(settings.pretrain.model))
-    model = plan.fresh(settings, events.item_ids)
+    model = plan.fresh(settings, item_ids, datas)
     model.backbone.load_state_dict(found.backbone.state_dict())
     model.add(dataclasses.replace(found.tasks[first], settled=False), torch.Generator())
-    if first in model.overlays:
+    if first in model.overlays and not model.overlays[first].passive:
         raise SettingsError(
             f"{where}: the method {settings.tuning.name} trains its first task in its own way",
             fix="leave pretrain.model out: it must learn the first task itself",

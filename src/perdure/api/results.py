@@ -1,6 +1,6 @@
 """What a comparison gave, read from its run folders: results, users, summary.                         [reads, writes]
 
-results.parquet   a row for each cell of each R, the cost of learning a task on the rows where it was just learned
+results.parquet   a row for each cell of each R; what a task cost, on the first of its rows
 users.parquet     the value of each task's measure for each user tested at the end
 summary.json      per encoder, order and protocol: what every method reached, gained, forgot and cost
 """
@@ -73,7 +73,7 @@ def _rows(out: Path, cell: Cell) -> list[dict[str, Any]]:
         row = {**key, "after": after, "after_index": place[after], "task": task, "task_index": place[task]}
         row |= {name: score[name] for name in ("metric", "value", "low", "high", "n")}
         row |= {"measured": score["protocol"], "final": after == tasks[-1], "backbone_shared": shared}
-        told.append(row | ({name: costs[task][name] for name in COST} if after == task else {}))
+        told.append(row | {name: value for name, value in costs.pop(task, {}).items() if name in COST})
     return told
 
 

@@ -27,8 +27,9 @@ def survey(request: Mapping[str, Any], show: Any = None) -> dict[str, Any]:
     """Prepare the store, compile the tasks, and ask the audit whether what is asked leaks into what is trained on.
 
     Returns:
-        digest, card, findings.
+        digest, card, findings; shares: for each request of `methods`, whether it can begin with a backbone.
     """
+    from perdure.api.cells import shares
     from perdure.api.learning import prepared
     from perdure.api.plan import tasks_of, threads
     from perdure.evaluation.leakage import audit
@@ -38,7 +39,8 @@ def survey(request: Mapping[str, Any], show: Any = None) -> dict[str, Any]:
         events = prepared(settings, Path(str(settings.run.store)))
         datas = tasks_of(settings, events)
         findings = [asdict(finding) for finding in audit(events, datas)]
-    return {"digest": events.digest, "card": dict(events.card), "findings": findings}
+        able = [shares(settings_of(one), events.item_ids, datas) for one in request["methods"]]
+    return {"digest": events.digest, "card": dict(events.card), "findings": findings, "shares": able}
 
 
 def learn(request: Mapping[str, Any], show: Any = None) -> dict[str, Any]:

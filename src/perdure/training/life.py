@@ -1,13 +1,15 @@
-"""Where a life stands and what it gave; and its small arithmetic: seeds, memory, JSON."""
+"""Where a life stands and what it gave; and its small arithmetic: seeds, memory, JSON.                     [reads]"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import resource
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from perdure.evaluation.matrix import Matrix
@@ -74,7 +76,10 @@ def seed_of(seed: int, *names: str) -> int:
 
 
 def peak_rss() -> int:
-    """Largest memory this process has held so far, bytes."""
+    """Largest memory this process has held so far, bytes; on Linux without what the process it came from had held."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
