@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 import polars as pl
@@ -89,9 +88,7 @@ def _drawn(log: Columns, task: Task, seed: int) -> tuple[Answers, list[str]]:
             fix="leave the column out of [data] features",
         )
     classes = task.classes or CLASSES
-    key = blake2b(f"{seed} {task.name}".encode(), digest_size=16).digest()
-    drawn = b"".join(blake2b(user.encode(), digest_size=16, key=key).digest() for user in log.events.user_ids.series)
-    lots = np.frombuffer(drawn, "<u8").reshape(-1, 2)  # (U, 2)
+    lots = log.events.user_ids.lots(f"{seed} {task.name}")  # (U, 2)
     users = np.flatnonzero(lots[:, 0] / 2.0**64 < (task.share or 1.0))
     digits = len(str(classes - 1))
     return Answers(users, (lots[users, 1] % classes).astype(np.int64), None), [f"{c:0{digits}}" for c in range(classes)]

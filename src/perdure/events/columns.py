@@ -21,6 +21,7 @@ class Columns:
         self.frame = events.columns()
         self.own = self.frame.collect_schema().names()
         self.items, self.users = events.items_table, events.users
+        self.facts: dict[str, np.ndarray] = {}  # (U,) each: more that a filter over users may read
         self.of_items = [] if self.items is None else [f"item.{c}" for c in self.items.columns]
         self.of_users = [] if self.users is None else [f"user.{c}" for c in self.users.columns]
 
@@ -53,7 +54,9 @@ class Columns:
 
     def select_users(self, expression: str, where: str) -> np.ndarray:
         """(U,) bool over the user rows."""
-        users = self.users if self.users is not None else pl.DataFrame()
+        facts = pl.DataFrame(self.facts)
+        users = facts if self.users is None else facts.select(set(facts.columns) - set(self.users.columns))
+        users = users if self.users is None else self.users.hstack(users)
         return select(
             expression,
             users.columns,

@@ -38,13 +38,25 @@ class History:
         share: above 0 to 1; the first `share` of a user's events that satisfy `where` (rounded down, at least one).
         where: a filter over events (see filters.py); None takes all.
         min_length: users with a shorter history are left out of every task; 0 or more.
+        cold_share: this share of the users, drawn by their ids, is made cold: only their first `cold_events` events are
+            history, for logs that have no new users. From 0 to below 1. The attribute `cold` tells who.
+        cold_events: 1 or more. cold_seed: another seed draws other users.
     """
 
     share: float = 1.0
     where: str | None = None
     min_length: int = 1
+    cold_share: float = 0.0
+    cold_events: int = 9
+    cold_seed: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.cold_share < 1 or self.cold_events < 1:
+            raise SettingsError(
+                f"cold_share = {self.cold_share!r}, cold_events = {self.cold_events!r}",
+                expected="a share of 0 to below 1, and 1 event or more",
+                where="[history]",
+            )
         if not 0 < self.share <= 1:
             raise SettingsError(f"share = {self.share!r}", expected="above 0 to 1", where="[history], key share")
         if self.min_length < 0:
@@ -66,10 +78,14 @@ class Task:
             lists gives several answers); or "noise", a class drawn at random for every user: nothing to learn.
         where: a filter over events: which events outside the history are answers. Not for next_item, nor for user
             attributes.
-        users: a filter over user attributes: who takes part.
+        users: a filter over user attributes, `n_events` (events of the user in the log) and `cold`: who takes part.
         min_answers: users with fewer answers are left out; 1 or more.
         classes: of answer "noise": how many, 2 or more; 50 where not given.
         share: of answer "noise": share of the users who have a label, drawn, above 0 to 1; all where not given.
+        judge: of next_item, divided by user: what a held-out user is asked: the "last" event of the history, the
+            "first" (zero-shot: no event before it), every one "later" than the first (few-shot), or "all" of them.
+        crop: of next_item: so many of the events before an answer are shown of a held-out user (k-shot), 1 or more; all
+            where not given.
     """
 
     name: str
@@ -81,8 +97,22 @@ class Task:
     min_answers: int = 1
     classes: int | None = None
     share: float | None = None
+    judge: Literal["last", "first", "later", "all"] = "last"
+    crop: int | None = None
 
     def __post_init__(self) -> None:
+        if self.kind != "next_item" and (self.judge != "last" or self.crop is not None):
+            raise SettingsError(
+                "judge and crop belong to next_item tasks",
+                where=self.place("judge" if self.judge != "last" else "crop"),
+                fix="leave it out",
+            )
+        if self.judge not in ("last", "first", "later", "all"):
+            raise SettingsError(
+                f"judge = {self.judge!r}", expected='"last", "first", "later" or "all"', where=self.place("judge")
+            )
+        if self.crop is not None and self.crop < 1:
+            raise SettingsError(f"crop = {self.crop!r}", expected="1 or more", where=self.place("crop"))
         if not TASK_NAME.fullmatch(self.name):
             raise SettingsError(f"task name {shorten(self.name)!r}", expected=NAME_RULE, where="[[tasks]], key name")
         if self.kind not in ("next_item", "item", "one_of"):

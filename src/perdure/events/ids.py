@@ -101,6 +101,12 @@ class Ids:
         unseen = new.filter(self.rows(new) < 0).unique().sort()
         return Ids(pl.concat([self._ids, unseen]), self.first)
 
+    def lots(self, key: str) -> np.ndarray:
+        """Two numbers drawn for each id, (n, 2) uint64: they depend on the id and the key, on no other id or order."""
+        salt = hashlib.blake2b(key.encode(), digest_size=16).digest()
+        drawn = b"".join(hashlib.blake2b(i.encode(), digest_size=16, key=salt).digest() for i in self._ids)
+        return np.frombuffer(drawn, "<u8").reshape(-1, 2)  # (n, 2)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all ids in row order and of `first`."""

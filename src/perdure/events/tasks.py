@@ -50,18 +50,27 @@ def compile_tasks(
             where="[split], key kind",
             fix='name the time column, or kind = "last"',
         )
-    log = Columns(events)
-    sequences, held = _history(log, history)
+    log, cold = Columns(events), cold_users(events, history)
+    log.facts = {"n_events": np.diff(np.asarray(events.starts)), "cold": cold}
+    sequences, held = _history(log, history, cold)
     shop = _Workshop(log, sequences, held, history, split, partition(events.n_users, split))
     data = {task.name: shop.compile(task) for task in tasks}
     check_no_leak(data)
     return data
 
 
-def _history(log: Columns, history: History) -> tuple[Sequences, np.ndarray | None]:
+def cold_users(events: Events, history: History) -> np.ndarray:
+    """(U,) bool: the users who are made cold, drawn by their ids."""
+    if not history.cold_share:
+        return np.zeros(events.n_users, bool)
+    lots = events.user_ids.lots(f"{history.cold_seed} cold")[:, 0]  # (U,)
+    return lots < np.uint64(history.cold_share * 2.0**64)
+
+
+def _history(log: Columns, history: History, cold: np.ndarray) -> tuple[Sequences, np.ndarray | None]:
     """The shared history, and (E,) bool which events are in it (None: all)."""
     events = log.events
-    if history.where is None and history.share == 1:
+    if history.where is None and history.share == 1 and not cold.any():
         return Sequences(events.items, events.starts, events.times), None
     starts = np.asarray(events.starts)
     rows: np.ndarray | None = None
@@ -70,6 +79,7 @@ def _history(log: Columns, history: History) -> tuple[Sequences, np.ndarray | No
         starts, rows = np.concatenate([[0], np.cumsum(counts_in(mask, starts))]), np.flatnonzero(mask)
     counts = np.diff(starts)
     kept = np.minimum(np.maximum((history.share * counts + 1e-9).astype(np.int64), 1), counts)  # (U,)
+    kept = np.where(cold, np.minimum(kept, history.cold_events), kept)  # (U,)
     chosen = ragged(starts[:-1], kept)  # (H,)
     rows = chosen if rows is None else rows[chosen]
     held = np.zeros(events.n_events, bool)
@@ -127,7 +137,14 @@ class _Workshop:
         kind = self.split.kind
         if kind in ("user", "user-each", "example"):
             parts = partition(len(users), self.split, task.name) if kind == "example" else self.parts[users]
-            train, valid, test = self._next_by_user(users, parts)
+            train, valid, test = self._next_by_user(task, users, parts)
+        elif task.judge != "last" or task.crop is not None:
+            raise SettingsError(
+                f"task {task.name!r} judges {task.judge!r} events of held-out users",
+                expected='a split by user, or judge = "last" without crop',
+                where=task.place("judge"),
+                fix=f'the split is by "{kind}"',
+            )
         else:
             train, valid, test = {"last": self._next_by_last, "time": self._next_by_time}[kind](users)
         cuts = self.split.cuts if kind == "time" else None
@@ -159,10 +176,22 @@ class _Workshop:
         answers = Answers(np.repeat(users, count), codes, events).distinct()
         return self._examples(users, self.starts[users], end, answers, None)
 
-    def _next_by_user(self, users: np.ndarray, parts: np.ndarray) -> tuple[Examples, Examples, Examples]:
-        of = [users[parts == part] for part in (TRAIN, VALID, TEST)]
-        ends = [self.starts[u + 1] for u in of]
-        return self._shifted(of[0], ends[0]), self._targets(of[1], ends[1] - 1, 1), self._targets(of[2], ends[2] - 1, 1)
+    def _next_by_user(self, task: Task, users: np.ndarray, parts: np.ndarray) -> tuple[Examples, Examples, Examples]:
+        train, *held = (users[parts == part] for part in (TRAIN, VALID, TEST))
+        valid, test = (self._judged(task, who) for who in held)
+        return self._shifted(train, self.starts[train + 1]), valid, test
+
+    def _judged(self, task: Task, users: np.ndarray) -> Examples:
+        """What held-out users are asked: one row for each event that is judged."""
+        begin, end = self.starts[users], self.starts[users + 1]  # (n,)
+        start = {"last": end - 1, "later": begin + 1}.get(task.judge, begin)  # (n,)
+        counts = np.ones(len(users), np.int64) if task.judge in ("first", "last") else np.maximum(end - start, 0)
+        places, owner = ragged(start, counts), np.repeat(users, counts)  # (m,)
+        shown = self.starts[owner] if task.crop is None else np.maximum(self.starts[owner], places - task.crop)
+        answers = np.asarray(self.sequences.items)[places] - 2
+        events = places if self.sequences.events is None else self.sequences.events[places]
+        rows = np.arange(len(places) + 1, dtype=np.int64)
+        return Examples(owner.astype(np.int32), shown, places, answers.astype(np.int32), rows, events)
 
     def _next_by_last(self, users: np.ndarray) -> tuple[Examples, Examples, Examples]:
         n, end = self.split.last, self.starts[users + 1]
