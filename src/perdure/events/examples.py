@@ -40,7 +40,8 @@ class History:
         min_length: users with a shorter history are left out of every task; 0 or more.
         cold_share: this share of the users, drawn by their ids, is made cold: only their first `cold_events` events are
             history, for logs that have no new users. From 0 to below 1. The attribute `cold` tells who.
-        cold_events: 1 or more. cold_seed: another seed draws other users.
+        cold_events: 1 or more.
+        cold_seed: another seed draws other users.
     """
 
     share: float = 1.0
