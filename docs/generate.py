@@ -171,6 +171,12 @@ running it. The complete effective settings, with the origin of each, go into th
             rows = options(cls)
             text += f'### {title} {key} = "{name}"\n\n{first_line(cls)}\n\n'
             text += table(["key", "value", "default", "meaning"], rows) + "\n" if rows else "No options.\n\n"
+    text += """## [compare.<method>]
+
+What was tuned for one method, read by `perdure compare` alone (see [comparing methods](compare.md)): keys of `tuning`, `train`,
+`pretrain` and `tasks.<task>.train`, written in full, such as `"train.learning_rate" = 3e-3`.
+
+"""
     text += section(
         "[[tasks]]",
         Task,

@@ -1,7 +1,7 @@
 """The command line: parse, call one verb, turn errors into exit codes.
 
-    0 done · 2 usage or settings · 3 data refused · 4 model damaged or unsafe · 5 not enough machine
-    6 interrupted, can be resumed · 7 numbers not finite · 8 locked by another run · 70 our bug
+    0 done · 1 cells of a comparison failed · 2 usage or settings · 3 data refused · 4 model damaged or unsafe
+    5 not enough machine · 6 interrupted, can be resumed · 7 numbers not finite · 8 locked by another run · 70 our bug
 
 Nothing heavy is imported here: torch, polars and pydantic load inside the verbs.
 """
