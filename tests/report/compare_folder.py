@@ -152,6 +152,7 @@ def _run(out: Path, cell: Cell, names: list[str], users: int, sampled: bool) -> 
         raw = {task: rng.random(k) for k, task in enumerate(tasks)}
         told = {task: dict(zip(tasks, (raw[task] / raw[task].sum()).tolist(), strict=False)) for task in tasks[1:]}
         _json(folder / "relations.json", {tasks[0]: {}, **told})
+    lines.append({"event": "warning", "text": "batch_size 128 is more than the 80 training examples"})
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 

@@ -151,6 +151,11 @@ def test_what_failed_or_was_not_run_stands_before_any_number(whole):
     assert "seed 2 failed" in whole[1] and "seed 1 missing" in whole[1]
 
 
+def test_what_runs_warned_of_is_counted(folder, whole):
+    done = sum(cell["state"] == "done" for cell in json.loads((folder / "compare.json").read_text())["cells"])
+    assert f"| batch_size 128 is more than the 80 training examples | {done} |" in whole[1]
+
+
 def test_the_leak_is_a_number(folder, whole):
     frame = pl.read_parquet(folder / "results.parquet").filter(
         "final", pl.col("encoder") == "sasrec", pl.col("order") == "forward"

@@ -6,6 +6,7 @@ import builtins
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from report import run_folder
@@ -229,3 +230,38 @@ def test_tasks_learned_at_once(tmp_path):
 def test_a_gain_is_no_forgetting(tmp_path):
     text = words(page_of(run_folder.write(tmp_path, loss=-0.02)))
     assert "It has forgotten nothing: on average its older tasks score" in text
+
+
+def contrast(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Ratio of two colours (r, g, b in 0 to 255) as WCAG 2.2 defines it."""
+
+    def light(colour: tuple[float, ...]) -> float:
+        parts = [v / 255 / 12.92 if v / 255 <= 0.04045 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in colour]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2] + 0.05
+
+    return max(light(a), light(b)) / min(light(a), light(b))
+
+
+@pytest.mark.parametrize("theme", [0, 1, 2])  # light, dark, print
+def test_words_and_lines_can_be_told_from_what_is_behind_them(theme):
+    style = (Path(__file__).parents[2] / "src/perdure/report/page.css").read_text()
+    blocks = re.findall(r":root \{([^}]*)\}", style)
+    assert len(blocks) == 3
+    told = dict(re.findall(r"--([\w-]+): ([^;]+);", blocks[0] + blocks[theme]))
+
+    def colour(name: str) -> tuple[float, ...]:
+        text = told[name]
+        if not text.startswith("#"):
+            return tuple(map(float, text.split()))
+        digits = text[1:] if len(text) == 7 else "".join(2 * one for one in text[1:])
+        return tuple(int(digits[n : n + 2], 16) for n in (0, 2, 4))
+
+    paper = colour("paper")
+    assert contrast(colour("ink"), paper) > 12 and contrast(colour("soft"), paper) > 4.5
+    assert contrast(colour("soft"), colour("card")) > 4.5 and contrast(colour("warn"), paper) > 4.5
+    for heat in ("heat", "loss"):  # the fullest cell of a heat map
+        full = tuple(0.58 * h + 0.42 * p for h, p in zip(colour(heat), paper, strict=True))
+        assert contrast(colour("ink"), full) > 4.5, heat
+    assert contrast(colour("ink"), colour("warnpaper")) > 7
+    for line in ("first", "second", *[f"line{n}" for n in range(1, 9)]):
+        assert contrast(colour(line), paper) > 3, line

@@ -53,7 +53,12 @@ def runs(c: Compared) -> Section:
     ]
     states = [one["state"] for one in cells]
     told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    return Section("The runs", [f"{words.count(len(states), 'run', digits=True)}: {told}.", *tables])
+    parts: list[Any] = [f"{words.count(len(states), 'run', digits=True)}: {told}.", *tables]
+    if warned := c.warnings:
+        rows = [[Cell(text), Cell(str(count))] for text, count in warned.items()]
+        warnings = Table("What runs warned of", [Cell("warning"), Cell("runs")], rows)
+        parts.append(Fold(words.count(len(rows), "warning", digits=True), [warnings]))
+    return Section("The runs", parts)
 
 
 def _seeds(cells: list[dict[str, Any]], encoder: str, method: str, order: str, protocol: str) -> Cell:

@@ -9,7 +9,8 @@ runs/             the run folders: log.jsonl for curves and step times, relation
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -116,22 +117,30 @@ class Group:
         return {method: means.filter(pl.col("method") == method).to_dicts() for method in self.methods}
 
     @cached_property
+    def logs(self) -> dict[str, dict[int, list[dict[str, Any]]]]:
+        """Method -> seed -> the lines of its log."""
+        return {
+            method: {seed: _log(folder) for seed, folder in folders.items()} for method, folders in self.folders.items()
+        }
+
+    @cached_property
     def epochs(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
         """Method -> task -> the epoch lines of its first run, those of all stages one after the other."""
         told: dict[str, dict[str, list[dict[str, Any]]]] = {}
-        for method, folders in self.folders.items():
-            for line in _log(folders[min(folders)]):
-                told.setdefault(method, {}).setdefault(line["task"], []).append(line)
+        for method, logs in self.logs.items():
+            for line in logs[min(logs)]:
+                if line.get("event") == "epoch":
+                    told.setdefault(method, {}).setdefault(line["task"], []).append(line)
         return told
 
     @cached_property
     def steps(self) -> dict[str, dict[str, float]]:
         """Method -> task -> median seconds of a training step, mean over seeds; of all stages."""
         told: dict[str, dict[str, list[float]]] = {}
-        for method, folders in self.folders.items():
-            for folder in folders.values():
+        for method, logs in self.logs.items():
+            for log in logs.values():
                 times: dict[str, list[float]] = {}
-                for line in _log(folder):
+                for line in log:
                     if line.get("seconds_per_step"):
                         times.setdefault(line["task"], []).append(line["seconds_per_step"])
                 for task, some in times.items():
@@ -199,6 +208,15 @@ class Compared:
     def group(self, encoder: str, order: str, protocol: str) -> Group | None:
         """The group of these names, if it has finished runs."""
         return next((g for g in self.groups if (g.encoder, g.order, g.protocol) == (encoder, order, protocol)), None)
+
+    @property
+    def warnings(self) -> dict[str, int]:
+        """What runs warned of -> how many of them did, the most frequent first."""
+        logs = [log for group in self.groups for some in group.logs.values() for log in some.values()]
+        told = Counter(
+            text for log in logs for text in {line.get("text") for line in log if line["event"] == "warning"}
+        )
+        return {str(text): count for text, count in sorted(told.items(), key=lambda one: (-one[1], str(one[0])))}
 
     @cached_property
     def colours(self) -> dict[str, int]:
@@ -281,7 +299,7 @@ def _table(path: Path) -> pl.DataFrame | None:
         ) from error
 
 
-def _log(folder: Path) -> Sequence[dict[str, Any]]:
-    """The epoch lines of a run."""
+def _log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log."""
     path = folder / "log.jsonl"
-    return [line for line in lines(path)[0] if line.get("event") == "epoch"] if path.exists() else []
+    return lines(path)[0] if path.exists() else []
