@@ -171,10 +171,11 @@ running it. The complete effective settings, with the origin of each, go into th
             rows = options(cls)
             text += f'### {title} {key} = "{name}"\n\n{first_line(cls)}\n\n'
             text += table(["key", "value", "default", "meaning"], rows) + "\n" if rows else "No options.\n\n"
-    text += """## [compare.<method>]
+    text += """## [compare.<method>] and [compare.<encoder>]
 
-What was tuned for one method, read by `perdure compare` alone (see [comparing methods](compare.md)): keys of `tuning`, `train`,
-`pretrain` and `tasks.<task>.train`, written in full, such as `"train.learning_rate" = 3e-3`.
+What was tuned for one method or encoder, read by `perdure compare` alone (see [comparing methods](compare.md)): keys of
+`train`, `pretrain` and `tasks.<task>.train`, of a method those of `tuning`, of an encoder those of `encoder` and
+`objective`, written in full, such as `"train.learning_rate" = 3e-3`.
 
 """
     text += section(

@@ -324,6 +324,8 @@ def test_tuned_settings_reach_their_method_alone(near, tmp_path):
         ({"pcl": {"tuning.method": "single"}}, "cannot differ between methods"),
         ({"pcl": {"train.epochs": 0}}, "compare.pcl.train.epochs: found 0"),
         ({"pcl": 3}, r"a table for each method"),
+        ({"gru4rec": {"encoder.hidden": 3}}, "compare.gru4rec.encoder.hidden: unknown key"),
+        ({"gru4rec": {"tuning.length": 3}}, "cannot differ between encoders"),
     ],
 )
 def test_tuned_settings_are_checked_as_all_others(tmp_path, tuned, said):
@@ -356,11 +358,16 @@ def test_the_split_of_the_official_code_may_leak(recipe, near, tmp_path, monkeyp
     assert near.asked[2:] == ["backbones/sasrec-3-as-coded", "runs/sasrec/pcl/forward/as-coded/3"]
 
 
-def test_two_encoders_have_backbones_of_their_own(near, tmp_path):
-    recipe = make(tmp_path, ("watch", "gender"), pretrain={"epochs": 1})
-    done = perdure.compare(recipe, tmp_path / "out", encoders=["sasrec", "gru4rec"])
-    assert near.asked[::2] == ["backbones/sasrec-3", "backbones/gru4rec-3"]
-    assert [group["encoder"] for group in done.summary] == ["sasrec", "gru4rec"]
+def test_encoders_have_backbones_and_settings_of_their_own(near, tmp_path):
+    tuned = {"bert4rec": {"objective.name": "masked_item", "encoder.inner": 24}}
+    recipe = make(tmp_path, ("watch", "gender"), pretrain={"epochs": 1}, compare=tuned)
+    done = perdure.compare(recipe, tmp_path / "out", encoders=["sasrec", "bert4rec"])
+    assert near.asked[::2] == ["backbones/sasrec-3", "backbones/bert4rec-3"]
+    assert [group["encoder"] for group in done.summary] == ["sasrec", "bert4rec"]
+    for folder, objective in zip(near.asked, ["next_item"] * 2 + ["masked_item"] * 2, strict=True):
+        settings = json.loads((tmp_path / "out" / folder / "run.json").read_text())["settings"]
+        assert settings["objective"]["name"] == objective
+        assert settings["encoder"].get("inner") == (24 if objective == "masked_item" else None)
 
 
 def test_a_measure_without_a_value_for_a_user_has_no_interval(near, tmp_path):

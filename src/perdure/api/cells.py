@@ -118,8 +118,8 @@ class Plan:
                 tables.get("evaluate", {}).pop("metric", None)
         changes += [f"encoder.name={cell.encoder}", f"tuning.method={cell.method}", f"run.seed={cell.seed}"]
         changes += [f"run.store={json.dumps(str(self.out / 'store'))}", *PROTOCOLS[cell.protocol]]
-        if cell.order != FIRST:
-            changes += tuned.overrides(self.settings.compare.get(cell.method, {}))
+        for name in [cell.encoder, *([cell.method] if cell.order != FIRST else [])]:
+            changes += tuned.overrides(self.settings.compare.get(name, {}))
         if shared:
             changes.append(f"pretrain.model={json.dumps(str(self.out / cell.backbone.folder / 'model'))}")
         folder, file = str(self.settings.folder), self.settings.file

@@ -72,7 +72,8 @@ def compare(
     and orders may be asked for. What is not given is what the folder has, or what the recipe says (orders: forward).
 
     Args:
-        recipe: a TOML file, or the same as nested dicts; [compare.<method>] holds settings tuned for one method.
+        recipe: a TOML file, or the same as nested dicts; [compare.<method>] and [compare.<encoder>] hold what was
+            tuned for one of them.
         out: the comparison's folder: new or empty, or one where the same comparison stands.
         orders: "forward", "reversed", "noisy". protocols: "clean", "as-coded", "user-each".
         against: the method that differences are told from; by default, for each method the best of the others.
@@ -206,7 +207,8 @@ class _Work:
 
         told = {"format": FORMAT, "recipe": self.plan.settings.file, "settings": effective(self.plan.settings)}
         told |= {axis: list(dict.fromkeys([*self.standing.get(axis, []), *self.asked[axis]])) for axis in AXES}
-        told |= {"tuned": {m: self.plan.settings.compare.get(m, {}) for m in told["methods"]}, **machine()}
+        names = [*told["encoders"], *told["methods"]]
+        told |= {"tuned": {n: v for n, v in self.plan.settings.compare.items() if n in names}, **machine()}
         told |= {"origin": self.plan.settings.origin, "started": self.standing.get("started", now())}
         told["findings"] = self.standing.get("findings", {})
         new = {

@@ -51,7 +51,7 @@ class Settings:
     Attributes:
         data: with resolved paths; `as_dict` gives them as written.
         pretrain, task_train: only what differs from `train`; ask `train_for`.
-        compare: method -> dotted key -> value, the settings tuned for it; read by `compare` alone, so no part of a run.
+        compare: method or encoder -> dotted key -> value, tuned for it; read by `compare` alone, so no part of a run.
         origin: dotted key -> "default", "recipe" or "override".
         folder: what relative paths were resolved against.
         file: the recipe, or "" where settings came from Python.

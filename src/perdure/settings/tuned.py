@@ -1,8 +1,12 @@
-"""[compare.<method>]: settings that `compare` gives one method alone, each found with the same search budget.
+"""[compare.<method>] and [compare.<encoder>]: settings that `compare` gives one of them alone, each found with the same
+search budget.
 
     [compare.pcl]
     "tuning.length" = 6                  # or tuning.length = 6, or a table [compare.pcl.tuning]
     "train.learning_rate" = 3e-3
+
+    [compare.bert4rec]
+    "objective.name" = "masked_item"
 
 A run by itself (`learn`) does not read them, and they are checked as strictly as the rest of the recipe.
 """
@@ -19,12 +23,17 @@ from perdure.settings.sections import Parts
 
 __all__ = ["MAY", "faults", "flat", "for_method", "overrides"]
 
-MAY = ("tuning", "train", "pretrain", "tasks")  # all else is what the methods have in common
+# what may differ; all else is what those that are compared have in common
+MAY = {
+    "methods": ("tuning", "train", "pretrain", "tasks"),
+    "encoders": ("encoder", "objective", "train", "pretrain", "tasks"),
+}
+NAMING = {"methods": "tuning.method", "encoders": "encoder.name"}
 
 
 def flat(tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Method -> dotted key -> value; of a key that is given twice, the last."""
-    return {method: dict(_flat(table, "")) for method, table in tables.items()}
+    """Method or encoder -> dotted key -> value; of a key that is given twice, the last."""
+    return {name: dict(_flat(table, "")) for name, table in tables.items()}
 
 
 def _flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:
@@ -48,7 +57,7 @@ def for_method(tables: Mapping[str, Any], method: str) -> dict[str, Any]:
 
 
 def faults(compare: Any, tables: Mapping[str, Any], parts: Parts, build: Callable[..., Any]) -> Iterator[Fault]:
-    """What is wrong with [compare]: each method's settings are tried with the rest of the recipe.
+    """What is wrong with [compare]: the settings of each method and encoder are tried with the rest of the recipe.
 
     Args:
         tables: the recipe without [compare], sound by itself.
@@ -57,17 +66,19 @@ def faults(compare: Any, tables: Mapping[str, Any], parts: Parts, build: Callabl
     if not isinstance(compare, Mapping) or not all(isinstance(table, Mapping) for table in compare.values()):
         yield Fault("compare", f"found {shorten(repr(compare))}", "a table for each method, such as [compare.pcl]")
         return
-    for method, values in flat(compare).items():
-        where, known = f"compare.{method}", parts.names("methods")
-        if method not in known:
-            yield Fault(where, "no such method", fix=nearest(method, known))
+    kinds = {name: kind for kind in MAY for name in parts.names(kind)}
+    for name, values in flat(compare).items():
+        where, kind = f"compare.{name}", kinds.get(name)
+        if kind is None:
+            yield Fault(where, "no such method or encoder", fix=nearest(name, kinds))
             continue
-        strange = [key for key in values if key.partition(".")[0] not in MAY or key in ("tuning.method", "tuning")]
+        strange = [key for key in values if key.partition(".")[0] not in MAY[kind] or key == NAMING[kind]]
         for key in strange:
-            yield Fault(f"{where}.{key}", "cannot differ between methods", f"a key of {', '.join(MAY)}")
+            yield Fault(f"{where}.{key}", f"cannot differ between {kind}", f"a key of {', '.join(MAY[kind])}")
         if not strange:
             try:
-                build(for_method(tables, method), overrides(values))
+                own = for_method(tables, name) if kind == "methods" else tables
+                build(own, [f"{NAMING[kind]}={name}", *overrides(values)])
             except SettingsFaults as fault:
                 for one in fault.faults:
                     yield Fault(f"{where}.{one.key}", one.found, one.expected, one.fix)
