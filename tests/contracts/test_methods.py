@@ -37,7 +37,7 @@ VARIANTS = {
     "lwf": [{"strength": 0.5, "temperature": 1.0}],
     "piggyback": [{"tune_vectors": True}],
     "ppr": [{"variant": "full"}, {"tokens": 3, "contrast": "none", "add": False}],
-    "replay": [{"memory": 3, "answers": 1, "older": "one", "weight": 2.0}],
+    "replay": [{"memory": 3, "answers": 1, "older": "one", "heads": True}],
     "teracon": [{"relations": "anew", "first": "plain"}, {"budget": 0.0, "min_rows": 0, "steepness": 6.0}],
     "uaf": [
         {"choice": "soft"},

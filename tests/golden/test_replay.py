@@ -153,13 +153,12 @@ def test_one_older_task_by_hand(monkeypatch):
     assert sum(counts.values()) == 40 and min(counts.values()) > 8
 
 
-def test_older_heads_train_along():
-    model = life()
-    trained = {id(p) for p in model.method.trains(model, "age", "train")}
-    assert all(id(p) in trained for task in model.tasks for p in model.heads[task].parameters())
-    assert {id(p) for p in model.method.trains(model, "watch", "train")} == {
-        id(p) for p in [*model.backbone.parameters(), *model.heads["watch"].parameters()]
-    }
+def test_older_heads_train_where_asked():
+    for heads, tasks in ((True, ["watch", "buy", "age"]), (False, ["age"])):
+        model = life(heads=heads)
+        trained = {id(p) for p in model.method.trains(model, "age", "train")}
+        expected = [*model.backbone.parameters(), *(p for t in tasks for p in model.heads[t].parameters())]
+        assert trained == {id(p) for p in expected}
 
 
 def test_a_memory_is_worth_having():
@@ -172,7 +171,7 @@ def test_a_memory_is_worth_having():
         with torch.no_grad():
             return float(model.loss(model.overlays["age"].draw(100, torch.Generator()), "age", torch.Generator()))
 
-    assert after(1.0) < 0.75 * after(0.0)
+    assert after(1.0) < 0.85 * after(0.0)
 
 
 def test_what_the_model_folder_holds(tmp_path):

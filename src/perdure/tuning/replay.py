@@ -20,7 +20,8 @@ Privacy: M_j holds histories of users, item by item and, where the encoder reads
 the file of task j in the model folder: whoever has the model has these histories. User ids are not stored.
 
 Differs: the papers store classes or transitions; here an example is a user's history with at most A of the user's
-answers, a uniform sample of them. Heads of older tasks train along. Of a task with fewer than m examples all are kept.
+answers, a uniform sample of them. Every task has a head of its own: those of older tasks stay as they were unless
+`heads`, as a head with many labels fits a small memory by heart. Of a task with fewer than m examples all are kept.
 """
 
 from __future__ import annotations
@@ -111,6 +112,7 @@ class Replay(Method):
         batch: examples drawn from the memory of an older task in each step.
         older: tasks replayed in a step: "all" the older ones, or "one", drawn uniformly.
         weight: of the older tasks' mean loss against the new task's.
+        heads: train the heads of older tasks along.
     """
 
     name: ClassVar[str] = "replay"
@@ -126,10 +128,11 @@ class Replay(Method):
         batch: Annotated[int, Ge(1)] = 32,
         older: Literal["all", "one"] = "all",
         weight: Annotated[float, Ge(0)] = 1.0,
+        heads: bool = False,
     ) -> None:
         super().__init__()
         self.memory, self.answers = memory, answers
-        self.batch, self.older, self.weight = batch, older, weight
+        self.batch, self.older, self.weight, self.heads = batch, older, weight, heads
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
         """An empty memory; the backbone serves as it is."""
@@ -139,8 +142,9 @@ class Replay(Method):
         return Memory(self.memory, length, most, model.backbone.reads_times)
 
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
-        """The backbone, the task's head and those of older tasks."""
-        return [*everything(model, task), *(p for j in _older(model, task) for p in model.heads[j].parameters())]
+        """The backbone and the task's head, and where asked those of older tasks."""
+        older = _older(model, task) if self.heads else []
+        return [*everything(model, task), *(p for j in older for p in model.heads[j].parameters())]
 
     def loss(self, model: UserModel, task: str, batch: Batch, rng: torch.Generator, progress: float) -> Tensor:
         """The task's own loss and, on later tasks, that of what is replayed."""
