@@ -10,10 +10,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from cli import small
 from training import world
 from training.test_resume import EVERY_STEP, FANCY, ask, explode
 from training.world import At, Bomb, Score, outcome
 
+from perdure import registry
 from perdure.errors import DataError, Interrupted, UsageError
 from perdure.events.loader import Loader
 from perdure.model import store
@@ -261,3 +263,45 @@ def test_asked_to_stop_at_every_step_and_in_every_evaluation(tmp_path):
         with pytest.raises(Interrupted):
             live(folder, evaluate=stopping, **FANCY)
         assert outcome(folder, *live(folder, **FANCY)) == expected, at
+
+
+# -- the whole way ---
+
+
+def recipe_of(folder, method):
+    """The small world's, with a method without options."""
+    recipe = small.make(folder, tuning={"method": method})
+    recipe.write_text(recipe.read_text().replace("\nlength = 3\n", "\n"))
+    return recipe
+
+
+def test_from_the_command_line(tmp_path, capsys):
+    recipe = recipe_of(tmp_path, "joint")
+    assert small.call("learn", recipe, "--out", tmp_path / "run", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["matrix"][:2] == [[], []] and len(told["matrix"][2]) == 3
+    assert told["forgetting"] is None and told["backward_transfer"] is None
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+    assert small.call("learn", recipe, "--out", tmp_path / "run", "--resume", "auto") == 0
+    shown = capsys.readouterr().out
+    assert "after gender" in shown and "after watch" not in shown and "forgetting         -" in shown
+    assert small.call("show", tmp_path / "run") == 0
+    assert small.call("evaluate", tmp_path / "run" / "model", "--task", "buy") == 0
+
+
+def test_a_backbone_learned_elsewhere(tmp_path, capsys):
+    """Taken over by what learns the first task alone, refused by what does not; what is to be kept of it is kept."""
+    recipe = recipe_of(tmp_path, "frozen")
+    assert small.call("learn", recipe, "--out", tmp_path / "base") == 0
+    base = f"pretrain.model={tmp_path / 'base' / 'model'}"
+    capsys.readouterr()
+    assert small.call("learn", recipe, "--out", tmp_path / "no", "-s", "tuning.method=joint", "-s", base) == 2
+    assert "learned watch already" in capsys.readouterr().err
+    for method, more in (("joint", ["-s", "tuning.start=first"]), ("replay", []), ("ewc", [])):
+        out = tmp_path / method
+        assert small.call("learn", recipe, "--out", out, "-s", f"tuning.method={method}", *more, "-s", base) == 0
+        assert json.loads((out / "cost.json").read_text())[0]["seconds"] == 0
+    model = store.load(tmp_path / "replay" / "model", registry.find)
+    assert int(model.overlays["watch"].filled) == len(model.overlays["watch"].lengths.nonzero()) > 50
+    model = store.load(tmp_path / "ewc" / "model", registry.find)
+    assert int(model.method.counted) == 3
