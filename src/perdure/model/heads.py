@@ -3,10 +3,13 @@
 next_item   s_i = u . E_i (+ b_i)     E the item table the encoder reads with (tied) or a table of its own
 item        s_y = u . W_y + b_y       many positives a user: mean cross-entropy over them
 one_of      s_y = u . W_y + b_y       cross-entropy
+
+A method may give an item task a head without a table: s_y = (u T) . E_y + b_y, E the items' own vectors, T a map.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +17,7 @@ from perdure.errors import DataError
 from perdure.events.batch import Batch
 from perdure.functional.losses import softmax_loss
 
-__all__ = ["ItemTableHead", "LabelsHead"]
+__all__ = ["ItemTableHead", "ItemsHead", "LabelsHead", "answers_loss"]
 
 
 class ItemTableHead(nn.Module):
@@ -59,10 +62,42 @@ class LabelsHead(nn.Module):
         """(B, d) -> (B, Y)"""
         return torch.addmm(self.bias, u, self.table.T)
 
-    def loss(self, u: Tensor, batch: Batch) -> Tensor:
+    def loss(self, u: Tensor, batch: Batch, item_table: Tensor | None = None) -> Tensor:
         """Mean cross-entropy over all answers of the batch."""
-        if batch.answers is None or batch.answer_starts is None:
-            raise DataError("a batch without answers", expected="answers and answer_starts", where="LabelsHead.loss")
-        counts = batch.answer_starts.diff()  # (B,)
-        rows = torch.repeat_interleave(torch.arange(len(u), device=u.device), counts)  # (A,)
-        return softmax_loss(u, self.table, batch.answers, rows=rows, bias=self.bias)
+        return answers_loss(u, self.table, self.bias, batch)
+
+
+class ItemsHead(nn.Module):
+    """Scores labels that are items by the vectors the encoder reads those items with, seen through a map.
+
+    Args:
+        label_items: (Y,) item row of each label, all 2 or more.
+        popularity: (Y,) training answers per label; the bias starts as its logarithm.
+        width: d; sharpness: the map starts as so much of the identity.
+    """
+
+    rows: Tensor
+
+    def __init__(self, label_items: np.ndarray, popularity: np.ndarray, width: int, sharpness: float) -> None:
+        super().__init__()
+        counts = torch.from_numpy(np.asarray(popularity, np.float32)) + 1  # (Y,)
+        self.map = nn.Parameter(torch.eye(width) * sharpness)
+        self.bias = nn.Parameter((counts / counts.mean()).log())
+        self.register_buffer("rows", torch.from_numpy(np.asarray(label_items, np.int64)), persistent=False)
+
+    def score(self, u: Tensor, item_table: Tensor) -> Tensor:
+        """(B, d) -> (B, Y)"""
+        return torch.addmm(self.bias, u @ self.map, item_table[self.rows].T)
+
+    def loss(self, u: Tensor, batch: Batch, item_table: Tensor) -> Tensor:
+        """Mean cross-entropy over all answers of the batch."""
+        return answers_loss(u @ self.map, item_table[self.rows], self.bias, batch)
+
+
+def answers_loss(u: Tensor, table: Tensor, bias: Tensor, batch: Batch) -> Tensor:
+    """Mean cross-entropy over all answers of a batch: user vectors (B, d), a table (Y, d) and bias (Y,) of labels."""
+    if batch.answers is None or batch.answer_starts is None:
+        raise DataError("a batch without answers", expected="answers and answer_starts", where="answers_loss")
+    counts = batch.answer_starts.diff()  # (B,)
+    rows = torch.repeat_interleave(torch.arange(len(u), device=u.device), counts)  # (A,)
+    return softmax_loss(u, table, batch.answers, rows=rows, bias=bias)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from perdure.encoders.base import Encoder, plain
+from perdure.encoders.base import Encoder
 from perdure.errors import UsageError
 from perdure.events.batch import Batch
 from perdure.model.heads import ItemTableHead, LabelsHead
@@ -98,13 +98,13 @@ class UserModel(nn.Module):
                 f"the model already knows a task {card.name!r}", fix="choose another name or resume the run"
             )
         device = self.backbone.item_table.device
-        head: nn.Module
-        if card.kind == "next_item":
+        self.tasks[card.name] = card
+        head: nn.Module | None = self.method.head(self, card, generator)  # type: ignore[operator]
+        if head is None and card.kind == "next_item":
             tied = getattr(self.objective, "tied", True)
             head = ItemTableHead(self.backbone.n_items, self.backbone.width, generator, tied)
-        else:
+        elif head is None:
             head = LabelsHead(len(card.labels), self.backbone.width, generator)
-        self.tasks[card.name] = card
         self.heads[card.name] = head.to(device)
         overlay = self.method.overlay(self, card, generator)  # type: ignore[operator]
         if overlay is not None:
@@ -136,7 +136,7 @@ class UserModel(nn.Module):
     def states(self, batch: Batch, task: str | None = None) -> Tensor:
         """(B, T) histories -> (B, P + T, d), through the task's overlay; the plain backbone when task is None."""
         overlay = self.overlays.get(task)
-        return self.backbone(batch, plain if overlay is None else overlay.via(batch))  # type: ignore[operator]
+        return self.backbone(batch) if overlay is None else overlay.states(self.backbone, batch)  # type: ignore[operator]
 
     def represent(self, batch: Batch, task: str | None = None) -> Tensor:
         """User vectors (B, d), read as the task's overlay reads them; as the plain backbone does when task is None."""
@@ -168,4 +168,4 @@ class UserModel(nn.Module):
             overlay = self.overlays.get(task)
             first = overlay is not None and bool(overlay.predicts_first)
             return self.objective.loss(lambda b: self.states(b, task), table, bias, batch, rng, sparse, first)  # type: ignore[operator]
-        return head.loss(self.represent(batch, task), batch)  # type: ignore[operator]
+        return head.loss(self.represent(batch, task), batch, self.item_table(task))  # type: ignore[operator]

@@ -61,6 +61,10 @@ class Overlay(nn.Module):
         asked = backbone.question(batch)
         return backbone.vector(asked, self.via(asked))  # (B, d)
 
+    def states(self, backbone: Encoder, batch: Batch) -> Tensor:
+        """States (B, P + T, d) that next_item tasks learn from, to be read as `vector` reads the last."""
+        return backbone(batch, self.via(batch))  # (B, P + T, d)
+
     def item_table(self, backbone_table: Tensor) -> Tensor:
         """(N + 2, d) vectors a tied head of this task scores with: the backbone's unless the overlay has its own."""
         return backbone_table
@@ -130,6 +134,10 @@ class Method(nn.Module, ABC):
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
         """The overlay of a new task, or None where the backbone serves as it is."""
+        return None
+
+    def head(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> nn.Module | None:
+        """The head of a new task, made before its overlay, or None for the one that tasks of its kind have."""
         return None
 
     @abstractmethod
