@@ -231,6 +231,16 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(recipe, near, tmp_path):
     assert near.asked[-1] == "runs/sasrec/pcl/forward/3"
 
 
+def test_nothing_that_works_is_told_too(recipe, near, tmp_path):
+    def fail(folder: str) -> None:
+        raise NonFiniteError("the loss is NaN")
+
+    near.before = fail
+    done = perdure.compare(recipe, tmp_path / "out", methods=["conure"])
+    assert done.summary == [] and [one["fault"] for one in done.failed] == ["the loss is NaN"]
+    assert pl.read_parquet(tmp_path / "out" / "results.parquet").is_empty()
+
+
 def test_without_a_backbone_its_cells_fail_and_others_do_not(recipe, near, tmp_path):
     def fail(folder: str) -> None:
         if folder.startswith("backbones"):
@@ -251,6 +261,26 @@ def test_another_recipe_is_refused(compared, recipe, near, tmp_path):
         perdure.compare(recipe, out, overrides=["compare.finetune.train.epochs=2"])
     perdure.compare(recipe, out, overrides=["compare.lora.train.epochs=2", "run.threads=2"])  # of nothing here
     assert near.asked == []
+
+
+def test_a_setting_that_did_not_exist_then_was_its_default(compared, recipe, near, tmp_path):
+    """A later release knows more settings: what was learned stays what it is, unless the recipe gives them."""
+    out = copied(compared, tmp_path)
+    for path in out.rglob("run.json"):
+        run = json.loads(path.read_text())
+        del run["settings"]["split"], run["settings"]["train"]["clip"], run["settings"]["tasks"][0]["min_answers"]
+        path.write_text(json.dumps(run))
+    with pytest.raises(SettingsError, match=r"settings.split: None -> "):
+        perdure.compare(recipe, out)  # the recipe of the tests gives [split]
+    for path in out.rglob("run.json"):
+        run = json.loads(path.read_text())
+        run["settings"]["split"] = json.loads((Path(compared[0].folder) / path.relative_to(out)).read_text())[
+            "settings"
+        ]["split"]
+        path.write_text(json.dumps(run))
+    assert perdure.compare(recipe, out).summary == compared[0].summary and near.asked == []
+    with pytest.raises(SettingsError, match=r"train.clip: None -> 0.5"):
+        perdure.compare(recipe, out, overrides=["train.clip=0.5"])
 
 
 def test_a_folder_of_something_else_is_refused(recipe, near, tmp_path):

@@ -95,8 +95,8 @@ def test_stopped_and_killed_it_ends_with_the_same_table(compared, tmp_path, caps
     process = start("compare", recipe, *ASKED, "--out", out)
     said = waited(process, lambda line: "epoch 2," in line)
     lines = [line for line in said.splitlines() if ": step " not in line]
-    assert lines[0] == "0 of 2 done; now sasrec backbone seed 1"
-    assert lines[1].startswith("watch: epoch 1, loss ")
+    assert lines[:2] == ["looking at the log, clean", "0 of 2 done; now sasrec backbone seed 1"]
+    assert lines[2].startswith("watch: epoch 1, loss ")
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 6 and "stopped by SIGTERM" in said and "Traceback" not in said

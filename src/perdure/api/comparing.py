@@ -78,7 +78,7 @@ def compare(
         orders: "forward", "reversed", "noisy". protocols: "clean", "as-coded", "user-each".
         against: the method that differences are told from; by default, for each method the best of the others.
         allow_leaks: go on where the audit finds that what is asked stands in what is trained on.
-        show: what tells the progress, as in `learn`; its method `whole(done, cells, name)` is told the cells, if there.
+        show: what tells the progress, as in `learn`; of a comparison also say and whole, where it has them.
 
     Returns:
         A Comparison. A cell that failed is told there, and the others go on.
@@ -94,9 +94,8 @@ def compare(
     from perdure.training.signals import Signals
 
     began, out = time.monotonic(), Path(out)
-    plan = Plan.read(recipe, overrides, out)
-    standing = _standing(out)
-    asked = _axes(plan, standing, (methods, encoders, seeds, orders, protocols))
+    plan, asked = Plan.read(recipe, overrides, out), (methods, encoders, seeds, orders, protocols)
+    _axes(plan, _standing(out), asked)  # what does not exist is refused before the folder is made
     if against is not None:
         cells.chosen([against], [], registry.names("methods"), "method")
     with machine_faults(out):
@@ -104,8 +103,9 @@ def compare(
     lock = Lock(out)
     lock.take(now())
     try:
+        standing = _standing(out)
         with Signals() as signals:
-            work = _Work(plan, standing, asked, signals, show)
+            work = _Work(plan, standing, _axes(plan, standing, asked), signals, show)
             work.check()
             work.survey(allow_leaks)
             work.run()
@@ -217,6 +217,7 @@ class _Work:
         methods = [self.plan.request(cell, shared=False) for cell in new.values()]
         order = "noisy" if "noisy" in self.asked["orders"] else "forward"  # all tasks there are
         for protocol in self.asked["protocols"]:
+            self._tell("say", f"looking at the log, {protocol}")
             cell = next(one for one in self.wanted if one.protocol == protocol)
             request = self.plan.request(replace(cell, order=order), shared=False)
             answer = apart.ask("survey", {**request, "methods": methods}, self.signals)
@@ -245,8 +246,7 @@ class _Work:
             todo += [one for one in (*needed, cell) if one not in todo and self._state(one) != "done"]
         done = len(self.wanted) - sum(cell.order != cells.FIRST for cell in todo)
         for cell in todo:
-            if hasattr(self.show, "whole"):
-                self.show.whole(done, len(self.wanted), cell.name)
+            self._tell("whole", done, len(self.wanted), cell.name)
             try:
                 self._learn(cell)
             except Interrupted:
@@ -254,10 +254,13 @@ class _Work:
                 raise
             except PerdureError as fault:
                 self.faults[cell] = shorten(" ".join(fault.found.split()), 300)
-                if hasattr(self.show, "say"):
-                    self.show.say(f"failed: {cell.name}: {self.faults[cell]}")
+                self._tell("say", f"failed: {cell.name}: {self.faults[cell]}")
             done += cell.order != cells.FIRST
             self._write("running")
+
+    def _tell(self, what: str, *given: Any) -> None:
+        if hasattr(self.show, what):
+            getattr(self.show, what)(*given)
 
     def _learn(self, cell: Cell) -> None:
         if self.signals.asked is not None:
