@@ -104,6 +104,28 @@ def test_p_is_even_where_nothing_differs():
     assert 0.12 < np.mean(np.array(found) < 0.2) < 0.3
 
 
+@pytest.mark.parametrize(
+    ("seeds", "spread_of_seeds", "share"),
+    [
+        pytest.param(1, 1.0, 0.16, marks=pytest.mark.slow),
+        (3, 1.0, 0.04),
+        pytest.param(3, 3.0, 0.14, marks=pytest.mark.slow),
+        pytest.param(5, 3.0, 0.10, marks=pytest.mark.slow),
+    ],
+)
+def test_how_often_p_misleads(seeds, spread_of_seeds, share):
+    """Worlds without a difference: how many have p below 0.05. Seeds vary by so many errors of a mean over users."""
+    found, n = [], 200
+    for draw in range(300):
+        rng = np.random.default_rng(draw)
+        users, own = rng.normal(size=n), rng.normal(size=(seeds, n))
+        change = users + own + spread_of_seeds * rng.normal(size=(seeds, 1)) * np.sqrt(2 / n)
+        one = Reached(tuple(range(seeds)), (change,), (np.arange(n),))
+        drawn = resample({"change": one}, 300, draw)["change"].drawn()[:, 0]
+        found.append(p_value(float(change.mean()), drawn) < 0.05)
+    assert np.mean(found) == pytest.approx(share, abs=0.04)
+
+
 def test_holm_by_hand():
     """0.01 * 3, max(0.03, 0.02 * 2), max(0.04, 0.04 * 1)."""
     assert holm({"b": 0.02, "a": 0.01, "c": 0.04}) == pytest.approx({"a": 0.03, "b": 0.04, "c": 0.04})
