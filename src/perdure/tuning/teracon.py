@@ -207,8 +207,8 @@ class TERACON(Method):
     def rows(self, rho: Tensor, size: int) -> Tensor:
         """How many of `size` users each earlier task is distilled on in the mean, (k - 1,) float64."""
         wanted = (rho.double() * size).clamp(min=min(self.min_rows, size))  # (k - 1,)
-        most = self.budget * size if self.budget else torch.inf
-        return wanted * min(1.0, max(most, 1.0) / max(float(wanted.sum()), 1e-9))
+        most = max(self.budget * size, 1.0) if self.budget else torch.inf
+        return wanted * (most / wanted.sum()).clamp(max=1.0)
 
     @torch.no_grad()
     def relations(self, model: UserModel, task: str) -> dict[str, float]:
