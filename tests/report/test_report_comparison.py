@@ -146,8 +146,8 @@ def test_the_headline_names_the_best_and_who_forgets(folder, whole):
 def test_what_failed_or_was_not_run_stands_before_any_number(whole):
     for text in (words(whole[0]), whole[1]):
         first = text.index("Which method is best", text.index("Read this first"))
-        assert f"{FAILED} failed: the loss is not finite" in text[:first]
-        assert f"{MISSING} has not been run" in text[:first]
+        assert f"{FAILED}: failed, the loss is not finite" in text[:first]
+        assert f"{MISSING}: not run" in text[:first]
     assert "seed 2 failed" in whole[1] and "seed 1 missing" in whole[1]
 
 

@@ -106,12 +106,11 @@ def _tiles(c: Compared) -> list[dict[str, str]]:
 def alerts(c: Compared) -> list[str]:
     """What must be read before any number: runs that are not there, leaks, what is missing."""
     told: list[str] = []
-    for state, word in (("failed", "failed"), ("cut", "was cut short"), ("missing", "has not been run")):
+    for state, word in (("failed", "failed"), ("cut", "cut short"), ("missing", "not run")):
         some = [cell for cell in c.cells if cell["state"] == state]
-        told += [f"{one['folder']} {word}" + (f": {one['fault']}" if one.get("fault") else "") for one in some[:MANY]]
-        told += (
-            [f"and {words.count(len(some) - MANY, 'more run', digits=True)} that {word}"] if len(some) > MANY else []
-        )
+        told += [f"{one['folder']}: {word}" + (f", {one['fault']}" if one.get("fault") else "") for one in some[:MANY]]
+        more = words.count(len(some) - MANY, "more run", digits=True)
+        told += [f"and {more}: {word}"] if len(some) > MANY else []
     for protocol, findings in (c.about.get("findings") or {}).items():
         told += [f"{protocol} leaks: {found['text']}" for found in findings if found["severity"] == "leak"]
         notes = sum(found["severity"] != "leak" for found in findings)

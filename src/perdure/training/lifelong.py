@@ -25,7 +25,7 @@ from perdure.evaluation.matrix import Matrix
 from perdure.events.examples import TaskData
 from perdure.events.loader import Loader
 from perdure.model import store
-from perdure.model.files import check_tensors
+from perdure.model.files import check_tensors, remove_tree
 from perdure.model.user_model import TaskCard, UserModel
 from perdure.objectives.base import Objective
 from perdure.train_settings import TrainSettings
@@ -38,6 +38,8 @@ from perdure.training.promises import ground, hold, probe
 from perdure.training.runlog import RunLog, now
 from perdure.training.signals import Asked, Signals
 from perdure.tuning.base import Method
+
+TEACHERS = ("teacher0", "teacher1")  # folders of models that methods learn from, while a run lasts
 
 
 def learn(
@@ -169,6 +171,9 @@ class _Teacher:
                 self._learn(group, fit_state)
                 fit_state = None
         self.run.state("finished", finished=now())
+        for folder in (self.run.folder / name for name in TEACHERS):
+            if folder.exists():
+                remove_tree(folder, self.run.disk)
         return self._learned()
 
     # -- one task, or a group of tasks under the name of its last ---------------------------------------------------
@@ -199,7 +204,7 @@ class _Teacher:
         of two by turns, as the newest checkpoint may be damaged and the one before it be of the task before."""
         if not self.method.needs_teacher or not self.model.tasks:
             return
-        folder = self.run.folder / f"teacher{len(self.model.tasks) % 2}"
+        folder = self.run.folder / TEACHERS[len(self.model.tasks) % 2]
         if fresh:
             store.save(self.model, folder)
         self.method.taught_by(store.twin(self.model, folder))
