@@ -65,9 +65,7 @@ def probe(model: UserModel, data: TaskData) -> str:
     part = next((p for p in (data.test, data.valid, data.train) if len(p)), data.test)
     few = Examples(part.users[:PROBE_USERS], part.begin[:PROBE_USERS], part.end[:PROBE_USERS])
     length, times = model.backbone.max_length, model.backbone.reads_times
-    loader = Loader(
-        data.sequences, few, batch_size=PROBE_BATCH, max_length=length, times=times, profiles=data.profiles
-    )
+    loader = Loader(data.sequences, few, batch_size=PROBE_BATCH, max_length=length, times=times, profiles=data.profiles)
     device = next(model.parameters()).device
     hashed = hashlib.sha256()
     model.eval()
