@@ -1,0 +1,89 @@
+"""The equations of axes against numbers worked by hand and a loop over events; what a task may draw on and move."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from contracts import members
+from torch.nn import functional as F
+
+from perdure.events.batch import Batch
+from perdure.tuning.axes import summed
+
+
+def learned(*tasks: str, encoder: str = "sasrec", **options):
+    """A model that has learned a first task and later ones."""
+    model = members.new_model(encoder, "axes", **options)
+    members.learn(model, "watch", "next_item")
+    for seed, name in enumerate(tasks, 1):
+        members.learn(model, name, "item" if name == "buy" else "one_of", seed=seed)
+    return model.eval().requires_grad_(False)
+
+
+def test_sums_over_events_by_hand():
+    batch = Batch(torch.tensor([[2, 3, 4, 5], [6, 0, 0, 0]]), torch.tensor([4, 1]))
+    x = torch.tensor([[[1.0], [2], [3], [4]], [[5], [7], [7], [7]]])  # padding holds numbers, too
+    assert torch.allclose(summed(x, batch)[:, 0, 0], torch.tensor([10 / 2, 5.0]))
+    after = summed(x, batch, everywhere=True)[0, :, 0]
+    assert torch.allclose(after, torch.tensor([1, 3 / math.sqrt(2), 6 / math.sqrt(3), 5.0]))
+
+
+def test_a_user_vector_against_a_loop_over_events():
+    model = learned("age", "buy")
+    model.overlays["buy"].mix.normal_(generator=torch.Generator().manual_seed(0))
+    overlay, age, batch = model.overlays["buy"], model.overlays["age"], members.batch(3)
+    u, h, table = model.represent(batch, "buy"), model.represent(batch), model.backbone.item_table
+    for b in range(len(batch)):
+        items, n = batch.items[b, : batch.lengths[b]].tolist(), int(batch.lengths[b])
+        p = sum(overlay.axis[i] for i in items) / math.sqrt(n)
+        q = sum(F.gelu(overlay.inner(table[i] / overlay.rms)) for i in items) / math.sqrt(n)
+        z = (sum(age.axis[i] for i in items) / math.sqrt(n) - age.mean) / age.deviation
+        told = (
+            overlay.gate * h[b]
+            + p * overlay.direction
+            + q @ overlay.outer
+            + (overlay.mix @ z[None]) @ overlay.directions
+        )
+        torch.testing.assert_close(u[b], told, atol=1e-5, rtol=1e-4)
+
+
+def test_states_are_what_the_vector_was_after_each_event():
+    model = learned("age", "buy")
+    batch = members.batch(4)
+    states = model.overlays["buy"].states(model.backbone, batch)  # (B, T, d)
+    for t in (1, 3, 7):
+        cut = Batch(batch.items[:, :t], batch.lengths.clamp(max=t))
+        whole = batch.lengths >= t
+        torch.testing.assert_close(model.represent(cut, "buy")[whole], states[whole, t - 1], atol=1e-5, rtol=1e-4)
+
+
+def test_earlier_axes_are_drawn_on_and_stay():
+    model = learned("age")
+    before = {name: value.clone() for name, value in model.overlays["age"].state_dict().items()}
+    members.learn(model, "buy", "item", seed=2, steps=5)
+    assert all(torch.equal(value, before[name]) for name, value in model.overlays["age"].state_dict().items())
+    assert list(model.method.relations(model, "buy")) == ["age"]
+    assert model.overlays["buy"].mix.abs().sum() > 0
+    names = set(model.overlays["buy"].state_dict())
+    assert not any("earlier" in name for name in names)  # an axis is stored once, with its own task
+
+
+def test_what_is_remembered_is_the_spread_of_the_training_users():
+    model = learned("age")
+    overlay = model.overlays["age"]
+    batches = [members.batch(seed) for seed in (1, 2)]
+    model.method.remember(model, "age", batches, torch.Generator())
+    with torch.no_grad():
+        p = torch.cat([summed(overlay.own(batch), batch).flatten() for batch in batches])
+    torch.testing.assert_close(overlay.mean, p.mean())
+    torch.testing.assert_close(overlay.deviation, p.std(correction=0))
+
+
+def test_with_gate_1_a_task_begins_as_the_backbone():
+    model = members.new_model("sasrec", "axes", gate=1.0)
+    members.learn(model, "watch", "next_item")
+    model.add(members.card("age", "one_of"), torch.Generator())
+    model.eval()
+    batch = members.batch(5)
+    assert torch.equal(model.represent(batch, "age"), model.represent(batch))
