@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from contracts import members
 import pytest
 import torch
+from contracts import members
 from torch.nn import functional as F
 
 from perdure.errors import UsageError
