@@ -27,8 +27,8 @@ knowledge of earlier tasks as constants that a new task attends to (M. Yang et a
 
 The backbone is run once, without gradients, and can be shared by all tasks: a task adds sums over the events of a few
 numbers an item. It owns N + d (1 + L) + r (2 d + 1) numbers beside its head: with d = 64 and a table of items that
-holds most of the backbone, below 2 % of it. Earlier axes are constants, so older tasks stay bit for bit, and the cost of
-a task grows by one number an event for each earlier one.
+holds most of the backbone, below 2 % of it. Earlier axes are constants, so older tasks stay bit for bit, and the cost
+of a task grows by one number an event for each earlier one.
 
 Differs: there is no paper.
 """
