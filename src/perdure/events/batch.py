@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +23,10 @@ class Batch:
         answer_starts: (B + 1,) int64; user b owns answers[answer_starts[b]:answer_starts[b + 1]].
         profile: (B, F) int64 rows of profile fields, 0 where nothing is known, or None.
         source: (B, S) float32 vectors that another model gave, zeros where there is none, or None.
+        marks: (B, T, M) int64 what else is told of each event (`events.marks`), 0 where nothing is, or None.
+
+    What changes which events a batch holds goes through `upto`, `picked` and `hidden`, and which users through `of`: no
+    field is forgotten.
     """
 
     items: Tensor
@@ -31,6 +37,10 @@ class Batch:
     answer_starts: Tensor | None = None
     profile: Tensor | None = None
     source: Tensor | None = None
+    marks: Tensor | None = None
+
+    OF_EVENTS: ClassVar[tuple[str, ...]] = ("items", "times", "marks")  # (B, T, ...)
+    OF_USERS: ClassVar[tuple[str, ...]] = ("lengths", "users", "profile", "source")  # (B, ...)
 
     @property
     def valid(self) -> Tensor:
@@ -42,8 +52,36 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if v is not None})
+        return self._each([f.name for f in fields(self)], lambda field: field.to(device, non_blocking=True))
+
+    def upto(self, t: int, lengths: Tensor | None = None) -> Batch:
+        """The first t columns of (B, T), with these lengths (B,); those of before, at most t, where none are given."""
+        cut = self._each(self.OF_EVENTS, lambda field: field[:, :t])
+        return replace(cut, lengths=self.lengths.clamp(max=t) if lengths is None else lengths)
+
+    def picked(self, places: Tensor, lengths: Tensor) -> Batch:
+        """The events at `places` (B, T') of each history, all of them from 0 to T - 1, with these lengths (B,)."""
+
+        def taken(field: Tensor) -> Tensor:
+            return field[torch.arange(len(places), device=places.device)[:, None], places]  # (B, T', ...)
+
+        return replace(self._each(self.OF_EVENTS, taken), lengths=lengths)
+
+    def hidden(self, where: Tensor, items: Tensor | int) -> Batch:
+        """The events of `where` (B, T) bool replaced by other item rows, (B, T) or one; what they were marked with is
+        not told, when they happened is."""
+        items = torch.where(where, items, self.items)  # (B, T)
+        marks = None if self.marks is None else self.marks.masked_fill(where[..., None], 0)  # (B, T, M)
+        return replace(self, items=items, marks=marks)
+
+    def of(self, rows: Tensor) -> Batch:
+        """Some of the users, (R,) rows of the batch, in that order, each as often as asked; without answers."""
+        some = self._each((*self.OF_EVENTS, *self.OF_USERS), lambda field: field[rows])  # (R, ...)
+        return replace(some, answers=None, answer_starts=None)
+
+    def _each(self, names: tuple[str, ...] | list[str], change: Callable[[Tensor], Tensor]) -> Batch:
+        held = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: change(field) for name, field in held.items() if field is not None})
 
 
 def last(h: Tensor, lengths: Tensor) -> Tensor:
