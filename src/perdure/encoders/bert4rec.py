@@ -118,9 +118,8 @@ class BERT4Rec(Blocks):
         kept = batch.lengths.clamp(max=self.max_length - 1)  # (B,)
         at = torch.arange(min(t + 1, self.max_length), device=batch.items.device)  # (T',)
         source = (at + (batch.lengths - kept)[:, None]).clamp(max=t - 1)  # (B, T')
-        items = batch.items.gather(1, source)  # (B, T')
-        items = torch.where(at < kept[:, None], items, 0).scatter(1, kept[:, None], MASK)  # (B, T')
-        return replace(batch, items=items, lengths=kept + 1, times=None)
+        asked = batch.picked(source, kept + 1).hidden(at >= kept[:, None], MASK * (at == kept[:, None]))
+        return replace(asked, times=None)
 
     def begin(self, batch: Batch, via: Via) -> Tensor:
         """x of the events: (B, T) histories -> (B, P + T, d)."""

@@ -24,7 +24,6 @@ al., NAACL 2019) and RecTools do. Full softmax only.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -81,7 +80,7 @@ class MaskedItem(Objective):
         """Scalar: mean loss over the masked events of windows of T events."""
         b, t = batch.items.shape
         masked = self.draw(batch, rng)  # (B, T)
-        hidden = replace(batch, items=torch.where(masked, self._stand_ins(batch.items, len(table), rng), batch.items))
+        hidden = batch.hidden(masked, self._stand_ins(batch.items, len(table), rng))
         at = masked.flatten().nonzero().squeeze(1)  # (M,)
         h = encode(hidden)[:, -t:].reshape(b * t, -1)[at]  # (M, d), prompts in front cut off
         return softmax_loss(h, table, batch.items.flatten()[at], bias=bias, first=2)

@@ -23,7 +23,6 @@ that history window, are masked, not drawn again.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, cast
 
 import torch
@@ -90,9 +89,7 @@ class NextItem(Objective):
         first: bool = False,
     ) -> Tensor:
         """Scalar: mean loss over all valid positions of windows of T + 1 events."""
-        times = None if batch.times is None else batch.times[:, :-1]
-        lengths = (batch.lengths - 1).clamp(min=0)  # (B,)
-        inputs = replace(batch, items=batch.items[:, :-1], lengths=lengths, times=times)  # (B, T)
+        inputs = batch.upto(batch.items.shape[1] - 1, (batch.lengths - 1).clamp(min=0))  # (B, T)
         b, t = len(batch), batch.items.shape[1] - 1 + first
         h = encode(inputs)  # (B, P + T, d)
         h = h[:, h.shape[1] - t :]  # (B, T, d) without prompts, or (B, 1 + T, d) with the last of them

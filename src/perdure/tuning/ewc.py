@@ -185,5 +185,5 @@ def _cut(batch: Batch, rows: slice, lengths: Tensor) -> Batch:
         starts = starts[rows.start or 0 : (rows.stop or len(batch)) + 1]  # (b + 1,)
         answers, starts = answers[int(starts[0]) : int(starts[-1])], starts - starts[0]
     few = {name: tensor[rows] for name, tensor in told.items()}  # (b, ...)
-    events = {name: few[name][:, : max(int(lengths.max()), 1)] for name in ("items", "times") if name in few}  # (b, T)
+    events = {name: few[name][:, : max(int(lengths.max()), 1)] for name in Batch.OF_EVENTS if name in few}  # (b, T)
     return Batch(**{**few, **events, "lengths": lengths, "answers": answers, "answer_starts": starts})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -29,8 +28,7 @@ def histories(model: UserModel, task: str, batch: Batch) -> Batch:
     next_item task ends in a target, which is left out."""
     extra = int(getattr(model.objective, "extra", 0)) if model.tasks[task].kind == "next_item" else 0
     t = max(batch.items.shape[1] - extra, 1)
-    times = None if batch.times is None else batch.times[:, :t]
-    return replace(batch, items=batch.items[:, :t], lengths=(batch.lengths - extra).clamp(min=0), times=times)
+    return batch.upto(t, (batch.lengths - extra).clamp(min=0))
 
 
 def factors(model: UserModel, task: str, u: Tensor) -> Factors:

@@ -33,7 +33,6 @@ Their fine-tuning loss, one uniform negative for each answer, is here the task's
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
@@ -150,9 +149,7 @@ def with_tokens(batch: Batch, front: bool, most: int) -> Batch:
     source = at.clamp(min=0) + (batch.lengths - kept)[:, None]  # (B, T') place among all events
     source = torch.minimum(source, batch.lengths[:, None] - 1).clamp(min=0)  # (B, T')
     events, inside = (at >= 0) & (at < kept[:, None]), at <= kept[:, None]  # (B, T')
-    items = torch.where(events, batch.items.gather(1, source), MASK * inside.long())  # (B, T')
-    times = None if batch.times is None else batch.times.gather(1, source)  # (B, T')
-    return replace(batch, items=items, lengths=kept + tokens, times=times)
+    return batch.picked(source, kept + tokens).hidden(~events, MASK * inside)
 
 
 class PeterRec(Method):

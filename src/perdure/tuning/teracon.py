@@ -181,8 +181,7 @@ class TERACON(Method):
         at, of = _drawn(expected, len(batch), rng)  # (R,), (R,)
         if not len(at):
             return rho.new_zeros(())
-        times = None if batch.times is None else batch.times[at]
-        asked = Batch(batch.items[at], batch.lengths[at], times)
+        asked = batch.of(at)
         with torch.no_grad():
             via = _masked(mine[0].sites, self.masks(theirs, self.s)[of])
             old = teacher.backbone.vector(asked, via)  # (R, d)
