@@ -82,9 +82,14 @@ MEANING = {
     "optimizer": "Adam, or Adam with decoupled weight decay.",
     "weight_decay": "of the optimiser.",
     "betas": "decay of the optimiser's two moments.",
-    "schedule": "learning rate after the warm-up: as it is, along half a cosine to 0, or along a line to 0.",
+    "schedule": "learning rate after the warm-up: as it is, along half a cosine to 0, along a line to 0, or as it is"
+    " and then down (`wsa`: warm-up, stable, annealing).",
+    "stable_share": "of the steps after the warm-up, how many keep the full rate (`wsa`).",
+    "annealing": "how the rate falls after them (`wsa`).",
+    "floor": "part of the rate that is left at the end (`wsa`).",
     "warmup_steps": "steps over which the learning rate rises from 0.",
     "clip": "largest global norm of a gradient; 0 leaves gradients as they are.",
+    "average": "decay of a moving average of the trained weights, which is validated and kept; 0 keeps none.",
     "patience": "evaluations without a better validation score before a task ends; 0 never stops early.",
     "evaluate_every": "epochs between two evaluations on the validation users.",
     "windows": "a history longer than the encoder reads: its last events only, or cut into windows so that every event"

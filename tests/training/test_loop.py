@@ -11,17 +11,8 @@ from training.world import FABRIC
 from perdure.errors import DataError, MachineError, NonFiniteError, PromiseBroken, SettingsError
 from perdure.events.batch import Batch
 from perdure.train_settings import TrainSettings
-from perdure.training.loop import (
-    Keeper,
-    fit,
-    freeze,
-    gradient_norm,
-    make_fabric,
-    make_optimizers,
-    scale_gradients,
-    set_modes,
-    share_of_rate,
-)
+from perdure.training.loop import Keeper, fit, freeze, make_fabric, set_modes
+from perdure.training.optimizers import gradient_norm, make_optimizers, scale_gradients, share_of_rate
 
 
 class Rule(nn.Module):
@@ -203,6 +194,23 @@ def test_rates():
     assert rates(schedule="linear") == pytest.approx([1 - i / 10 for i in range(10)])
     cosine = rates(schedule="cosine", warmup_steps=2)
     assert cosine[:3] == [0.5, 1.0, 1.0] and cosine[6] == pytest.approx(0.5) and cosine[9] < 0.05
+
+
+def test_warm_up_stable_annealing():
+    """Ten steps: two to warm up, four at the full rate, four that fall; y = 0, 1/4, 1/2, 3/4."""
+
+    def falling(**more):
+        settings = TrainSettings(learning_rate=1.0, schedule="wsa", warmup_steps=2, stable_share=0.5, **more)
+        rates = [share_of_rate(step, 10, settings) for step in range(10)]
+        assert rates[:6] == [0.5, 1, 1, 1, 1, 1]
+        assert share_of_rate(10, 10, settings) == pytest.approx(settings.floor), "where it ends"
+        return rates[6:]
+
+    assert falling(floor=0.2) == pytest.approx([1, 0.8, 0.6, 0.4])
+    root = math.sqrt(0.5)
+    assert falling(floor=0.2, annealing="cosine") == pytest.approx([1, 0.6 + 0.4 * root, 0.6, 0.6 - 0.4 * root])
+    assert falling(floor=0.0625, annealing="exponential") == pytest.approx([1, 0.5, 0.25, 0.125])
+    assert falling(floor=1.0) == [1, 1, 1, 1]
 
 
 def test_the_best_state_is_restored_and_patience_ends_it():

@@ -7,7 +7,8 @@
 
 What may move is what `method.trains` names, nothing else: all other parameters are frozen and their modules run in
 eval mode, so that no dropout works in a frozen part. What `method.shut` names is put back after the step, whatever
-the optimiser's momentum or weight decay wanted.
+the optimiser's momentum or weight decay wanted. Where `average` is set, what is validated and kept is the average of
+the weights along the way; training goes on from the weights themselves.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -28,6 +29,8 @@ from perdure.errors import DataError, MachineError, NonFiniteError, PromiseBroke
 from perdure.events.batch import Batch
 from perdure.model.user_model import UserModel
 from perdure.train_settings import TrainSettings
+from perdure.training.averages import Averages
+from perdure.training.optimizers import gradient_norm, make_optimizers, scale_gradients, share_of_rate, values_of
 from perdure.tuning.base import Method
 
 Snapshot = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]  # tensors by file and name; a JSON document
@@ -104,7 +107,7 @@ def fit(
         loader: batches of the task's training examples; its order comes from its own generator.
         rng: generator of the loss (negatives, masks), on the fabric's device.
         fabric: a Lightning Fabric (or anything with `device`, `autocast()` and `backward(loss)`).
-        validate: quality on the validation users, larger is better; None keeps the last state.
+        validate: quality on the validation users, larger is better; None keeps the last state (or its average).
         keeper: checkpoints, signals, log.
         resume: tensors and document of an earlier snapshot of the same fit; the model's own tensors and the global
             generators are put back by the caller.
@@ -127,12 +130,14 @@ def fit(
     shut = {p: share.to(p.device) for p, share in method.shut(model, task, stage).items()}
     loss_of = torch.compile(method.loss) if compiled else method.loss
     steps = min(settings.epochs * len(loader), settings.max_steps or math.inf)
+    averages = Averages(trained, shut, settings.average)
     at, best = Progress(done=not trained), {}
     if resume is not None:
-        at, best = _put_back(resume, trained, optimizers, loader, rng)
+        at, best = _put_back(resume, trained, optimizers, averages, loader, rng)
 
     def snapshot() -> Snapshot:
-        return _take(at, best, trained, optimizers, loader, rng)
+        averages.take_off()  # a signal may come while they are validated; what is kept are the weights
+        return _take(at, best, trained, optimizers, averages, loader, rng)
 
     while not at.done:
         since = time.monotonic()
@@ -151,10 +156,7 @@ def fit(
                     raise _not_finite(task, at, value, model, trained)
                 if 0 < settings.clip < norm:
                     scale_gradients(trained.values(), settings.clip / norm)
-                before = {p: p.detach().clone() for p in shut}
-                for optimizer in optimizers:
-                    optimizer.step()
-                put_back_shut(shut, before)
+                _move(optimizers, shut, averages, at.step + 1)
                 at.step, at.in_epoch = at.step + 1, at.in_epoch + 1
                 at.loss, at.targets = at.loss + value, at.targets + count_targets(batch)
                 keeper.tick(task=task, stage=stage, step=at.step, steps=steps, loss=value)
@@ -167,17 +169,28 @@ def fit(
         last = at.epoch + 1 >= settings.epochs or at.step >= steps
         score = None
         if validate is not None and (last or (at.epoch + 1) % settings.evaluate_every == 0):
-            score = keeper.work(lambda: _validated(validate, fabric, task, at), snapshot)
-            if at.best is None or score > at.best:
-                at.best, at.best_epoch, at.waiting = score, at.epoch + 1, 0
-                best = {name: tensor.detach().clone() for name, tensor in movable(model, trained).items()}
-            else:
-                at.waiting += 1
+            with averages.worn():
+                score = keeper.work(lambda: _validated(validate, fabric, task, at), snapshot)
+                if at.best is None or score > at.best:
+                    at.best, at.best_epoch, at.waiting = score, at.epoch + 1, 0
+                    best = {name: tensor.detach().clone() for name, tensor in movable(model, trained).items()}
+                else:
+                    at.waiting += 1
         at.done = last or 0 < settings.patience <= at.waiting
         _close_epoch(at, score, time.monotonic() - since, keeper, task, stage)
         keeper.save(snapshot())
-    _restore_best(model, trained, best)
+    _restore_best(model, trained, best or averages.now())
     return at
+
+
+def _move(optimizers: list[Optimizer], shut: dict[Parameter, Tensor], averages: Averages, step: int) -> None:
+    """Step number `step` (from 1) itself; what is shut does not take part, the averages follow."""
+    before = {p: p.detach().clone() for p in shut}
+    averages.before()
+    for optimizer in optimizers:
+        optimizer.step()
+    put_back_shut(shut, before)
+    averages.after(step)
 
 
 # -- what may move ----------------------------------------------------------------------------------------------------
@@ -224,58 +237,6 @@ def put_back_shut(shut: dict[Parameter, Tensor], before: dict[Parameter, Tensor]
             parameter.copy_(torch.where(share >= 1, before[parameter], torch.where(share <= 0, parameter, part)))
 
 
-# -- optimisers, rate, gradients --------------------------------------------------------------------------------------
-
-
-def make_optimizers(trained: Iterable[Parameter], settings: TrainSettings) -> list[Optimizer]:
-    """Adam or AdamW over dense parameters; SparseAdam over those whose gradients are sparse (`parameter.sparse`).
-
-    SparseAdam moves only the rows that a batch touched and knows no weight decay.
-    """
-    dense: list[Parameter] = []
-    sparse: list[Parameter] = []
-    for parameter in trained:
-        (sparse if getattr(parameter, "sparse", False) else dense).append(parameter)
-    optimizers: list[Optimizer] = []
-    rate, betas = settings.learning_rate, settings.betas
-    if dense:
-        kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in dense)
-        optimizers.append(kind(dense, lr=rate, betas=betas, weight_decay=settings.weight_decay, fused=fused))
-    if sparse:
-        optimizers.append(torch.optim.SparseAdam(sparse, lr=rate, betas=betas))
-    return optimizers
-
-
-def share_of_rate(step: int, steps: float, settings: TrainSettings) -> float:
-    """What part of the learning rate step number `step` (from 0) of `steps` uses: warm-up, then the schedule."""
-    if step < settings.warmup_steps:
-        return (step + 1) / settings.warmup_steps
-    done = (step - settings.warmup_steps) / max(steps - settings.warmup_steps, 1)  # [0, 1)
-    if settings.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * done))
-    return 1 - done if settings.schedule == "linear" else 1.0
-
-
-def _values(gradient: Tensor) -> Tensor:
-    return gradient.coalesce().values() if gradient.is_sparse else gradient
-
-
-def gradient_norm(parameters: Iterable[Parameter]) -> float:
-    """Length of all gradients together as one vector; sparse gradients count by their summed rows."""
-    for parameter in (parameters := list(parameters)):
-        if parameter.grad is not None and parameter.grad.is_sparse:
-            parameter.grad = parameter.grad.coalesce()
-    return float(torch.nn.utils.get_total_norm([_values(p.grad) for p in parameters if p.grad is not None]))
-
-
-def scale_gradients(parameters: Iterable[Parameter], factor: float) -> None:
-    """Multiply every gradient, dense or sparse, in place."""
-    for parameter in parameters:
-        if parameter.grad is not None:
-            _values(parameter.grad).mul_(factor)
-
-
 def count_targets(batch: Batch) -> int:
     """Targets a batch asks for: its answers, or every event but the first of each history."""
     if batch.answers is not None:
@@ -290,7 +251,7 @@ def _not_finite(
     bad = next((f"weight {n}" for n, p in model.named_parameters() if not bool(torch.isfinite(p).all())), None)
     if bad is None and not math.isfinite(loss):
         bad = f"loss ({loss})"
-    grads = {name: _values(p.grad) for name, p in trained.items() if p.grad is not None}
+    grads = {name: values_of(p.grad) for name, p in trained.items() if p.grad is not None}
     if bad is None:
         bad = next((f"gradient of {n}" for n, g in grads.items() if not bool(torch.isfinite(g).all())), None)
     if bad is None and grads:  # finite, but its square is not
@@ -346,7 +307,9 @@ def _restore_best(model: nn.Module, trained: dict[str, Parameter], best: dict[st
     model.eval()
 
 
-def _take(at: Progress, best, trained, optimizers, loader: Batches, rng: torch.Generator) -> Snapshot:
+def _take(
+    at: Progress, best, trained, optimizers, averages: Averages, loader: Batches, rng: torch.Generator
+) -> Snapshot:
     """Everything of a running fit but the model's tensors and the global generators."""
     names = {parameter: name for name, parameter in trained.items()}
     moments: dict[str, Tensor] = {}
@@ -361,11 +324,14 @@ def _take(at: Progress, best, trained, optimizers, loader: Batches, rng: torch.G
                     counts[where] = value
     tensors = {"optimizer.safetensors": moments, "best.safetensors": dict(best)}
     tensors["generator.safetensors"] = {"loss": rng.get_state()}
-    return tensors, {"progress": asdict(at), "loader": loader.state(), "counts": counts}
+    document = {"progress": asdict(at), "loader": loader.state(), "counts": counts}
+    if averages.decay:
+        tensors["average.safetensors"], document["average"] = averages.state()
+    return tensors, document
 
 
-def _put_back(resume: Snapshot, trained, optimizers, loader: Batches, rng: torch.Generator):
-    """The opposite of `_take`: progress and best state; optimisers, loader and generator are changed in place."""
+def _put_back(resume: Snapshot, trained, optimizers, averages: Averages, loader: Batches, rng: torch.Generator):
+    """The opposite of `_take`: progress and best state; optimisers, averages, loader and generator change in place."""
     tensors, document = resume
     owner = {parameter: optimizer for optimizer in optimizers for parameter in optimizer.param_groups[0]["params"]}
     for where, value in [*tensors["optimizer.safetensors"].items(), *document["counts"].items()]:
@@ -373,6 +339,8 @@ def _put_back(resume: Snapshot, trained, optimizers, loader: Batches, rng: torch
         parameter = trained[name]
         moved = value.to(parameter.device) if isinstance(value, Tensor) else value
         owner[parameter].state[parameter][key] = moved
+    if averages.decay:
+        averages.restore(tensors["average.safetensors"], document["average"])
     loader.restore(document["loader"])
     rng.set_state(tensors["generator.safetensors"]["loss"])
     device = next(iter(trained.values())).device if trained else "cpu"
