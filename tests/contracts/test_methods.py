@@ -35,6 +35,7 @@ VARIANTS = {
     "hat": [{"s_max": 50.0, "rises": 1}],
     "lora": [{"rank": 1, "alpha": 4.0}],
     "lwf": [{"strength": 0.5, "temperature": 1.0}],
+    "melu": [{"order": "first", "steps": 2, "loss": "bpr"}, {"vectors": "backbone", "negatives": 4}],
     "piggyback": [{"tune_vectors": True}],
     "ppr": [{"variant": "full"}, {"tokens": 3, "contrast": "none", "add": False}],
     "replay": [{"memory": 3, "answers": 1, "older": "one", "heads": True}],

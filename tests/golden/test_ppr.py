@@ -38,7 +38,7 @@ def test_the_profile_is_its_fields_and_the_vector_from_elsewhere():
     overlay = model.overlays["buy"]
     x = overlay.profile(batch)  # (6, 3 + 3 + 2)
     assert x.shape == (6, 8) and not x[3].any()  # nothing is known: all zero
-    assert torch.equal(x[0, :3], overlay.fields[0].weight[1]) and torch.equal(x[0, 6:], batch.source[0])
+    assert torch.equal(x[0, :3], overlay.x.fields[0].weight[1]) and torch.equal(x[0, 6:], batch.source[0])
     assert not x[1, :3].any() and x[1, 3:6].any()  # the gender is missing
 
 

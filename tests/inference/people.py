@@ -63,9 +63,13 @@ class Fixed(nn.Module):
     def __init__(self, scores: Tensor, card: TaskCard, ids: Ids, max_length: int = 8) -> None:
         super().__init__()
         self.table, self.item_ids, self.tasks, self.manifest = scores, ids, {card.name: card}, {}
+        self.overlays: dict[str, nn.Module] = {}
         self.backbone = SimpleNamespace(width=len(ids) + 2, n_items=len(ids), max_length=max_length, reads_times=False)
 
     card = UserModel.card
+
+    def ranks(self, task: str) -> bool:
+        return True
 
     def represent(self, batch: Batch, task: str | None = None) -> Tensor:
         last = batch.items[torch.arange(len(batch)), batch.lengths - 1]

@@ -251,7 +251,7 @@ def embed(model: Any, out: str | Path, *, task: str | None = None, store: str | 
     return {
         "path": str(out),
         "users": events.n_users,
-        "width": model.backbone.width,
+        "width": int(told["perdure.width"]),
         "model": told["perdure.model"],
         "task": task,
     }

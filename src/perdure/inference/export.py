@@ -21,7 +21,7 @@ import polars as pl
 
 from perdure.errors import UsageError
 from perdure.inference.recommend import histories
-from perdure.inference.represent import represent
+from perdure.inference.represent import represent, width_of
 from perdure.model.disk import DISK, machine_faults
 
 if TYPE_CHECKING:
@@ -77,7 +77,12 @@ def embed(
             expected="one id for each history, one task or more",
             where="embed",
         )
-    width, several = model.backbone.width, len(names) > 1
+    widths, several = [width_of(model, name) for name in names], len(names) > 1
+    if len(set(widths)) > 1:
+        raise UsageError(
+            f"vectors of {' and '.join(map(str, sorted(set(widths))))} numbers", expected="one width", where="embed"
+        )
+    width = widths[0]
     task_column: Schema = {"task": pl.String()} if several else {}
     schema: Schema = {"user": pl.String(), **task_column, "vector": pl.Array(pl.Float32(), width)}
     told = {

@@ -24,7 +24,7 @@ from perdure.events.splits import ragged
 if TYPE_CHECKING:
     from perdure.model.user_model import TaskCard, UserModel
 
-__all__ = ["blank", "label_of_item", "represent", "scores_of", "seen_cells", "users_at_once", "vector"]
+__all__ = ["blank", "label_of_item", "represent", "scores_of", "seen_cells", "users_at_once", "vector", "width_of"]
 
 FEWEST = 4  # users scored together at least: a lone user goes through the kernels, and gets the bits, of a crowd
 TOKENS = 4096  # events of a batch on a CPU: its states stay in the cache
@@ -74,7 +74,7 @@ def represent(
     begin = np.maximum(begin, end - model.backbone.max_length)
     items, device = np.asarray(sequences.items), _device(model)
     times = getattr(sequences, "times", None) if model.backbone.reads_times else None
-    u = torch.zeros(len(begin), model.backbone.width, device=device)  # (n, d)
+    u = torch.zeros(len(begin), width_of(model, task), device=device)  # (n, d)
     asked = ~blank(model, task, begin, end, profiles)  # (n,)
     with _answering(model), torch.inference_mode():
         tokens = TOKENS if device.type == "cpu" else None
@@ -85,6 +85,13 @@ def represent(
             u[torch.from_numpy(rows).to(device)] = model.represent(batch.to(device), task).float()
     _finite(u, "user vectors", task)
     return u
+
+
+def width_of(model: UserModel, task: str | None) -> int:
+    """d of the user vectors of a task: the backbone's, unless the task's overlay gives others."""
+    overlay = model.overlays.get(task)
+    own = None if overlay is None else overlay.width
+    return model.backbone.width if own is None else int(own)  # type: ignore[arg-type]
 
 
 def blank(

@@ -45,11 +45,13 @@ class Overlay(nn.Module):
         reads_profile: answers from a user's profile too (`Batch.profile`, `Batch.source`), even without any event.
         predicts_first: puts a position in front of the events that a next_item task trains to predict the first one.
         passive: the backbone serves as it is, so that the first task's may be one learned elsewhere.
+        width: of what `vector` gives, where it is not the backbone's: then the method brings the head that reads it.
     """
 
     reads_profile: bool = False
     predicts_first: bool = False
     passive: ClassVar[bool] = False
+    width: int | None = None
 
     def via(self, batch: Batch) -> Via:
         """The door for this batch; personal methods bind its users here."""

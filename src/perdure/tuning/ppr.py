@@ -13,7 +13,7 @@ TKDE 2024 (arXiv 2205.09666).
 
 | paper | here | shape |
 |---|---|---|
-| f_1 .. f_m | overlay.fields, row 0 (nothing known) stays zero; then `Batch.source` | (values + 1, field_width) |
+| f_1 .. f_m | overlay.x, row 0 of a field (nothing known) stays zero; then `Batch.source` | (values + 1, field_width) |
 | x_u | profile | (B, D) |
 | W_1, b_1, W_2, b_2; n; a | overlay.down, overlay.up; tokens; activation | (D', D), (n d, D') |
 | MLP_a | overlay.add, where `add` | (B, D) -> (B, d) |
@@ -43,7 +43,7 @@ from perdure.encoders.base import Encoder, Via
 from perdure.events.batch import Batch
 from perdure.functional.contrastive import info_nce
 from perdure.tuning.base import Method, Overlay, everything, own_unless_first
-from perdure.tuning.parts import histories
+from perdure.tuning.parts import ProfileVector, histories
 
 if TYPE_CHECKING:
     from perdure.events.profiles import Fields
@@ -71,19 +71,10 @@ class Personal(Overlay):
         super().__init__()
         width, self.end = backbone.width, list(backbone.sites())[-1]
         self.tokens, self.activation = method.tokens, ACTIVATIONS[method.activation]
-        known = list(fields.values.items()) if fields is not None else []
-        self.places = [place for place, (name, _) in enumerate(known) if name != hides]
-        self.fields = nn.ModuleList(
-            nn.Embedding(len(known[place][1]) + 1, method.field_width, padding_idx=0) for place in self.places
-        )
-        self.source = fields.width if fields is not None else 0
-        self.reads_profile = bool(self.places or self.source)
-        size = max(len(self.places) * method.field_width + self.source, 1)  # D
+        self.x = ProfileVector(fields, hides, method.field_width, generator)
+        self.reads_profile, size = self.x.known, self.x.size  # D
         self.down, self.up = nn.Linear(size, method.hidden), nn.Linear(method.hidden, method.tokens * width)
         self.add = nn.Sequential(nn.Linear(size, method.hidden), nn.ReLU(), nn.Linear(method.hidden, width))
-        for layer in self.fields:
-            nn.init.normal_(cast(nn.Embedding, layer).weight, generator=generator)
-            cast(nn.Embedding, layer).weight.data[0] = 0
         for layer in (self.down, self.up, self.add[0]):
             weight, bias = cast(nn.Linear, layer).weight, cast(nn.Linear, layer).bias
             nn.init.xavier_uniform_(weight, generator=generator)
@@ -95,13 +86,7 @@ class Personal(Overlay):
 
     def profile(self, batch: Batch) -> Tensor:
         """x_u (B, D): zeros where nothing is known."""
-        parts = []
-        for place, field in zip(self.places, self.fields, strict=True):
-            rows = batch.items.new_zeros(len(batch)) if batch.profile is None else batch.profile[:, place]  # (B,)
-            parts.append(field(rows))  # (B, w)
-        if self.source:
-            parts.append(self.up.weight.new_zeros(len(batch), self.source) if batch.source is None else batch.source)
-        return torch.cat(parts, 1) if parts else self.up.weight.new_zeros(len(batch), 1)  # (B, D)
+        return self.x(batch.profile, batch.source, batch.items)  # (B, D)
 
     def via(self, batch: Batch) -> Via:
         """Tokens in front of the events, the profile MLP behind the last layer."""
