@@ -24,9 +24,10 @@ def measure(items: int, batch: int, length: int, steps: int) -> dict[str, float]
 
     from perdure.encoders.sasrec import SASRec
     from perdure.events.batch import Batch
+    from perdure.objectives.base import Learner
     from perdure.objectives.next_item import NextItem
     from perdure.train_settings import TrainSettings
-    from perdure.training.loop import gradient_norm, make_optimizers
+    from perdure.training.optimizers import gradient_norm, make_optimizers
 
     torch.set_num_threads(1)
     rng = torch.Generator().manual_seed(0)
@@ -42,7 +43,7 @@ def measure(items: int, batch: int, length: int, steps: int) -> dict[str, float]
         start = time.process_time()
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        objective.loss(encoder, encoder.item_table, None, data, rng, sparse=True).backward()
+        objective.loss(Learner(encoder, encoder.vector, encoder.item_table, sparse=True), data, rng).backward()
         gradient_norm(encoder.parameters())
         for optimizer in optimizers:
             optimizer.step()

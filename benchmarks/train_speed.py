@@ -25,9 +25,10 @@ from perdure.encoders.sasrec import SASRec
 from perdure.events.examples import Examples, Sequences
 from perdure.events.loader import Loader
 from perdure.functional import losses
+from perdure.objectives.base import Learner
 from perdure.objectives.next_item import NextItem
 from perdure.train_settings import TrainSettings
-from perdure.training.loop import gradient_norm, make_optimizers
+from perdure.training.optimizers import gradient_norm, make_optimizers
 
 
 def sequences_of(args: argparse.Namespace) -> tuple[Sequences, Examples, int]:
@@ -63,7 +64,7 @@ def run(
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16 and not plain):
-                loss = objective.loss(encoder, encoder.item_table, None, batch, rng)
+                loss = objective.loss(Learner(encoder, encoder.vector, encoder.item_table), batch, rng)
             loss.backward()
             float(loss.detach()), gradient_norm(encoder.parameters())
             for optimizer in optimizers:

@@ -35,13 +35,20 @@ def batch(seed: int, size: int = 6, length: int = T, answers: int | None = None)
 
 
 def new_model(
-    name: str, method: str, seed: int = 0, encoder: dict | None = None, tied: bool = True, **options: object
+    name: str,
+    method: str,
+    seed: int = 0,
+    encoder: dict | None = None,
+    tied: bool = True,
+    objective: str | None = None,
+    **options: object,
 ) -> UserModel:
     """A small model without tasks."""
+    plain = {"name": "next_item" if registry.find("encoders", name).causal else "masked_item", "tied": tied}
     spec = {
         "encoder": {"name": name, "width": 16, "max_length": T, **(encoder or {})},
         "method": {"name": method, **options},
-        "objective": {"name": "next_item" if registry.find("encoders", name).causal else "masked_item", "tied": tied},
+        "objective": plain if objective is None else {"name": objective},
     }
     generator = torch.Generator().manual_seed(seed)
     return build(spec, Ids([f"i{i:02d}" for i in range(N)], first=2), registry.find, generator)

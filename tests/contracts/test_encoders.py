@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from perdure.errors import SettingsError
 from perdure.events.batch import Batch
 
 VARIANTS = {
@@ -52,11 +53,11 @@ def test_forward_visits_all_sites_in_order(encoder):
         return layer(x, *context)
 
     encoder(members.batch(0), via)
-    assert visited == list(encoder.sites())
+    assert visited == [site for site in encoder.sites() if site != "readout"]
 
 
 def test_every_site_has_a_role(encoder):
-    assert {layer.role for layer in encoder.sites().values()} <= {"input", "mix", "norm"}
+    assert {layer.role for layer in encoder.sites().values()} <= {"input", "mix", "norm", "read"}
     assert next(iter(encoder.sites().values())).role == "input"
 
 
@@ -115,6 +116,43 @@ def test_the_short_way_to_a_user_vector_is_the_long_one(encoder):
     visited = []
     encoder.vector(data, lambda site, layer, x, *context: (visited.append(site), layer(x, *context))[1])
     assert visited == list(encoder.sites())
+
+
+READOUTS = ["mean", "max", "attention", "anchors"]
+POOLING = [name for name in members.ENCODERS if name != "dupn"]  # which pools by itself
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("name", POOLING)
+@torch.inference_mode()
+def test_a_pooled_user_vector_reads_the_events_and_nothing_else(name, readout):
+    encoder = members.new_model(name, "frozen", encoder={"readout": readout}, objective="clue_seq").backbone.eval()
+    data, visited = members.batch(6, size=8), []
+
+    def via(site, layer, x, *context):
+        visited.append(site)
+        return layer(x, *context)
+
+    u = encoder.vector(encoder.question(data), via)
+    assert visited == list(encoder.sites()) and ("readout" in visited) == (readout in ("attention", "anchors"))
+    h = encoder(data)
+    if readout in ("mean", "attention"):  # attention begins even
+        torch.testing.assert_close(
+            u, torch.stack([s[:n].mean(0) for s, n in zip(h, data.lengths.tolist(), strict=True)])
+        )
+    if readout == "max":
+        torch.testing.assert_close(
+            u, torch.stack([s[:n].amax(0) for s, n in zip(h, data.lengths.tolist(), strict=True)])
+        )
+    noise = torch.where(data.valid, data.items, torch.randint(2, members.N, data.items.shape))
+    torch.testing.assert_close(encoder.vector(replace(data, items=noise)), u)
+    empty = replace(data, lengths=torch.zeros_like(data.lengths))
+    assert torch.isfinite(encoder.vector(empty)).all()
+
+
+def test_an_objective_of_states_refuses_a_pooled_readout():
+    with pytest.raises(SettingsError, match="readout is 'mean'"):
+        members.new_model("sasrec", "frozen", encoder={"readout": "mean"})
 
 
 @torch.inference_mode()

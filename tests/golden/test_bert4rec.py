@@ -13,6 +13,7 @@ from perdure.encoders.base import MASK
 from perdure.encoders.bert4rec import BERT4Rec
 from perdure.errors import SettingsError
 from perdure.events.batch import Batch
+from perdure.objectives.base import Learner
 from perdure.objectives.masked_item import MaskedItem
 from perdure.objectives.next_item import NextItem
 
@@ -152,7 +153,7 @@ def seen_by_the_encoder(objective, data):
         shown.append(hidden)
         return F.pad(h, (0, 0, 2, 0))  # two prompt positions in front
 
-    loss = objective.loss(encode, table, None, data, rng(7))
+    loss = objective.loss(Learner(encode, encode, table), data, rng(7))
     masked = objective.draw(data, rng(7))
     logits = torch.stack([h[b, t] @ table[2:].T for b, t in masked.nonzero()])
     return shown[0], masked, loss, F.cross_entropy(logits, data.items[masked] - 2)

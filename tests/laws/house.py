@@ -26,6 +26,7 @@ FLOORS = [
 # Which room may ask a neighbour on its own floor. Everything else on a floor does not know each other.
 NEIGHBOURS = {
     ("api", "registry"),
+    ("model", "objectives"),
     ("settings", "events"),
     ("settings", "train_settings"),
     ("functional", "errors"),

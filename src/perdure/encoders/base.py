@@ -3,7 +3,7 @@
 An encoder turns histories into states: Batch (B, T) -> h (B, P + T, d). It calls each of its layers as
 `via(site, layer, x, *context)`. `plain` just calls the layer; a method hands in its own `via` and may change the
 weights, the input or the output, or put P prompt positions in front at the site "input". A user vector is the state at
-the last event of `question(batch)`.
+the last event of `question(batch)`, or what another readout makes of the states.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from perdure.encoders.parts import EventEmbedding, reset_layer
+from perdure.encoders.readouts import Readout, max_of_events, mean_of_events
 from perdure.events.batch import Batch, last
 
 __all__ = ["MASK", "Blocks", "Encoder", "Layer", "Via", "before", "cut", "plain"]
@@ -47,6 +48,7 @@ class Encoder(nn.Module, ABC):
         layers: site -> layer; every parameter lives in exactly one site.
         causal: no state depends on later events; only such encoders can learn to predict the next event everywhere.
         reads_times: batches must bring the times of the events.
+        readout: how states become a user vector, see readouts.py; the state at the "last" event where nothing is said.
     """
 
     name: ClassVar[str]
@@ -55,9 +57,9 @@ class Encoder(nn.Module, ABC):
     causal: ClassVar[bool] = True
     reads_times: bool = False
 
-    def __init__(self, n_items: int, width: int, max_length: int) -> None:
+    def __init__(self, n_items: int, width: int, max_length: int, readout: Readout = "last") -> None:
         super().__init__()
-        self.n_items, self.width, self.max_length = n_items, width, max_length
+        self.n_items, self.width, self.max_length, self.readout = n_items, width, max_length, readout
         self.layers = nn.ModuleDict()
 
     @abstractmethod
@@ -77,12 +79,26 @@ class Encoder(nn.Module, ABC):
         return embedding.items
 
     def question(self, batch: Batch) -> Batch:
-        """The batch whose last states are the user vectors: the histories, and what the encoder wants to read after."""
+        """The batch that user vectors are read from: the histories, and what the encoder wants to read after."""
         return batch
 
     def vector(self, batch: Batch, via: Via = plain) -> Tensor:
-        """(B, d): the state at each user's last event. Encoders that can spare work override this."""
+        """User vectors (B, d), as `readout` says. Encoders that can spare work override `_last`."""
+        return self._last(batch, via) if self.readout == "last" else self._pooled(batch, via)  # (B, d)
+
+    def _last(self, batch: Batch, via: Via) -> Tensor:
+        """(B, d): the state at each user's last event."""
         return self.last(self(batch, via), batch)  # (B, d)
+
+    def _pooled(self, batch: Batch, via: Via) -> Tensor:
+        """(B, d): all states of the events read as one."""
+        h = self(batch, via)[:, -batch.items.shape[1] :]  # (B, T, d), prompts in front cut off
+        lengths = batch.lengths.clamp(min=1)  # (B,)
+        if self.readout == "mean":
+            return mean_of_events(h, lengths)  # (B, d)
+        if self.readout == "max":
+            return max_of_events(h, lengths)  # (B, d)
+        return via("readout", self.layers["readout"], h, before(h, lengths))  # (B, d)
 
     def last(self, h: Tensor, batch: Batch) -> Tensor:
         """State at each user's last event: (B, P + T, d) -> (B, d)."""
@@ -111,7 +127,7 @@ class Encoder(nn.Module, ABC):
 class Blocks(Encoder):
     """An encoder that is a stack of like blocks.
 
-    To a user vector only the last position of the last block counts, so `vector` computes no other.
+    Where a user vector is the last state, only the last position of the last block counts, and no other is computed.
 
     Attributes:
         blocks: how many.
@@ -127,7 +143,7 @@ class Blocks(Encoder):
             x = self.block(i, x, context, self._door(i, via))  # (B, P + T, d)
         return self.end(x, via)  # (B, P + T, d)
 
-    def vector(self, batch: Batch, via: Via = plain) -> Tensor:
+    def _last(self, batch: Batch, via: Via) -> Tensor:
         """(B, d), with the last block computed at each user's last event only."""
         x = self.begin(batch, via)  # (B, P + T, d)
         context, final = self.context(x, batch), self.blocks - 1

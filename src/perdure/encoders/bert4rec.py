@@ -41,6 +41,7 @@ from torch.nn import functional as F
 
 from perdure.encoders.base import MASK, Blocks, Layer, Via, before, cut
 from perdure.encoders.parts import Attention, EventEmbedding, FeedForward, Norm
+from perdure.encoders.readouts import Readout, pooling
 from perdure.events.batch import Batch
 from perdure.functional.dropout import dropout
 
@@ -73,6 +74,7 @@ class BERT4Rec(Blocks):
         dropout: on embeddings and after each sub-layer.
         projection: score with gelu(W_P x + b_P), as published, or with the last block itself.
         block: "postnorm" as published, or "prenorm".
+        readout: how the states of a history become one user vector.
     """
 
     name: ClassVar[str] = "bert4rec"
@@ -93,8 +95,9 @@ class BERT4Rec(Blocks):
         attention_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
         projection: bool = True,
         block: Literal["postnorm", "prenorm"] = "postnorm",
+        readout: Readout = "last",
     ) -> None:
-        super().__init__(n_items, width, max_length)
+        super().__init__(n_items, width, max_length, readout)
         self.blocks, self.dropout, self.kind = blocks, dropout, block
         self.layers["input"] = EventEmbedding(n_items, width, max_length)
         self.layers["input_norm"] = Norm(width)
@@ -111,9 +114,13 @@ class BERT4Rec(Blocks):
             self.layers["projection"] = Projection(width)
         if projection or block == "prenorm":
             self.layers["norm"] = Norm(width)
+        self.layers.update(pooling(readout, width))
 
     def question(self, batch: Batch) -> Batch:
-        """Histories with a mask event after their last; the oldest event makes room in those of max_length events."""
+        """Histories with a mask event after their last; the oldest event makes room in those of max_length events. As
+        they are where all states are pooled."""
+        if self.readout != "last":
+            return batch
         t = batch.items.shape[1]
         kept = batch.lengths.clamp(max=self.max_length - 1)  # (B,)
         at = torch.arange(min(t + 1, self.max_length), device=batch.items.device)  # (T',)

@@ -177,7 +177,7 @@ class DUPN(Encoder):
         u = via("attention", self.layers["attention"], h, p)  # (B, P + T, d)
         return via("norm", self.layers["norm"], u)  # (B, P + T, d)
 
-    def vector(self, batch: Batch, via: Via = plain) -> Tensor:
+    def _last(self, batch: Batch, via: Via) -> Tensor:
         """(B, d), pooled at each user's last event only."""
         h, p = self._states(batch, via)
         ends = batch.lengths + (h.shape[1] - batch.items.shape[1])  # (B,)

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from perdure.encoders.base import Blocks, Layer, before, cut
 from perdure.encoders.parts import Attention, EventEmbedding, Gate, Norm, SwiGLU
+from perdure.encoders.readouts import Readout, pooling
 
 __all__ = ["ESASRec"]
 
@@ -50,6 +51,7 @@ class ESASRec(Blocks):
         max_length: events read.
         dropout: on embeddings, inside the feed-forward and after each sub-layer.
         sparse: sparse gradients for the item table, for very large catalogues with sampled losses.
+        readout: how the states of a history become one user vector.
     """
 
     name: ClassVar[str] = "esasrec"
@@ -68,8 +70,9 @@ class ESASRec(Blocks):
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.2,
         attention_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
         sparse: bool = False,
+        readout: Readout = "last",
     ) -> None:
-        super().__init__(n_items, width, max_length)
+        super().__init__(n_items, width, max_length, readout)
         self.blocks = blocks
         self.layers["input"] = EventEmbedding(n_items, width, max_length, dropout, scale=True, sparse=sparse)
         for i in range(blocks):
@@ -80,6 +83,7 @@ class ESASRec(Blocks):
             self.layers[f"block{i}/norm2"] = Norm(width)
             self.layers[f"block{i}/feedforward"] = SwiGLU(width, inner or 4 * width, dropout)
         self.layers["norm"] = Norm(width)
+        self.layers.update(pooling(readout, width))
 
     def block(self, i: int, x: Tensor, context: None, layer: Layer, ends: Tensor | None = None) -> Tensor:
         """Block i: (B, T, d) -> (B, T, d), or with `ends` (B,) at position ends - 1 alone -> (B, 1, d)."""

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from perdure.encoders.base import Encoder, Via, plain
 from perdure.encoders.parts import EventEmbedding, Norm, Recurrent
+from perdure.encoders.readouts import Readout, pooling
 from perdure.events.batch import Batch
 
 __all__ = ["GRU4Rec"]
@@ -39,6 +40,7 @@ class GRU4Rec(Encoder):
         blocks: number of GRU layers.
         max_length: events read.
         dropout: on the event vectors.
+        readout: how the states of a history become one user vector.
     """
 
     name: ClassVar[str] = "gru4rec"
@@ -54,13 +56,15 @@ class GRU4Rec(Encoder):
         max_length: Annotated[int, Ge(1)] = 50,
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.1,
         sparse: bool = False,
+        readout: Readout = "last",
     ) -> None:
-        super().__init__(n_items, width, max_length)
+        super().__init__(n_items, width, max_length, readout)
         self.blocks = blocks
         self.layers["input"] = EventEmbedding(n_items, width, 0, dropout, sparse=sparse)
         for i in range(blocks):
             self.layers[f"gru{i}"] = Recurrent(width, width)
         self.layers["norm"] = Norm(width)
+        self.layers.update(pooling(readout, width))
 
     def forward(self, batch: Batch, via: Via = plain) -> Tensor:
         """(B, T) histories -> states (B, P + T, d)."""

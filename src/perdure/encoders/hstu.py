@@ -39,6 +39,7 @@ from torch.nn import functional as F
 
 from perdure.encoders.base import Blocks, Layer, cut
 from perdure.encoders.parts import EventEmbedding, Norm, check_heads
+from perdure.encoders.readouts import Readout, pooling
 from perdure.errors import UsageError
 from perdure.events.batch import Batch
 from perdure.functional.dropout import dropout
@@ -117,6 +118,7 @@ class HSTU(Blocks):
         time: bias attention by the time between events, too; the log must have times.
         buckets: of such times.
         sparse: sparse gradients for the item table, for very large catalogues with sampled losses.
+        readout: how the states of a history become one user vector.
     """
 
     name: ClassVar[str] = "hstu"
@@ -135,8 +137,9 @@ class HSTU(Blocks):
         time: bool = False,
         buckets: Annotated[int, Ge(1)] = 128,
         sparse: bool = False,
+        readout: Readout = "last",
     ) -> None:
-        super().__init__(n_items, width, max_length)
+        super().__init__(n_items, width, max_length, readout)
         self.blocks, self.reads_times, self.buckets = blocks, time, buckets
         self.layers["input"] = EventEmbedding(n_items, width, max_length, dropout, scale=True, sparse=sparse)
         for i in range(blocks):
@@ -145,6 +148,7 @@ class HSTU(Blocks):
                 width, heads, max_length, buckets if time else 0, dropout
             )
         self.layers["norm"] = Norm(width)
+        self.layers.update(pooling(readout, width))
 
     def context(self, x: Tensor, batch: Batch) -> tuple[Tensor, ...]:
         """Places (1, P + T) and, where times are read, gaps (B, P + T, P + T), prompts at the first event's time."""

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from perdure.encoders.base import Encoder, Via, plain
 from perdure.encoders.parts import CausalConv, EventEmbedding, Norm
+from perdure.encoders.readouts import Readout, pooling
 from perdure.events.batch import Batch
 
 __all__ = ["NextItNet"]
@@ -44,6 +45,7 @@ class NextItNet(Encoder):
         norm: "post" (PeterRec, TERACON) or "pre" (CONURE).
         max_length: events read.
         dropout: on the event vectors only (the papers use none).
+        readout: how the states of a history become one user vector.
     """
 
     name: ClassVar[str] = "nextitnet"
@@ -61,8 +63,9 @@ class NextItNet(Encoder):
         max_length: Annotated[int, Ge(1)] = 100,
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
         sparse: bool = False,
+        readout: Readout = "last",
     ) -> None:
-        super().__init__(n_items, width, max_length)
+        super().__init__(n_items, width, max_length, readout)
         self.blocks, self.norm = len(dilations), norm
         self.layers["input"] = EventEmbedding(n_items, width, 0, dropout, sparse=sparse)
         for i, dilation in enumerate(dilations):
@@ -73,6 +76,7 @@ class NextItNet(Encoder):
                 ]
                 for site, layer in parts if norm == "post" else reversed(parts):
                     self.layers[site] = layer
+        self.layers.update(pooling(readout, width))
 
     def forward(self, batch: Batch, via: Via = plain) -> Tensor:
         """(B, T) histories -> states (B, P + T, d)."""

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from perdure.encoders.base import Blocks, Layer, before, cut
 from perdure.encoders.parts import Attention, EventEmbedding, FeedForward, Norm
+from perdure.encoders.readouts import Readout, pooling
 
 __all__ = ["SASRec"]
 
@@ -45,6 +46,7 @@ class SASRec(Blocks):
         max_length: events read.
         dropout: on embeddings and after each sub-layer.
         sparse: sparse gradients for the item table, for very large catalogues with sampled losses.
+        readout: how the states of a history become one user vector.
     """
 
     name: ClassVar[str] = "sasrec"
@@ -64,8 +66,9 @@ class SASRec(Blocks):
         attention_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
         block: Literal["sasrec", "prenorm"] = "sasrec",
         sparse: bool = False,
+        readout: Readout = "last",
     ) -> None:
-        super().__init__(n_items, width, max_length)
+        super().__init__(n_items, width, max_length, readout)
         self.blocks, self.kind = blocks, block
         self.layers["input"] = EventEmbedding(n_items, width, max_length, dropout, scale=True, sparse=sparse)
         for i in range(blocks):
@@ -74,6 +77,7 @@ class SASRec(Blocks):
             self.layers[f"block{i}/norm2"] = Norm(width)
             self.layers[f"block{i}/feedforward"] = FeedForward(width, inner or width, dropout)
         self.layers["norm"] = Norm(width)
+        self.layers.update(pooling(readout, width))
 
     def block(self, i: int, x: Tensor, context: None, layer: Layer, ends: Tensor | None = None) -> Tensor:
         """Block i: (B, T, d) -> (B, T, d), or with `ends` (B,) at position ends - 1 alone -> (B, 1, d)."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from perdure.errors import DataError, ModelError, UsageError
 from perdure.evaluation import bootstrap, metrics
+from perdure.evaluation.own_measure import own_measure
 from perdure.evaluation.ranking import Sampled, rank_blocks, users_at_once
 from perdure.inference.represent import blank, label_of_item, represent, scores_of, seen_cells
 
@@ -46,7 +47,7 @@ class Score:
         per_user: measure -> (n,) float64.
         users: (n,) int32 user rows, in the order of `per_user`.
         primary: the measure that stands for the task in the matrix R.
-        protocol: "full ranking", "sampled: 100 uniform negatives, seed 0", or "all classes".
+        protocol: "full ranking", "sampled: 100 uniform negatives, seed 0", "all classes", or the objective's name.
         notes: what a reader of the numbers must know.
         confusion: (Y + 1, Y) counts for one_of, else None; see metrics.confusion.
     """
@@ -150,7 +151,8 @@ def evaluate(
     """Measures a model on the examples of a task.
 
     Tasks whose labels are ranked (next_item, item) give hr@k, ndcg@k, mrr@k, recall@k for each k and auc; one_of gives
-    accuracy, macro_f1, log_loss and auc. Formulas: metrics.py; ties and left-out labels: ranking.py.
+    accuracy, macro_f1, log_loss and auc. Formulas: metrics.py; ties and left-out labels: ranking.py. A next_item task
+    whose objective ranks nothing gives what the objective measures of users: own_measure.py.
 
     Args:
         data: the task made ready, over the store whose items the model reads.
@@ -184,6 +186,8 @@ def evaluate(
             where="evaluate",
         )
     examples, notes = _judged(data.part(split), card.name, split)
+    if not model.ranks(card.name):
+        return _by_objective(model, data, examples, split, notes, batch_size).by(metric)
     profiles = None if data.profiles is None else data.profiles.of(examples.users)
     empty = int(blank(model, card.name, examples.begin, examples.end, profiles).sum())
     if empty:
@@ -265,6 +269,18 @@ def _classes(model, card, data, examples, split, notes, batch_size) -> Score:
     values = {name: values[name] for name in ("accuracy", "macro_f1", "log_loss", "auc") if name in values}
     users, primary = examples.users, PRIMARY[card.kind]
     return Score(card.name, split, n, values, per_user, users, primary, "all classes", tuple(notes), table)
+
+
+def _by_objective(model, data, examples, split, notes, batch_size) -> Score:
+    """Score of a task whose objective learns user vectors and ranks nothing."""
+    per_user, kept = own_measure(model, data, examples, batch_size)
+    if not len(kept):
+        raise DataError(f"no {split} user of {data.task.name!r} has an input event", where=f"evaluate, split {split!r}")
+    if len(kept) < len(examples):
+        notes.append(f"{len(examples) - len(kept)} users without input events, or of an incomplete batch, are left out")
+    name, protocol = model.objective.measure, f"{model.objective.name}, {min(batch_size, len(kept))} users a batch"
+    users, values = examples.users[kept], {name: float(per_user.mean())}
+    return Score(data.task.name, split, len(kept), values, {name: per_user}, users, name, protocol, tuple(notes))
 
 
 def _vectors(model: UserModel, task: str, data: TaskData, examples: Examples, batch_size: int):

@@ -119,10 +119,17 @@ def recommend(
         One Answer a history, in order.
 
     Raises:
-        UsageError: unknown task (says the nearest), k below 1, ids that are no text.
+        UsageError: unknown task (says the nearest), a task that ranks nothing, k below 1, ids that are no text.
         NonFiniteError: the model gave a NaN or an infinity.
     """
     card = model.card(task)
+    if not model.ranks(task):
+        raise UsageError(
+            f"task {task!r} was learned with {model.objective.name}, which makes user vectors and ranks no items",
+            expected="one of " + (", ".join(t for t in model.tasks if model.ranks(t)) or "(the model ranks nothing)"),
+            where="recommend, task",
+            fix="perdure embed gives the vectors",
+        )
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise UsageError(f"k = {k!r}", expected="a whole number of 1 or more", where="recommend, k")
     if seen not in ("drop", "keep"):

@@ -26,10 +26,16 @@ class ItemTableHead(nn.Module):
     Args:
         n_items: N; width: d.
         tied: score with the encoder's item table and own nothing; else a table (N + 2, d) and a bias of its own.
+
+    Attributes:
+        parts: what the task's objective trains besides, or None.
     """
+
+    parts: nn.Module | None
 
     def __init__(self, n_items: int, width: int, generator: torch.Generator, tied: bool = True) -> None:
         super().__init__()
+        self.register_module("parts", None)
         self.table = (
             None if tied else nn.Parameter(torch.empty(n_items + 2, width).normal_(std=0.02, generator=generator))
         )

@@ -14,6 +14,7 @@ from perdure.encoders.base import Encoder
 from perdure.errors import UsageError
 from perdure.events.batch import Batch
 from perdure.model.heads import ItemTableHead, LabelsHead
+from perdure.objectives.base import Learner
 
 if TYPE_CHECKING:
     from perdure.events.ids import Ids
@@ -105,6 +106,8 @@ class UserModel(nn.Module):
             head = ItemTableHead(self.backbone.n_items, self.backbone.width, generator, tied)
         elif head is None:
             head = LabelsHead(len(card.labels), self.backbone.width, generator)
+        if card.kind == "next_item":
+            head.parts = self.objective.parts(self.backbone, self.fields, generator)  # type: ignore[operator]
         self.heads[card.name] = head.to(device)
         overlay = self.method.overlay(self, card, generator)  # type: ignore[operator]
         if overlay is not None:
@@ -159,13 +162,30 @@ class UserModel(nn.Module):
         self.card(task)
         return self.score_of(self.represent(batch, task), task)
 
+    def ranks(self, task: str) -> bool:
+        """Whether scores of the task rank its labels; not where its objective learns user vectors alone."""
+        return not (self.card(task).kind == "next_item" and self.objective.measure)
+
     def loss(self, batch: Batch, task: str, rng: torch.Generator) -> Tensor:
         """The task's own loss: the objective for next_item, the head's cross-entropy for the others."""
-        head = self.heads[task]
         if self.tasks[task].kind == "next_item":
-            table, bias = head.weights(self.item_table(task))  # type: ignore[operator]
-            sparse = self.backbone.sparse and bias is None
-            overlay = self.overlays.get(task)
-            first = overlay is not None and bool(overlay.predicts_first)
-            return self.objective.loss(lambda b: self.states(b, task), table, bias, batch, rng, sparse, first)  # type: ignore[operator]
-        return head.loss(self.represent(batch, task), batch, self.item_table(task))  # type: ignore[operator]
+            return self.objective.loss(self.learner(task), batch, rng)  # type: ignore[operator]
+        return self.heads[task].loss(self.represent(batch, task), batch, self.item_table(task))  # type: ignore[operator]
+
+    def judge(self, batch: Batch, task: str, rng: torch.Generator) -> Tensor:
+        """(B,) what the objective of a next_item task measures of each user; see `Objective.judge`."""
+        return self.objective.judge(self.learner(task), batch, rng)  # type: ignore[operator]
+
+    def learner(self, task: str) -> Learner:
+        """A next_item task as its objective sees it."""
+        head, overlay = self.heads[task], self.overlays.get(task)
+        table, bias = head.weights(self.item_table(task))  # type: ignore[operator]
+        return Learner(
+            encode=lambda batch: self.states(batch, task),
+            vector=lambda batch: self.represent(batch, task),
+            table=table,
+            bias=bias,
+            parts=head.parts,  # type: ignore[arg-type]
+            sparse=self.backbone.sparse and bias is None,
+            first=overlay is not None and bool(overlay.predicts_first),
+        )

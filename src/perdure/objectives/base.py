@@ -1,10 +1,11 @@
-"""What every way of pre-training is: views of a batch, and a loss on the states an encoder makes of them."""
+"""What every way of pre-training is: views of a batch, and a loss on what an encoder makes of them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,35 @@ from perdure.encoders.base import Encoder
 from perdure.errors import SettingsError
 from perdure.events.batch import Batch
 
-__all__ = ["Encode", "Objective"]
+if TYPE_CHECKING:
+    from perdure.events.examples import TaskData
+    from perdure.events.profiles import Fields
 
-Encode = Callable[[Batch], Tensor]  # (B, T) histories -> states (B, P + T, d), through whatever overlay a task has
+__all__ = ["Learner", "Objective"]
+
+Encode = Callable[[Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What an objective teaches: one task's view of a model.
+
+    Attributes:
+        encode: (B, T) histories -> states (B, P + T, d), through whatever overlay the task has.
+        vector: (B, T) histories -> user vectors (B, d), as they are served: through the encoder's readout.
+        table: (N + 2, d) vectors items are scored with, by item row; bias: (N + 2,) or None.
+        parts: what `Objective.parts` made for the task, or None.
+        sparse: give the table sparse gradients where the loss touches few of its rows.
+        first: the position before the first event predicts that event; objectives that look both ways do not care.
+    """
+
+    encode: Encode
+    vector: Encode
+    table: Tensor
+    bias: Tensor | None = None
+    parts: nn.Module | None = None
+    sparse: bool = False
+    first: bool = False
 
 
 class Objective(nn.Module, ABC):
@@ -25,6 +52,11 @@ class Objective(nn.Module, ABC):
         tied: next_item tasks score with the table the encoder reads with; False gives them one of their own.
         extra: events beyond the encoder's max_length that a training window needs (1 for a shifted target).
         causal: the encoders it can train: those that look back only (True), those that look both ways (False), or any.
+        any_readout: it trains user vectors as they are served; False where it trains the state at each event, which is
+            a user vector only where the readout is the last state.
+        reads_times: training batches must bring the times of the events.
+        measure: what `judge` measures; a next_item task is then judged by it, on the validation and test users, and
+            ranks no items. Empty for objectives that learn to rank, whose tasks are judged by ranking.
     """
 
     name: ClassVar[str]
@@ -32,6 +64,9 @@ class Objective(nn.Module, ABC):
     summary: ClassVar[str]
     extra: ClassVar[int] = 0
     causal: ClassVar[bool | None] = None
+    any_readout: ClassVar[bool] = False
+    reads_times: ClassVar[bool] = False
+    measure: ClassVar[str] = ""
     tied: bool = True
 
     @classmethod
@@ -45,29 +80,32 @@ class Objective(nn.Module, ABC):
                 where="objective.name, encoder.name",
                 fix="next_item goes with causal encoders, masked_item with bidirectional ones",
             )
+        if not cls.any_readout and not isinstance(encoder, type) and encoder.readout != "last":
+            raise SettingsError(
+                f"objective {cls.name} trains the state at each event, and the readout is {encoder.readout!r}",
+                expected='readout "last", or an objective that trains whole user vectors',
+                where="encoder.readout",
+                fix='set encoder.readout = "last"; some methods read pooled states for later tasks',
+            )
 
-    def prepare(self, counts: Tensor) -> None:
-        """Told once before training: counts (N,) of each item in the training histories."""
+    def prepare(self, counts: Tensor, data: TaskData | None = None) -> None:
+        """Told once before training: counts (N,) of each item in the training histories, and the task itself."""
         return
 
+    def parts(self, encoder: Encoder, fields: Fields | None, generator: torch.Generator) -> nn.Module | None:
+        """What it trains besides the encoder for one task, drawn from `generator`: part of the task's head, hence of
+        its file. Its shapes follow from the encoder and the profile fields (None where there are none), as a saved
+        model is built before its weights are read."""
+        return None
+
     @abstractmethod
-    def loss(
-        self,
-        encode: Encode,
-        table: Tensor,
-        bias: Tensor | None,
-        batch: Batch,
-        rng: torch.Generator,
-        sparse: bool = False,
-        first: bool = False,
-    ) -> Tensor:
-        """Scalar loss of one batch.
+    def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
+        """Scalar loss of one batch: windows of max_length + extra events.
 
         Args:
-            encode: histories -> states (B, P + T, d).
-            table: (N + 2, d) vectors items are scored with, by item row; bias: (N + 2,) or None.
-            batch: windows of max_length + extra events.
             rng: the only source of chance besides dropout.
-            sparse: give the table sparse gradients where the loss touches few of its rows.
-            first: the position before the first event predicts that event; objectives that look both ways do not care.
         """
+
+    def judge(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
+        """(B,) `measure` of each user in [0, 1], larger is better; only for objectives that have one."""
+        raise NotImplementedError(f"{self.name} is judged by ranking")

@@ -33,7 +33,7 @@ from torch import Tensor
 from perdure.encoders.base import MASK
 from perdure.events.batch import Batch
 from perdure.functional.losses import softmax_loss
-from perdure.objectives.base import Encode, Objective
+from perdure.objectives.base import Learner, Objective
 
 __all__ = ["MaskedItem"]
 
@@ -67,23 +67,14 @@ class MaskedItem(Objective):
         super().__init__()
         self.rate, self.most, self.last, self.corrupt, self.tied = rate, most, last, corrupt, tied
 
-    def loss(
-        self,
-        encode: Encode,
-        table: Tensor,
-        bias: Tensor | None,
-        batch: Batch,
-        rng: torch.Generator,
-        sparse: bool = False,
-        first: bool = False,
-    ) -> Tensor:
+    def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """Scalar: mean loss over the masked events of windows of T events."""
         b, t = batch.items.shape
         masked = self.draw(batch, rng)  # (B, T)
-        hidden = batch.hidden(masked, self._stand_ins(batch.items, len(table), rng))
+        hidden = batch.hidden(masked, self._stand_ins(batch.items, len(learner.table), rng))
         at = masked.flatten().nonzero().squeeze(1)  # (M,)
-        h = encode(hidden)[:, -t:].reshape(b * t, -1)[at]  # (M, d), prompts in front cut off
-        return softmax_loss(h, table, batch.items.flatten()[at], bias=bias, first=2)
+        h = learner.encode(hidden)[:, -t:].reshape(b * t, -1)[at]  # (M, d), prompts in front cut off
+        return softmax_loss(h, learner.table, batch.items.flatten()[at], bias=learner.bias, first=2)
 
     def draw(self, batch: Batch, rng: torch.Generator) -> Tensor:
         """(B, T) bool: which events are hidden, at least one of every history that has one."""

@@ -23,7 +23,7 @@ that history window, are masked, not drawn again.
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 import torch
 from annotated_types import Ge, Le
@@ -33,7 +33,10 @@ from torch.nn import functional as F
 from perdure.events.batch import Batch
 from perdure.functional import losses
 from perdure.functional.negatives import Negatives
-from perdure.objectives.base import Encode, Objective
+from perdure.objectives.base import Learner, Objective
+
+if TYPE_CHECKING:
+    from perdure.events.examples import TaskData
 
 __all__ = ["NextItem"]
 
@@ -74,24 +77,16 @@ class NextItem(Objective):
         self.log_q, self.t, self.tied = log_q, t, tied
         self.sampler: Negatives | None = None
 
-    def prepare(self, counts: Tensor) -> None:
+    def prepare(self, counts: Tensor, data: TaskData | None = None) -> None:
         """Told once before training: counts (N,) of each item in the training histories."""
         self.sampler = Negatives(counts, self.alpha)
 
-    def loss(
-        self,
-        encode: Encode,
-        table: Tensor,
-        bias: Tensor | None,
-        batch: Batch,
-        rng: torch.Generator,
-        sparse: bool = False,
-        first: bool = False,
-    ) -> Tensor:
+    def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """Scalar: mean loss over all valid positions of windows of T + 1 events."""
+        table, bias, sparse, first = learner.table, learner.bias, learner.sparse, learner.first
         inputs = batch.upto(batch.items.shape[1] - 1, (batch.lengths - 1).clamp(min=0))  # (B, T)
         b, t = len(batch), batch.items.shape[1] - 1 + first
-        h = encode(inputs)  # (B, P + T, d)
+        h = learner.encode(inputs)  # (B, P + T, d)
         h = h[:, h.shape[1] - t :]  # (B, T, d) without prompts, or (B, 1 + T, d) with the last of them
         asked = batch.valid if first else inputs.valid  # (B, T)
         at = asked.flatten().nonzero().squeeze(1)  # (M,)

@@ -237,7 +237,7 @@ class _Teacher:
             life.trainable = max(life.trainable, sum(p.numel() for p in trained))
         if pairs := [self.datas[task] for task, card in model.tasks.items() if card.kind == "next_item"]:
             counts = item_counts(pairs[-1], model.backbone.n_items)  # of the newest such task; it may be replayed
-            self.objective.prepare(torch.from_numpy(counts).to(self.fabric.device))
+            self.objective.prepare(torch.from_numpy(counts).to(self.fabric.device), pairs[-1])
         rng = torch.Generator(self.fabric.device)
         rng.manual_seed(seed_of(self.seed, name, stage, "loss"))
         saver = self._saver(name)
@@ -293,7 +293,7 @@ class _Teacher:
             batch_size=settings.batch_size,
             max_length=backbone.max_length + (self.objective.extra if shifted else 0),
             generator=self._generator(name, stage, "order"),
-            times=bool(getattr(backbone, "reads_times", False)),
+            times=backbone.reads_times or (shifted and self.objective.reads_times),
             windows=settings.windows if shifted else "last",
             profiles=data.profiles,
         )

@@ -49,6 +49,7 @@ from torch.nn import functional as F
 
 from perdure.encoders.base import Encoder, Via
 from perdure.encoders.parts import CausalConv, Norm
+from perdure.encoders.readouts import mean_of_events
 from perdure.errors import SettingsError
 from perdure.events.batch import Batch
 from perdure.functional.gates import straight_through_step
@@ -261,9 +262,3 @@ class UAF(Method):
     def reward(self, hits: Tensor, a: Tensor) -> Tensor:
         """r (B,) of a (B, L), for the share of hits (B,)."""
         return hits * (1 - self.gamma * (1 - a.mean(1)) ** 2) - (1 - hits) * self.gamma
-
-
-def mean_of_events(h: Tensor, lengths: Tensor) -> Tensor:
-    """Mean over the first `lengths` (B,) positions of each user, (B, T, d) -> (B, d); zeros where there are none."""
-    events = torch.arange(h.shape[1], device=h.device) < lengths[:, None]  # (B, T)
-    return (h * events[..., None]).sum(1) / lengths.clamp(min=1)[:, None]  # (B, d)

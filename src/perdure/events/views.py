@@ -1,0 +1,70 @@
+"""Views of histories: other histories of the same users, as contrastive objectives compare them. Each is drawn for the
+whole batch at once, and from its generator alone.
+
+| view | what it does | source |
+|---|---|---|
+| crop | keeps a run of ceil(share n) events | CL4SRec, Xie et al., ICDE 2022, eq. 5 |
+| mask | hides floor(share n) events behind the mask row | the same, eq. 6 |
+| reorder | shuffles a run of floor(share n) events | the same, eq. 7 |
+| halves | every other event, and the rest: two histories without a common event | standard split-half practice |
+
+A view of a history of n events has at least one event wherever n > 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from perdure.events.batch import Batch
+
+__all__ = ["crop", "halves", "mask", "reorder"]
+
+
+def crop(batch: Batch, share: float, rng: torch.Generator) -> Batch:
+    """A run of ceil(share n) events of each history, share in (0, 1], from a place drawn evenly."""
+    n = batch.lengths  # (B,)
+    kept = torch.minimum((n * share).ceil().long(), n)  # (B,)
+    begin = (_rand((len(n),), batch, rng) * (n - kept + 1)).long()  # (B,)
+    at = begin[:, None] + torch.arange(max(int(kept.max()), 1), device=n.device)  # (B, T')
+    return _picked(batch, at, kept)
+
+
+def mask(batch: Batch, share: float, rng: torch.Generator, row: int = 1) -> Batch:
+    """`row` in place of floor(share n) events of each history, share in [0, 1), drawn evenly."""
+    lots = _rand(batch.items.shape, batch, rng).masked_fill(~batch.valid, 2.0)  # (B, T)
+    hidden = lots.argsort(1).argsort(1) < (batch.lengths * share).long()[:, None]  # (B, T)
+    return batch.hidden(hidden, row)
+
+
+def reorder(batch: Batch, share: float, rng: torch.Generator) -> Batch:
+    """The events of a run of floor(share n) of each history, share in [0, 1], in an order drawn evenly. Times stay
+    where they are: they ascend, whatever happens when."""
+    n, t = batch.lengths, batch.items.shape[1]  # (B,)
+    moved = (n * share).long()  # (B,)
+    begin = (_rand((len(n),), batch, rng) * (n - moved + 1)).long()[:, None]  # (B, 1)
+    place = torch.arange(t, device=n.device).expand(len(n), t)  # (B, T)
+    inside = (place >= begin) & (place < begin + moved[:, None])  # (B, T)
+    keys = torch.where(inside, begin + _rand(batch.items.shape, batch, rng) * moved[:, None], place)  # (B, T)
+    keys = torch.where(inside, keys.clamp(max=(begin + moved[:, None]) - 0.5), keys.double())  # before what follows
+    return replace(_picked(batch, keys.argsort(dim=1, stable=True), n), times=batch.times)
+
+
+def halves(batch: Batch) -> tuple[Batch, Batch]:
+    """The first, third, fifth ... event of each history, and the others; a single event is both halves."""
+    n, t = batch.lengths, batch.items.shape[1]  # (B,)
+    at = 2 * torch.arange(max((t + 1) // 2, 1), device=n.device).expand(len(n), -1)  # (B, T')
+    lone = (n == 1)[:, None]  # (B, 1)
+    others = torch.where(lone, at, at + 1)  # (B, T')
+    return _picked(batch, at, (n + 1) // 2), _picked(batch, others, torch.where(n == 1, n, n // 2))
+
+
+def _picked(batch: Batch, at: Tensor, lengths: Tensor) -> Batch:
+    """The events at positions `at` (B, T') of each history, the first `lengths` (B,) of which count."""
+    return batch.picked(at.clamp(max=batch.items.shape[1] - 1), lengths)
+
+
+def _rand(shape: tuple[int, ...], batch: Batch, rng: torch.Generator) -> Tensor:
+    return torch.rand(shape, generator=rng, device=rng.device, dtype=torch.float64).to(batch.items.device)
