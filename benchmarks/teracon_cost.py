@@ -34,7 +34,7 @@ from perdure.events.ids import Ids
 from perdure.model.store import build
 from perdure.model.user_model import TaskCard, UserModel
 from perdure.train_settings import TrainSettings
-from perdure.training.loop import make_optimizers
+from perdure.training.optimizers import make_optimizers
 from perdure.tuning import teracon
 
 
