@@ -158,10 +158,10 @@ def test_a_share_may_be_a_column():
     assert same.tolist() == [True, False, True, False]
 
 
-def test_sparse_tables_get_sparse_adam_and_rows_nobody_met_stay():
+def test_sparse_tables_get_adam_by_rows_and_rows_nobody_met_stay():
     model = Toy(Rule(everything), sparse=True)
     kinds = [type(o).__name__ for o in make_optimizers(model.parameters(), TrainSettings())]
-    assert kinds == ["Adam", "SparseAdam"]
+    assert kinds == ["Adam", "RowAdam"]
     before = model.table.weight.detach().clone()
     run(model, n=1, epochs=3, clip=0.01)
     met = torch.zeros(20, dtype=torch.bool)

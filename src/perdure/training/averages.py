@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from perdure.training.rows import touched
+
 __all__ = ["Averages", "share"]
 
 
@@ -56,8 +58,8 @@ class Averages:
     def before(self) -> None:
         """Before a step: rows it will move are brought up to date with the weights that they still have."""
         for name, told in self.told.items():
-            if (rows := _rows(self.trained[name])) is not None:
-                self.values[name][rows] = self._caught_up(name, rows)
+            if (rows := touched(self.trained[name])) is not None:
+                self.values[name].index_copy_(0, rows, self._caught_up(name, rows))
                 told[rows] = self.log
 
     @torch.no_grad()
@@ -71,25 +73,25 @@ class Averages:
             parameter = self.trained[name]
             if name not in self.told:
                 value.lerp_(parameter, 1 - kept)
-            elif (rows := _rows(parameter)) is not None:
-                value[rows] = torch.lerp(value[rows], parameter[rows], 1 - kept)
+            elif (rows := touched(parameter)) is not None:
+                now = value.index_select(0, rows).lerp_(parameter.index_select(0, rows), 1 - kept)  # (n, ...)
+                value.index_copy_(0, rows, now)
                 self.told[name][rows] = self.log
 
-    def _caught_up(self, name: str, rows: Tensor | slice) -> Tensor:
-        """Averages of some rows whose weights have stood still since they were last averaged."""
-        missed = -torch.expm1(self.log - self.told[name][rows])  # (n,): 1 - the product of the shares
-        value = self.values[name][rows]  # (n, ...)
-        missed = missed.to(value.dtype).view(-1, *[1] * (value.ndim - 1))
-        return torch.lerp(value, self.trained[name].detach()[rows], missed)
+    def _caught_up(self, name: str, rows: Tensor | None = None) -> Tensor:
+        """Averages of some rows, or all, whose weights have stood still since they were last averaged."""
+        value, weight, told = self.values[name], self.trained[name].detach(), self.told[name]
+        if rows is not None:
+            value, weight, told = (t.index_select(0, rows) for t in (value, weight, told))  # (n, ...), (n, ...), (n,)
+        missed = -torch.expm1(self.log - told)  # (n,): 1 - the product of the shares
+        return torch.lerp(value, weight, missed.to(value.dtype).view(-1, *[1] * (value.ndim - 1)))  # (n, ...)
 
     # -- in place of the weights ------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def now(self) -> dict[str, Tensor]:
         """The averages by name; what is shut is the weight itself. Changes nothing here."""
-        found = {
-            name: self._caught_up(name, slice(None)) if name in self.told else a for name, a in self.values.items()
-        }
+        found = {name: self._caught_up(name) if name in self.told else a for name, a in self.values.items()}
         for name, parameter in self.trained.items():
             if parameter in self.shut:
                 found[name] = torch.where(self.shut[parameter] >= 1, parameter.detach(), found[name])
@@ -124,14 +126,6 @@ class Averages:
         for held, key in ((self.values, "average"), (self.told, "told")):
             for name, value in held.items():
                 value.copy_(tensors[f"{name}/{key}"])
-
-
-def _rows(parameter: Parameter) -> Tensor | None:
-    """The rows a step touches, each once; None without a gradient."""
-    gradient = parameter.grad
-    if gradient is None or not gradient.is_sparse:
-        return None
-    return gradient.coalesce().indices()[0]  # (n,)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -31,6 +31,7 @@ from perdure.model.user_model import UserModel
 from perdure.train_settings import TrainSettings
 from perdure.training.averages import Averages
 from perdure.training.optimizers import gradient_norm, make_optimizers, scale_gradients, share_of_rate, values_of
+from perdure.training.rows import touched
 from perdure.tuning.base import Method
 
 Snapshot = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]  # tensors by file and name; a JSON document
@@ -185,11 +186,12 @@ def fit(
 
 def _move(optimizers: list[Optimizer], shut: dict[Parameter, Tensor], averages: Averages, step: int) -> None:
     """Step number `step` (from 1) itself; what is shut does not take part, the averages follow."""
-    before = {p: p.detach().clone() for p in shut}
+    rows = {p: named for p in shut if (named := touched(p)) is not None}
+    before = {p: p.detach().index_select(0, rows[p]) if p in rows else p.detach().clone() for p in shut}
     averages.before()
     for optimizer in optimizers:
         optimizer.step()
-    put_back_shut(shut, before)
+    put_back_shut(shut, before, rows)
     averages.after(step)
 
 
@@ -229,12 +231,29 @@ def movable(model: nn.Module, trained: dict[str, Parameter]) -> dict[str, Tensor
     return {**trained, **buffers}
 
 
-def put_back_shut(shut: dict[Parameter, Tensor], before: dict[Parameter, Tensor]) -> None:
-    """Undo the step where it was shut: share 1 gets its old value back bit for bit, a part of it moves partly."""
-    with torch.no_grad():
-        for parameter, share in shut.items():
-            part = torch.lerp(parameter, before[parameter], share.to(parameter.dtype).expand_as(parameter))
-            parameter.copy_(torch.where(share >= 1, before[parameter], torch.where(share <= 0, parameter, part)))
+@torch.no_grad()
+def put_back_shut(
+    shut: Mapping[Parameter, Tensor],
+    before: Mapping[Parameter, Tensor],
+    rows: Mapping[Parameter, Tensor] | None = None,
+) -> None:
+    """Undo the step where it was shut: share 1 gets its old value back bit for bit, a part of it moves partly.
+
+    Args:
+        shut: parameter -> share that may not move, [0, 1], of its shape or one that expands to it.
+        before: parameter -> what it was before the step; of those in `rows` these rows alone.
+        rows: parameter -> the rows that the step moved, (n,), each once.
+    """
+    for parameter, share in shut.items():
+        old, new, named = before[parameter], parameter.detach(), (rows or {}).get(parameter)
+        share = share.to(parameter.dtype).expand_as(parameter)
+        if named is not None:
+            new, share = new.index_select(0, named), share.index_select(0, named)
+        kept = torch.where(share >= 1, old, torch.where(share <= 0, new, torch.lerp(new, old, share)))
+        if named is None:
+            parameter.copy_(kept)
+        else:
+            parameter.index_copy_(0, named, kept)
 
 
 def count_targets(batch: Batch) -> int:

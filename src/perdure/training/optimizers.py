@@ -15,14 +15,15 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from perdure.train_settings import TrainSettings
+from perdure.training.rows import RowAdam
 
 __all__ = ["gradient_norm", "make_optimizers", "scale_gradients", "share_of_rate", "values_of"]
 
 
 def make_optimizers(trained: Iterable[Parameter], settings: TrainSettings) -> list[Optimizer]:
-    """Adam or AdamW over dense parameters; SparseAdam over those whose gradients are sparse (`parameter.sparse`).
+    """Adam or AdamW over dense parameters; RowAdam over those whose gradients are sparse (`parameter.sparse`).
 
-    SparseAdam moves only the rows that a batch touched and knows no weight decay.
+    RowAdam moves only the rows that a batch touched and knows no weight decay.
     """
     dense: list[Parameter] = []
     sparse: list[Parameter] = []
@@ -35,7 +36,7 @@ def make_optimizers(trained: Iterable[Parameter], settings: TrainSettings) -> li
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in dense)
         optimizers.append(kind(dense, lr=rate, betas=betas, weight_decay=settings.weight_decay, fused=fused))
     if sparse:
-        optimizers.append(torch.optim.SparseAdam(sparse, lr=rate, betas=betas))
+        optimizers.append(RowAdam(sparse, lr=rate, betas=betas))
     return optimizers
 
 
