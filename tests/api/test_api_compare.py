@@ -345,6 +345,35 @@ def test_tuned_settings_reach_their_method_alone(near, tmp_path):
     assert all("compare" not in one for one in settings.values())
 
 
+def test_a_method_twice_with_other_options(near, tmp_path):
+    tuned = {
+        "light": {"method": "ppr", "tuning": {"tokens": 2}},
+        "full": {"method": "ppr", "tuning.variant": "full", "train.epochs": 2},
+        "small": {"encoder": "sasrec", "encoder.width": 8},
+    }
+    recipe = make(tmp_path, ("watch", "gender"), pretrain={"epochs": 1}, compare=tuned)
+    asked = {"methods": ["light", "full"], "encoders": ["sasrec", "small"], "against": "full"}
+    done = perdure.compare(recipe, tmp_path / "out", **asked)
+    runs = {
+        cell["folder"]: json.loads((tmp_path / "out" / cell["folder"] / "run.json").read_text()) for cell in done.cells
+    }
+    assert set(runs) == {f"runs/{e}/{m}/forward/3" for e in ("sasrec", "small") for m in ("light", "full")}
+    small = runs["runs/small/full/forward/3"]["settings"]
+    assert small["encoder"] | {"name": "sasrec", "width": 8} == small["encoder"]
+    assert small["tuning"] | {"method": "ppr", "variant": "full"} == small["tuning"] and small["train"]["epochs"] == 2
+    plain = runs["runs/sasrec/light/forward/3"]["settings"]
+    assert plain["tuning"] | {"variant": "light", "tokens": 2} == plain["tuning"] and plain["encoder"]["width"] != 8
+    backbones = {cell["encoder"]: cell["backbone"] for cell in done.cells}
+    assert backbones == {"sasrec": "backbones/sasrec-3", "small": "backbones/small-3"}
+    for group in done.summary:
+        assert {name: one["keeps"] for name, one in group["methods"].items()} == {"light": True, "full": False}
+        assert group["methods"]["light"]["against"] == "full"
+    assert about(done.folder)["tuned"]["full"]["method"] == "ppr"
+    assert "light" in Path(str(done.report)).read_text()
+    with pytest.raises(UsageError, match="did you mean light"):
+        perdure.compare(recipe, tmp_path / "out", methods=["ligth"])
+
+
 @pytest.mark.parametrize(
     ("tuned", "said"),
     [
@@ -356,6 +385,15 @@ def test_tuned_settings_reach_their_method_alone(near, tmp_path):
         ({"pcl": 3}, r"a table for each method"),
         ({"gru4rec": {"encoder.hidden": 3}}, "compare.gru4rec.encoder.hidden: unknown key"),
         ({"gru4rec": {"tuning.length": 3}}, "cannot differ between encoders"),
+        ({"long": {"tuning.length": 5}}, "a variant with the key method or encoder"),
+        ({"long": {"method": "plc"}}, r"compare.long.method: found 'plc'"),
+        ({"long": {"method": "sasrec"}}, r"compare.long.method: found 'sasrec'"),
+        ({"long": {"method": "pcl", "encoder": "sasrec"}}, "a variant of a method and of an encoder"),
+        ({"PCL": {"method": "pcl"}}, "another name for a variant"),
+        ({"gru4rec": {"method": "pcl"}}, "gru4rec is the name of a method or encoder"),
+        ({"a/b": {"method": "pcl"}}, "no name for a variant"),
+        ({"long": {"method": "pcl", "tuning.lenght": 5}}, "compare.long.tuning.lenght: unknown key"),
+        ({"long": {"method": "pcl", "encoder.width": 8}}, "cannot differ between methods"),
     ],
 )
 def test_tuned_settings_are_checked_as_all_others(tmp_path, tuned, said):

@@ -39,7 +39,7 @@ BASE = "frozen"  # the method of a backbone; on the first task it is like every 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a comparison."""
+    """One run of a comparison. Encoder and method are names, or the recipe's names of variants."""
 
     encoder: str
     method: str
@@ -106,7 +106,8 @@ class Plan:
         Args:
             shared: it begins with the model of its backbone.
         """
-        tables = copy.deepcopy(tuned.for_method(self.tables, cell.method))
+        method, encoder = (tuned.part(self.settings.compare, name) for name in (cell.method, cell.encoder))
+        tables = copy.deepcopy(tuned.for_method(self.tables, method))
         tables["tasks"] = _ordered(tables["tasks"], cell.order)
         changes = [*self.overrides]
         if cell.order == FIRST:
@@ -116,7 +117,7 @@ class Plan:
             if self.settings.evaluate.metric and not self.settings.evaluate.fits(self.settings.tasks[0].kind):
                 changes = [text for text in changes if not text.startswith("evaluate.metric")]
                 tables.get("evaluate", {}).pop("metric", None)
-        changes += [f"encoder.name={cell.encoder}", f"tuning.method={cell.method}", f"run.seed={cell.seed}"]
+        changes += [f"encoder.name={encoder}", f"tuning.method={method}", f"run.seed={cell.seed}"]
         changes += [f"run.store={json.dumps(str(self.out / 'store'))}", *PROTOCOLS[cell.protocol]]
         for name in [cell.encoder, *([cell.method] if cell.order != FIRST else [])]:
             changes += tuned.overrides(self.settings.compare.get(name, {}))
@@ -130,6 +131,15 @@ class Plan:
             "file": file,
             "out": str(self.out / cell.folder),
         }
+
+    def known(self, kind: str) -> list[str]:
+        """What can be compared: all "methods" or "encoders" there are, and the recipe's variants of them."""
+        return [*registry.names(kind), *tuned.variants(self.settings.compare, kind)]
+
+    def keeps(self, cell: Cell) -> bool:
+        """Whether a cell's method, with its options, promises to keep what it learned."""
+        tuning = settings_of(self.request(cell, shared=False)).tuning
+        return bool(registry.find("methods", tuning.name)(**tuning.options).keeps)
 
     def own(self, method: str) -> bool:
         """Whether settings tuned for a method change how it learns the first task."""

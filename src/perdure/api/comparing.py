@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from perdure import registry
 from perdure.api import apart, cells, results
 from perdure.api.cells import Cell, Plan
 from perdure.api.identity import check_same, effective
@@ -73,7 +72,7 @@ def compare(
 
     Args:
         recipe: a TOML file, or the same as nested dicts; [compare.<method>] and [compare.<encoder>] hold what was
-            tuned for one of them.
+            tuned for one of them, and name variants.
         out: the comparison's folder: new or empty, or one where the same comparison stands.
         orders: "forward", "reversed", "noisy". protocols: "clean", "as-coded", "user-each".
         against: the method that differences are told from; by default, for each method the best of the others.
@@ -97,7 +96,7 @@ def compare(
     plan, asked = Plan.read(recipe, overrides, out), (methods, encoders, seeds, orders, protocols)
     _axes(plan, _standing(out), asked)  # what does not exist is refused before the folder is made
     if against is not None:
-        cells.chosen([against], [], registry.names("methods"), "method")
+        cells.chosen([against], [], plan.known("methods"), "method")
     with machine_faults(out):
         out.mkdir(parents=True, exist_ok=True)
     lock = Lock(out)
@@ -142,7 +141,7 @@ def _axes(plan: Plan, standing: dict[str, Any], asked: Sequence[Sequence[Any] | 
     """What this call is to compare, by axis."""
     own = plan.settings
     defaults = ([own.tuning.name], [own.encoder.name], [own.run.seed], ["forward"], ["clean"])
-    known = (registry.names("methods"), registry.names("encoders"), None, cells.ORDERS, list(cells.PROTOCOLS))
+    known = (plan.known("methods"), plan.known("encoders"), None, cells.ORDERS, list(cells.PROTOCOLS))
     return {
         axis: cells.chosen(asked[at], standing.get(axis, defaults[at]), known[at], axis.removesuffix("s"))
         for at, axis in enumerate(AXES)
@@ -312,7 +311,7 @@ class _Work:
 
         out, done = self.plan.out, self.done
         frame, users = results.results(out, done), results.users(out, done)
-        keeps = {cell.method: bool(registry.find("methods", cell.method).keeps) for cell in done}
+        keeps = {cell.method: self.plan.keeps(cell) for cell in done}
         groups = as_json(summarise(frame, users, keeps=keeps, noise=NOISE, against=against))
         write_frame(out / results.USERS, users)
         summary = {"format": FORMAT, "level": LEVEL, "resamples": RESAMPLES, "against": against, "groups": groups}

@@ -16,7 +16,7 @@ from perdure.settings.faults import Fault
 __all__ = ["override", "read", "render", "value", "written"]
 
 LIMIT = 1 << 20
-SECRET = re.compile(r"(password|passwd|secret|token|api_?key|credential)", re.IGNORECASE)
+SECRET = re.compile(r"(password|passwd|secret|token(?!s)|api_?key|credential)", re.IGNORECASE)
 BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 

@@ -8,12 +8,17 @@ search budget.
     [compare.bert4rec]
     "objective.name" = "masked_item"
 
+    [compare.ppr-full]                   # a variant: another name for a method or encoder with other settings
+    method = "ppr"                       # or encoder = "sasrec"
+    "tuning.variant" = "full"
+
 A run by itself (`learn`) does not read them, and they are checked as strictly as the rest of the recipe.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from perdure.errors import shorten
@@ -21,7 +26,7 @@ from perdure.settings import toml
 from perdure.settings.faults import Fault, SettingsFaults, nearest
 from perdure.settings.sections import Parts
 
-__all__ = ["MAY", "faults", "flat", "for_method", "overrides"]
+__all__ = ["MAY", "faults", "flat", "for_method", "overrides", "part", "variants"]
 
 # what may differ; all else is what those that are compared have in common
 MAY = {
@@ -29,6 +34,9 @@ MAY = {
     "encoders": ("encoder", "objective", "train", "pretrain", "tasks"),
 }
 NAMING = {"methods": "tuning.method", "encoders": "encoder.name"}
+VARIANT = {"methods": "method", "encoders": "encoder"}  # the key by which a variant says of what
+VARIANT_OF = "a method, an encoder, or a variant with the key method or encoder"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # of a variant: it becomes a folder's
 
 
 def flat(tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -45,8 +53,23 @@ def _flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def overrides(values: Mapping[str, Any]) -> list[str]:
-    """Dotted keys and values as overrides, `tuning.length=6`."""
-    return [f"{key}={toml.written(value)}" for key, value in values.items()]
+    """Dotted keys and values as overrides, `tuning.length=6`; without the key that makes a variant."""
+    return [f"{key}={toml.written(value)}" for key, value in values.items() if key not in VARIANT.values()]
+
+
+def part(compare: Mapping[str, Mapping[str, Any]], name: str) -> str:
+    """The method or encoder that a name stands for: what a variant is a variant of, else itself.
+
+    Args:
+        compare: as `flat` gives it.
+    """
+    values = compare.get(name, {})
+    return next((values[key] for key in VARIANT.values() if key in values), name)
+
+
+def variants(compare: Mapping[str, Mapping[str, Any]], kind: str) -> list[str]:
+    """The names of all variants of methods, or of encoders."""
+    return [name for name, values in compare.items() if VARIANT[kind] in values]
 
 
 def for_method(tables: Mapping[str, Any], method: str) -> dict[str, Any]:
@@ -68,17 +91,40 @@ def faults(compare: Any, tables: Mapping[str, Any], parts: Parts, build: Callabl
         return
     kinds = {name: kind for kind in MAY for name in parts.names(kind)}
     for name, values in flat(compare).items():
-        where, kind = f"compare.{name}", kinds.get(name)
-        if kind is None:
-            yield Fault(where, "no such method or encoder", fix=nearest(name, kinds))
+        where, of = f"compare.{name}", part({name: values}, name)
+        kind = kinds.get(of) if isinstance(of, str) else None
+        wrong = _naming(where, name, values, kind, kinds)
+        if kind is None or wrong is not None:
+            yield wrong or Fault(where, "no such method or encoder", VARIANT_OF, nearest(name, kinds))
             continue
-        strange = [key for key in values if key.partition(".")[0] not in MAY[kind] or key == NAMING[kind]]
+        named = {key: value for key, value in values.items() if key != VARIANT[kind]}
+        strange = [key for key in named if key.partition(".")[0] not in MAY[kind] or key == NAMING[kind]]
         for key in strange:
             yield Fault(f"{where}.{key}", f"cannot differ between {kind}", f"a key of {', '.join(MAY[kind])}")
         if not strange:
             try:
-                own = for_method(tables, name) if kind == "methods" else tables
-                build(own, [f"{NAMING[kind]}={name}", *overrides(values)])
+                own = for_method(tables, of) if kind == "methods" else tables
+                build(own, [f"{NAMING[kind]}={of}", *overrides(named)])
             except SettingsFaults as fault:
                 for one in fault.faults:
                     yield Fault(f"{where}.{one.key}", one.found, one.expected, one.fix)
+
+
+def _naming(
+    where: str, name: str, values: Mapping[str, Any], kind: str | None, kinds: Mapping[str, str]
+) -> Fault | None:
+    """What is wrong with how a variant is named, or with what it says it is a variant of."""
+    given = [key for key in VARIANT.values() if key in values]
+    if not given:
+        return None
+    if kind is None or VARIANT[kind] != given[0]:
+        names: Iterable[str] = [one for one, its in kinds.items() if VARIANT[its] == given[0]]
+        found = f"found {shorten(repr(values[given[0]]))}"
+        return Fault(f"{where}.{given[0]}", found, f"one of {', '.join(names)}", nearest(str(values[given[0]]), names))
+    if len(given) > 1:
+        return Fault(where, "a variant of a method and of an encoder", "one of the two")
+    if name.lower() in {one.lower() for one in kinds}:
+        return Fault(where, f"{name} is the name of a method or encoder", "another name for a variant")
+    if not NAME.fullmatch(name):
+        return Fault(where, "no name for a variant", "up to 64 letters, digits, dots, dashes")
+    return None
