@@ -18,7 +18,7 @@ from perdure.errors import UsageError, shorten
 __all__ = ["KINDS", "about", "find", "names", "trial"]
 
 KINDS = {"encoders": "encoders", "objectives": "objectives", "methods": "tuning", "formats": "events/formats"}
-NOT_PARTS = {"__init__", "base", "parts", "readouts"}
+NOT_PARTS = {"__init__", "base", "features", "parts", "readouts"}
 
 
 def _near(name: str, known: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ import re
 from laws.house import modules
 
 FOR_PEOPLE = {"paper", "summary"}
-PARTS = {"base", "parts", "readouts", "__init__"}
+PARTS = {"base", "features", "parts", "readouts", "__init__"}
 
 
 def names_in(room: str) -> set[str]:

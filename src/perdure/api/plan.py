@@ -15,6 +15,7 @@ from perdure import registry
 from perdure.errors import MachineError, SettingsError
 from perdure.events.examples import TaskData
 from perdure.events.ids import Ids
+from perdure.events.marks import marked
 from perdure.events.profiles import profiles_of
 from perdure.events.sequences import Events
 from perdure.events.tasks import compile_tasks
@@ -107,21 +108,30 @@ def memory_free() -> int | None:
 
 
 def tasks_of(settings: Settings, events: Events, names: Sequence[str] | None = None) -> dict[str, TaskData]:
-    """The tasks made ready, all or some of them, with the profiles of users where the settings ask for them."""
+    """The tasks made ready, all or some of them, with the profiles of users and the marks of events where the settings
+    ask for them."""
     chosen = [task for task in settings.tasks if names is None or task.name in names]
     datas = compile_tasks(events, chosen, settings.history, settings.split)
     profiles = profiles_of(events, settings.profile.fields, settings.profile.vectors)
-    return {name: replace(data, profiles=profiles) for name, data in datas.items()}
+    told = settings.input
+    marks = marked(events, told.events, told.items, told.dates, told.gaps, told.vectors, told.ids, told.join)
+    if not datas:
+        return {}
+    shared = next(iter(datas.values())).sequences  # of all tasks
+    kept = marks if marks is None or shared.events is None else marks.kept(shared.events)
+    shared = replace(shared, marks=kept)
+    return {name: replace(data, profiles=profiles, sequences=shared) for name, data in datas.items()}
 
 
 def fresh(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData] | None = None) -> UserModel:
-    """The model before its first task, its backbone drawn from the run's seed; it reads the profiles that go with the
-    data."""
-    profiles = next(iter(datas.values())).profiles if datas else None
+    """The model before its first task, its backbone drawn from the run's seed; it reads the profiles and marks that go
+    with the data."""
+    data = next(iter(datas.values())) if datas else None
     generator = torch.Generator().manual_seed(seed_of(settings.run.seed, "backbone"))
     with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator before `generator` does
-        fields = None if profiles is None else profiles.fields
-        return store.build(settings.spec(), item_ids, registry.find, generator, fields)
+        fields = None if data is None or data.profiles is None else data.profiles.fields
+        marks = None if data is None or data.sequences.marks is None else data.sequences.marks.marks
+        return store.build(settings.spec(), item_ids, registry.find, generator, fields, marks)
 
 
 @torch.random.fork_rng(devices=[])  # heads and overlays draw from the global generator, too

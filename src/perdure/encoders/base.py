@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from perdure.encoders.parts import EventEmbedding, reset_layer
 from perdure.encoders.readouts import Readout, max_of_events, mean_of_events
 from perdure.events.batch import Batch, last
+from perdure.events.marks import Marks
 
 __all__ = ["MASK", "Blocks", "Encoder", "Layer", "Via", "before", "cut", "plain"]
 
@@ -71,12 +72,25 @@ class Encoder(nn.Module, ABC):
         return dict(self.layers.items())
 
     @property
-    def item_table(self) -> nn.Parameter:
-        """(n_items + 2, d) event vectors."""
+    def _input(self) -> EventEmbedding:
         embedding = self.layers["input"]
         if not isinstance(embedding, EventEmbedding):
             raise TypeError("the site 'input' of an encoder must be an EventEmbedding")
-        return embedding.items
+        return embedding
+
+    @property
+    def item_table(self) -> nn.Parameter:
+        """(n_items + 2, d) event vectors."""
+        return self._input.items
+
+    def read(self, marks: Marks) -> None:
+        """Told once, before weights are drawn: what events bring besides their items. They become part of the event's
+        vector, unless an encoder knows a better place."""
+        self._input.read(marks)
+
+    def embed(self, batch: Batch, via: Via) -> Tensor:
+        """Events -> vectors, through the site "input": (B, T) -> (B, P + T, d)."""
+        return via("input", self._input, batch.items, *self._input.told(batch))  # (B, P + T, d)
 
     def question(self, batch: Batch) -> Batch:
         """The batch that user vectors are read from: the histories, and what the encoder wants to read after."""
@@ -155,7 +169,7 @@ class Blocks(Encoder):
 
     def begin(self, batch: Batch, via: Via) -> Tensor:
         """What stands before the first block: (B, T) histories -> (B, P + T, d)."""
-        return via("input", self.layers["input"], batch.items)  # (B, P + T, d)
+        return self.embed(batch, via)  # (B, P + T, d)
 
     def context(self, x: Tensor, batch: Batch) -> Any:
         """What all blocks share besides x (B, P + T, d)."""

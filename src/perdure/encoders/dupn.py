@@ -187,7 +187,7 @@ class DUPN(Encoder):
 
     def _states(self, batch: Batch, via: Via) -> tuple[Tensor, Tensor]:
         """h of the LSTM (B, P + T, d), and the property of each position (B, P + T), 0 in front."""
-        x = via("input", self.layers["input"], batch.items)  # (B, P + T, d)
+        x = self.embed(batch, via)  # (B, P + T, d)
         p = F.pad(self.properties(batch), (x.shape[1] - batch.items.shape[1], 0))  # (B, P + T)
         return via("lstm", self.layers["lstm"], x, p), p
 

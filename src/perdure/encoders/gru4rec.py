@@ -68,7 +68,7 @@ class GRU4Rec(Encoder):
 
     def forward(self, batch: Batch, via: Via = plain) -> Tensor:
         """(B, T) histories -> states (B, P + T, d)."""
-        x = via("input", self.layers["input"], batch.items)  # (B, P + T, d)
+        x = self.embed(batch, via)  # (B, P + T, d)
         for i in range(self.blocks):
             x = via(f"gru{i}", self.layers[f"gru{i}"], x)  # (B, P + T, d)
         return via("norm", self.layers["norm"], x)  # (B, P + T, d)

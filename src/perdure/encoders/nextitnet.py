@@ -80,7 +80,7 @@ class NextItNet(Encoder):
 
     def forward(self, batch: Batch, via: Via = plain) -> Tensor:
         """(B, T) histories -> states (B, P + T, d)."""
-        x = via("input", self.layers["input"], batch.items)  # (B, P + T, d)
+        x = self.embed(batch, via)  # (B, P + T, d)
         order = ("conv", "norm") if self.norm == "post" else ("norm", "conv")
         for i in range(self.blocks):
             y = x  # (B, P + T, d)

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perdure.errors import SettingsError
+from perdure.encoders.features import Features
+from perdure.errors import SettingsError, UsageError
+from perdure.events.batch import Batch
+from perdure.events.marks import Marks
 from perdure.functional.dropout import dropout
 
 __all__ = [
@@ -33,7 +36,8 @@ __all__ = [
 
 
 class EventEmbedding(nn.Module):
-    """Item rows -> vectors, with learned positions counted from the first event read.
+    """Item rows, and what is told of the events besides -> vectors, with learned positions counted from the first
+    event read.
 
     Args:
         n_items: N; the table has N + 2 rows.
@@ -59,12 +63,32 @@ class EventEmbedding(nn.Module):
         self.items.sparse = sparse  # type: ignore[attr-defined]  # read by the training loop
         self.positions = nn.Parameter(torch.zeros(positions, width)) if positions else None
         self.dropout, self.scale, self.sparse = dropout, math.sqrt(width) if scale else 1.0, sparse
+        self.features: Features | None = None
 
-    def forward(self, items: Tensor) -> Tensor:
-        """(B, T) -> (B, T, d)"""
-        x = F.embedding(items, self.items, sparse=self.sparse)  # (B, T, d)
+    def read(self, marks: Marks) -> None:
+        """Make room for what events bring besides their items."""
+        if marks.sizes or marks.places or marks.width or not marks.ids:
+            n, width = len(self.items) - 2, self.items.shape[1]
+            self.features = Features(marks, n, width, 0.02 * self.scale)
+
+    def told(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What it reads of a batch besides the items: the marks (B, T, M), zeros where none are told, or nothing."""
+        wanted = 0 if self.features is None else self.features.marks
+        if not wanted:
+            return ()
+        marks = batch.items.new_zeros(*batch.items.shape, wanted) if batch.marks is None else batch.marks  # (B, T, M)
+        if marks.shape[-1] != wanted:
+            raise UsageError(f"events with {marks.shape[-1]} marks", expected=f"{wanted}", where="Batch.marks")
+        return (marks,)
+
+    def forward(self, items: Tensor, marks: Tensor | None = None) -> Tensor:
+        """(B, T), and (B, T, M) where there are marks -> (B, T, d)"""
+        read = items if self.features is None or self.features.ids else items * (items < 2)  # (B, T)
+        x = F.embedding(read, self.items, sparse=self.sparse)  # (B, T, d)
         if self.scale != 1.0:
             x = x * self.scale
+        if self.features is not None:
+            x = self.features(x, items, marks)  # (B, T, d)
         if self.positions is not None:
             x = x + self.positions[: items.shape[1]]  # (B, T, d)
         return dropout(x, self.dropout, self.training)
@@ -76,6 +100,8 @@ class EventEmbedding(nn.Module):
             self.items[0] = 0.0
         if self.positions is not None:
             nn.init.normal_(self.positions, std=0.02 * self.scale, generator=generator)
+        if self.features is not None:
+            self.features.reset(generator)
 
 
 class Norm(nn.Module):

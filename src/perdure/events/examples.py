@@ -22,6 +22,7 @@ from perdure.events.ids import Ids
 from perdure.events.splits import PARTS, TEST, TRAIN, VALID
 
 if TYPE_CHECKING:
+    from perdure.events.marks import Marked
     from perdure.events.profiles import Profiles
 
 # A task's name becomes a file's name on every system: names that differ only in case are one, `con` is none at all.
@@ -183,12 +184,14 @@ class Sequences:
         starts: (U + 1,) int64.
         times: (H,) int64 seconds, or None.
         events: (H,) int64, the log's row of each, ascending; None where the history is the whole log.
+        marks: what else is told of each, where the settings ask for it.
     """
 
     items: np.ndarray
     starts: np.ndarray
     times: np.ndarray | None = None
     events: np.ndarray | None = None
+    marks: Marked | None = None
 
     @property
     def n_users(self) -> int:

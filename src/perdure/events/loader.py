@@ -31,7 +31,7 @@ class Loader:
     dropped too.
 
     Args:
-        sequences: the shared history; may be a read-only memory map.
+        sequences: the shared history; may be a read-only memory map. With its marks, `Batch.marks` is given.
         examples: what is asked.
         batch_size: rows of a batch, 1 or more; the last batch of an epoch may have fewer.
         max_length: events of a row, 1 or more (2 or more for windows "split"): the last ones of the input range.
@@ -77,6 +77,7 @@ class Loader:
             raise UsageError("times are wanted, but the log has none", where="Loader(times=True)")
         self._items = np.asarray(sequences.items)  # (H,) a plain view of the memory map
         self._times = np.asarray(sequences.times) if times else None  # (H,)
+        self._marked = sequences.marks
         self._size, self._max_length, self._drop_last = batch_size, max_length, drop_last
         self._generator, self._bucket = generator, bucket and generator is not None
         self._profiles = profiles
@@ -166,7 +167,10 @@ class Loader:
             starts = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))  # (B + 1,)
         items, users = torch.from_numpy(_picked(self._items, at, valid)), self._users[rows]  # (B, T), (B,)
         known = (None, None) if self._profiles is None else self._profiles.of(users).tensors()
-        return Batch(items, torch.from_numpy(lengths), times, torch.from_numpy(users), answers, starts, *known)
+        marked = None if self._marked is None else self._marked.at(at, valid)  # (B, T, M)
+        marks = None if marked is None else torch.from_numpy(marked)
+        told = (torch.from_numpy(lengths), times, torch.from_numpy(users), answers, starts)
+        return Batch(items, *told, *known, marks=marks)
 
     def state(self) -> dict:
         """Where the tape stands, fit for JSON: epoch, position, generator (hex), and the shape of what is played."""

@@ -20,7 +20,15 @@ from perdure.events.gather import Columns, gather
 from perdure.events.ids import FIRST_ITEM, Ids
 from perdure.events.probe import probe
 from perdure.events.sources import Reading, read_attributes
-from perdure.events.store import FORMAT_VERSION, published, write_array, write_card, write_frames, write_table
+from perdure.events.store import (
+    FORMAT_VERSION,
+    MOST_VALUES,
+    published,
+    write_array,
+    write_card,
+    write_frames,
+    write_table,
+)
 
 READING = 1  # raised when the same files and settings come to mean another store
 SLICE = 1 << 19  # events written at a time
@@ -73,6 +81,7 @@ def write_store(data: DataSettings, reading: Reading, sources: list[list[Source]
         times = _write_arrays(part, columns, arranged, digest)
         _write_events(part, columns, arranged, times, (user_ids, item_ids), digest)
         notes = [*reading.notes]
+        _write_marks(part, columns, arranged)
         unknown = _write_attributes(part, data, reading, (user_ids, item_ids), columns, arranged, digest, notes)
         notes += [note for group in sources for source in group for note in source.notes]
         write_table(part / "user_ids.parquet", pl.DataFrame({"id": user_ids.series}))
@@ -144,6 +153,33 @@ def _write_events(part: Path, columns: Columns, arranged: Arranged, times: np.nd
     parts = slices()
     first = next(parts)
     write_frames(part / "events.parquet", _chain(first, parts), first.schema)
+
+
+def _write_marks(part: Path, columns: Columns, arranged: Arranged) -> None:
+    """Event columns of few values as int16 rows of their values: what encoders read of events, memory-mapped."""
+    rows, values = arranged.rows, {}
+    for name in ("value", "behaviour", "domain", *columns.features):
+        if name in columns.codes:
+            there = np.zeros(len(columns.texts[name]), bool)
+            there[columns.codes[name][rows][columns.codes[name][rows] >= 0]] = True
+            found = columns.texts[name].filter(pl.Series(there))
+        elif name in columns.numbers:
+            found = columns.numbers[name].gather(rows).unique().sort().cast(pl.String).drop_nulls()
+        else:
+            continue
+        if 0 < len(found) <= MOST_VALUES:
+            values[name] = Ids(found, first=1)
+    if not values:
+        return
+    held = np.lib.format.open_memmap(part / "marks.npy", "w+", np.int16, (len(rows), len(values)))  # (E, C)
+    for begin in range(0, len(rows), SLICE):
+        some = rows[begin : begin + SLICE]
+        for place, (name, known) in enumerate(values.items()):
+            column = columns.series(name, some).cast(pl.String)
+            held[begin : begin + SLICE, place] = np.maximum(known.rows(column), 0)
+    held.flush()
+    told = [pl.DataFrame({"column": [name] * len(known), "value": known.series}) for name, known in values.items()]
+    write_table(part / "marks.parquet", pl.concat(told))
 
 
 def _chain(first: pl.DataFrame, rest: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -23,7 +23,7 @@ from perdure.events.ids import Ids
 if TYPE_CHECKING:
     from perdure.events.sequences import Events
 
-__all__ = ["Fields", "Profiles", "profiles_of"]
+__all__ = ["Fields", "Profiles", "profiles_of", "read_vectors"]
 
 MOST_FIELDS = 64
 MOST_VALUES = 1000  # of a field; a column with more is a number or an id, no attribute
@@ -155,26 +155,36 @@ def profiles_of(events: Events, fields: Sequence[str], vectors: str | None = Non
 
 def _vectors(path: Path, users: Ids) -> np.ndarray:
     """(U, S) float32: the vector of each user, zeros where the file has none."""
+    flat, at = read_vectors(path, users, "user")
+    vectors = np.zeros((len(users), flat.shape[1]), np.float32)  # (U, S)
+    vectors[at[at >= 0]] = flat[at >= 0]
+    return vectors
+
+
+def read_vectors(path: Path, ids: Ids, column: Literal["user", "item"]) -> tuple[np.ndarray, np.ndarray]:
+    """A Parquet file of ids and their vectors, as `perdure embed` writes it: (n, S) float32, and the rows (n,) of the
+    ids, -1 where unknown.
+
+    Raises:
+        DataError: it cannot be read, has other columns, vectors of different widths or numbers that are not finite.
+    """
 
     def refuse(found: str) -> DataError:
         return DataError(
-            found, expected="columns user (text) and vector, as `perdure embed` writes them", where=str(path)
+            found, expected=f"columns {column} (text) and vector, as `perdure embed` writes them", where=str(path)
         )
 
     try:
         frame = pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as fault:
         raise refuse(f"vectors cannot be read: {shorten(fault)}") from None
-    if "user" not in frame.columns or "vector" not in frame.columns or not frame.height:
+    if column not in frame.columns or "vector" not in frame.columns or not frame.height:
         raise refuse(f"columns {', '.join(frame.columns[:8])}, {frame.height} rows")
     held: Any = frame["vector"]
     widths = (held.arr if isinstance(held.dtype, pl.Array) else held.list).len().unique().to_list()
     if len(widths) != 1 or not widths[0]:
         raise refuse(f"vectors of {', '.join(map(str, widths[:4]))} numbers")
-    flat = held.explode().cast(pl.Float32).to_numpy().reshape(frame.height, widths[0])
-    at = users.rows(frame["user"].cast(pl.String))
+    flat = held.explode().cast(pl.Float32).to_numpy().reshape(frame.height, widths[0])  # (n, S)
     if not np.isfinite(flat).all():
         raise refuse("a vector is not finite")
-    vectors = np.zeros((len(users), widths[0]), np.float32)  # (U, S)
-    vectors[at[at >= 0]] = flat[at >= 0]
-    return vectors
+    return flat, ids.rows(frame[column].cast(pl.String))

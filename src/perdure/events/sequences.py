@@ -81,6 +81,23 @@ class Events:
         return self._attributes("items.parquet", self.n_items)
 
     @cached_property
+    def categories(self) -> dict[str, Ids]:
+        """Event columns that can be read as categories (at most 32,767 values), in the order of `marks`: name -> values
+        as text, rows from 1."""
+        path = self.folder / "marks.parquet"
+        if not path.exists():
+            return {}
+        table = read_table(path)
+        names = table["column"].unique(maintain_order=True).to_list()
+        return {name: Ids(table.filter(pl.col("column") == name)["value"], first=1) for name in names}
+
+    @cached_property
+    def marks(self) -> np.ndarray | None:
+        """(E, C) int16 rows of `categories`, 0 where missing; memory-mapped, read-only. None where there are none."""
+        path = self.folder / "marks.npy"
+        return read_array(path, np.int16, self.n_events, len(self.categories)) if path.exists() else None
+
+    @cached_property
     def quarantine(self) -> pl.DataFrame:
         """Rows of the log that were set aside: file, line, column, reason, sample."""
         return read_table(self.folder / "quarantine.parquet")

@@ -2,7 +2,8 @@
 
 store.json (format version, settings, sources, counts, data card, SHA-256 of every file, and a seal over itself) ·
 items.npy starts.npy times.npy · events.parquet · item_ids.parquet user_ids.parquet · users.parquet items.parquet
-(when given) · quarantine.parquet (file, line, column, reason, at most 100 characters of the field).
+(when given) · marks.npy marks.parquet (event columns as rows of their values) · quarantine.parquet (file, line, column,
+reason, at most 100 characters of the field).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from perdure.events.detect import sha256
 
 FORMAT_VERSION = 1
 CARD_FILE = "store.json"
+MOST_VALUES = 32_767  # of an event column that is kept as categories, too: they fit into int16
 
 
 @contextmanager
@@ -143,19 +145,19 @@ def write_array(path: Path, array: np.ndarray) -> None:
     np.save(path, array, allow_pickle=False)
 
 
-def read_array(path: Path, dtype: type, length: int | None = None) -> np.ndarray:
-    """A memory-mapped .npy file of one dimension.
+def read_array(path: Path, dtype: type, *shape: int) -> np.ndarray:
+    """A memory-mapped .npy file.
 
     Raises:
-        ModelError: another type or length than the store tells.
+        ModelError: another type or shape than the store tells.
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError:
         array = np.load(path, allow_pickle=False)  # an empty file cannot be mapped
-    if array.dtype != dtype or array.ndim != 1 or (length is not None and len(array) != length):
+    if array.dtype != dtype or array.shape != shape:
         raise ModelError(f"{path.name} holds {array.shape} {array.dtype}", where=str(path), fix=AGAIN,
-                         expected=f"({length},) {np.dtype(dtype)}")  # fmt: skip
+                         expected=f"{shape} {np.dtype(dtype)}")  # fmt: skip
     array.flags.writeable = False
     return array
 

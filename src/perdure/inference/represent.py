@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from perdure.errors import DataError, NonFiniteError, UsageError
 from perdure.events.batch import Batch
+from perdure.events.marks import Marked
 from perdure.events.profiles import Profiles
 from perdure.events.splits import ragged
 
@@ -53,7 +54,8 @@ def represent(
 
     Args:
         task: the task whose overlay is used; None for the plain backbone.
-        sequences: anything with `items`, (H,) integer item rows, and `times`, (H,) seconds, if the encoder reads them.
+        sequences: anything with `items`, (H,) integer item rows, and `times`, (H,) seconds, if the encoder reads them;
+            with `marks` of the same events, where it has some.
         begin, end: (n,) int64; a history is items[begin:end], of which the last max_length events are read.
         batch_size: most histories of a batch, 1 or more; on a CPU long histories come in smaller batches.
         profiles: of the same n users, for tasks that read them.
@@ -74,12 +76,13 @@ def represent(
     begin = np.maximum(begin, end - model.backbone.max_length)
     items, device = np.asarray(sequences.items), _device(model)
     times = getattr(sequences, "times", None) if model.backbone.reads_times else None
+    marks = getattr(sequences, "marks", None)
     u = torch.zeros(len(begin), width_of(model, task), device=device)  # (n, d)
     asked = ~blank(model, task, begin, end, profiles)  # (n,)
     with _answering(model), torch.inference_mode():
         tokens = TOKENS if device.type == "cpu" else None
         for rows, width in _batches(end - begin, asked, model.backbone.max_length, batch_size, tokens):
-            batch = _batch(items, times, begin[rows], end[rows], width, model.backbone.n_items)
+            batch = _batch(items, times, marks, begin[rows], end[rows], width, model.backbone.n_items)
             if profiles is not None:
                 batch = replace(batch, **dict(zip(("profile", "source"), profiles.of(rows).tensors(), strict=True)))
             u[torch.from_numpy(rows).to(device)] = model.represent(batch.to(device), task).float()
@@ -212,7 +215,13 @@ def _batches(
 
 
 def _batch(
-    items: np.ndarray, times: np.ndarray | None, begin: np.ndarray, end: np.ndarray, width: int, n_items: int
+    items: np.ndarray,
+    times: np.ndarray | None,
+    marks: Marked | None,
+    begin: np.ndarray,
+    end: np.ndarray,
+    width: int,
+    n_items: int,
 ) -> Batch:
     """Histories items[begin:end] of at most `width` events as a Batch of exactly that width."""
     at = begin[:, None] + np.arange(width)  # (B, T)
@@ -227,7 +236,9 @@ def _batch(
             fix="use the store this model was trained on",
         )
     when = None if times is None else torch.from_numpy(np.where(inside, times[at], 0).astype(np.int64))  # (B, T)
-    return Batch(torch.from_numpy(rows), torch.from_numpy(end - begin), when)
+    told = None if marks is None else marks.at(at, inside)  # (B, T, M)
+    known = None if told is None else torch.from_numpy(told)
+    return Batch(torch.from_numpy(rows), torch.from_numpy(end - begin), when, marks=known)
 
 
 def _finite(values: Tensor, what: str, task: str | None) -> None:

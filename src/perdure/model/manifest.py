@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from perdure.errors import MachineError, ModelError, PerdureError, shorten
+from perdure.events import marks
 from perdure.events.examples import NAME_RULE, TASK_NAME
 from perdure.events.profiles import MOST_FIELDS, MOST_VALUES
 
@@ -20,6 +21,8 @@ FORMAT = 1
 LARGEST = 2**20  # of any whole number among the options of a part
 PARTS = {"encoder": "encoders", "method": "methods", "objective": "objectives"}
 KINDS = ("next_item", "item", "one_of")
+INPUT = {"events", "items", "dates", "gaps", "places", "width", "ids", "join"}
+LISTS = ("dates", "places")
 FIELDS = {"name": str, "kind": str, "description": str, "metric": str, "settled": bool, "labels": int, "hides": str}
 
 
@@ -51,6 +54,7 @@ def check_manifest(manifest: Mapping[str, Any], find: Callable[[str, str], type]
         )
     _count(manifest.get("items"), "items", where)
     _profile(manifest.get("profile"), where)
+    _input(manifest.get("input"), where)
     with refusals(where):
         _spec(manifest.get("spec"), find, where)
     cards = manifest.get("tasks")
@@ -64,28 +68,49 @@ def check_manifest(manifest: Mapping[str, Any], find: Callable[[str, str], type]
         seen.add(card["name"].lower())
 
 
-def _count(value: Any, key: str, where: str) -> None:
+def _count(value: Any, key: str, where: str, most: int | None = None) -> None:
     if type(value) is not int or value < 0:
         raise ModelError(f"{key}: {shorten(repr(value))}", expected="a whole number, 0 or more", where=where)
+    if most is not None and value > most:
+        raise ModelError(f"{key}: {value}", expected=f"at most {most}", where=where)
 
 
 def _profile(told: Any, where: str) -> None:
     """None, or fields with their values and the width of vectors."""
     if told is None:
         return
-
-    def texts(values: Any) -> bool:
-        return isinstance(values, list) and len(set(map(str, values))) == len(values) <= MOST_VALUES
-
-    fine = isinstance(told, dict) and told.keys() == {"fields", "width"} and isinstance(told["fields"], list)
-    fine = fine and all(isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) for one in told["fields"])
-    fine = fine and all(texts(one[1]) and all(isinstance(value, str) for value in one[1]) for one in told["fields"])
-    fine = fine and len({one[0] for one in told["fields"]}) == len(told["fields"]) <= MOST_FIELDS
-    if not fine:
+    fine = isinstance(told, dict) and told.keys() == {"fields", "width"}
+    if not fine or not _vocabularies(told["fields"], MOST_FIELDS, MOST_VALUES):
         raise ModelError(f"profile: {shorten(repr(told))}", expected="fields with their values", where=where)
-    _count(told["width"], "profile.width", where)
-    if told["width"] > LARGEST:
-        raise ModelError(f"profile.width: {told['width']}", expected=f"at most {LARGEST}", where=where)
+    _count(told["width"], "profile.width", where, LARGEST)
+
+
+def _input(told: Any, where: str) -> None:
+    """None, or what is told of events: `Marks` without its arrays."""
+    if told is None:
+        return
+    fine = isinstance(told, dict) and told.keys() == INPUT
+    fine = fine and all(_vocabularies(told[key], marks.MOST_MARKS, marks.MOST_VALUES) for key in ("events", "items"))
+    fine = fine and all(isinstance(told[key], list) and len(told[key]) <= marks.MOST_MARKS for key in LISTS)
+    fine = fine and all(isinstance(part, str) and part in marks.DATES for part in told["dates"])
+    fine = fine and all(type(place) is int and 0 <= place < len(told["items"]) for place in told["places"])
+    fine = fine and type(told["ids"]) is bool and told["join"] in ("sum", "mlp")
+    if not fine:
+        raise ModelError(f"input: {shorten(repr(told))}", expected="what is read of events", where=where)
+    _count(told["gaps"], "input.gaps", where, marks.MOST_MARKS)
+    _count(told["width"], "input.width", where, LARGEST)
+
+
+def _vocabularies(told: Any, most: int, values: int) -> bool:
+    """Whether it is a list of names with their values: texts, each once."""
+
+    def texts(found: Any) -> bool:
+        fine = isinstance(found, list) and len(found) <= values and all(isinstance(value, str) for value in found)
+        return fine and len(set(found)) == len(found)
+
+    fine = isinstance(told, list) and len(told) <= most
+    fine = fine and all(isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) for one in told)
+    return fine and len({one[0] for one in told}) == len(told) and all(texts(one[1]) for one in told)
 
 
 def _spec(spec: Any, find: Callable[[str, str], type], where: str) -> None:

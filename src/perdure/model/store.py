@@ -26,6 +26,7 @@ from torch import Tensor
 
 from perdure.errors import ModelError, shorten
 from perdure.events.ids import Ids
+from perdure.events.marks import Marks
 from perdure.events.profiles import Fields
 from perdure.model import files
 from perdure.model.budget import Budget
@@ -40,7 +41,12 @@ Find = Callable[[str, str], type]  # ("encoders" | "methods" | "objectives", nam
 
 
 def build(
-    spec: Mapping[str, Any], item_ids: Ids, find: Find, generator: torch.Generator, fields: Fields | None = None
+    spec: Mapping[str, Any],
+    item_ids: Ids,
+    find: Find,
+    generator: torch.Generator,
+    fields: Fields | None = None,
+    marks: Marks | None = None,
 ) -> UserModel:
     """A fresh model without tasks.
 
@@ -50,6 +56,7 @@ def build(
         find: (kind, name) -> class.
         generator: draws the backbone's weights.
         fields: what profiles of users can hold.
+        marks: what the backbone reads of events besides their items.
 
     Raises:
         SettingsError: parts that do not go together.
@@ -59,11 +66,13 @@ def build(
         return {key: value for key, value in spec[part].items() if key != "name"}
 
     backbone = find("encoders", spec["encoder"]["name"])(len(item_ids), **options("encoder"))
+    if marks is not None:
+        backbone.read(marks)
     backbone.reset(generator)
     method = find("methods", spec["method"]["name"])(**options("method"))
     objective = find("objectives", spec["objective"]["name"])(**options("objective"))
     objective.suits(backbone)
-    model = UserModel(backbone, method, objective, item_ids, fields)
+    model = UserModel(backbone, method, objective, item_ids, fields, marks)
     model.spec = {part: dict(spec[part]) for part in ("encoder", "method", "objective")}
     return model
 
@@ -82,7 +91,7 @@ def save(model: UserModel, folder: Path, extra: Mapping[str, Any] | None = None)
     for name, card in model.tasks.items():
         tensors[f"tasks/{name}.safetensors"] = _task_tensors(model, card)
     manifest = {"format": FORMAT, "spec": model.spec, "tasks": [_card(card) for card in model.tasks.values()]}
-    manifest |= {"items": len(model.item_ids), "profile": _fields(model.fields), **(extra or {})}
+    manifest |= {"items": len(model.item_ids), "profile": _fields(model.fields), **_marks(model.marks), **(extra or {})}
     buffer = io.BytesIO()
     pl.DataFrame({"item": _texts(model.item_ids)}).write_parquet(buffer)
     documents = {"items.parquet": buffer.getvalue(), "README.md": _readme(model, extra or {})}
@@ -107,7 +116,8 @@ def load(folder: Path | str, find: Find, device: str | torch.device = "cpu") -> 
         raise ModelError(f"{unknown[0]} belongs to nothing in model.json", where=f"{folder}/{unknown[0]}")
     item_ids = _item_ids(found, folder)
     with refusals(where), Budget(weights, where):
-        model = build(manifest["spec"], item_ids, find, torch.Generator(), _told_fields(manifest["profile"]))
+        told = _told_fields(manifest["profile"]), _told_marks(manifest.get("input"))
+        model = build(manifest["spec"], item_ids, find, torch.Generator(), *told)
     _fill(model.backbone, found.tensors.get("backbone.safetensors", {}), f"{folder}/backbone.safetensors")
     for card in manifest["tasks"]:
         file = f"tasks/{card['name']}.safetensors"
@@ -188,6 +198,22 @@ def _told_fields(told: Mapping[str, Any] | None) -> Fields | None:
     if told is None:
         return None
     return Fields({name: Ids(values, first=1) for name, values in told["fields"]}, told["width"])
+
+
+def _marks(marks: Marks | None) -> dict[str, Any]:
+    """What is read of events as model.json tells it; its arrays are buffers of the backbone."""
+    if marks is None:
+        return {}
+    told = {key: [[name, _texts(ids)] for name, ids in getattr(marks, key).items()] for key in ("events", "items")}
+    plain = {key: getattr(marks, key) for key in ("gaps", "width", "ids", "join")}
+    return {"input": {**told, **plain, "dates": list(marks.dates), "places": list(marks.places)}}
+
+
+def _told_marks(told: Mapping[str, Any] | None) -> Marks | None:
+    if told is None:
+        return None
+    values = {key: {name: Ids(found, first=1) for name, found in told[key]} for key in ("events", "items")}
+    return Marks(**{**told, **values, "dates": tuple(told["dates"]), "places": tuple(told["places"])})
 
 
 def _card(card: TaskCard) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from perdure.objectives.base import Learner
 
 if TYPE_CHECKING:
     from perdure.events.ids import Ids
+    from perdure.events.marks import Marks
     from perdure.events.profiles import Fields
 
 __all__ = ["ByTask", "TaskCard", "UserModel"]
@@ -79,13 +80,20 @@ class UserModel(nn.Module):
         objective: how next_item tasks are learned (perdure.objectives).
         item_ids: text ids of the items the backbone reads; item rows start at 2.
         fields: what profiles of users can hold, for methods that read them; None where there are none.
+        marks: what the backbone reads of events besides their items; None where it reads items alone.
     """
 
     def __init__(
-        self, backbone: Encoder, method: nn.Module, objective: nn.Module, item_ids: Ids, fields: Fields | None = None
+        self,
+        backbone: Encoder,
+        method: nn.Module,
+        objective: nn.Module,
+        item_ids: Ids,
+        fields: Fields | None = None,
+        marks: Marks | None = None,
     ) -> None:
         super().__init__()
-        self.fields = fields
+        self.fields, self.marks = fields, marks
         self.backbone, self.method, self.objective, self.item_ids = backbone, method, objective, item_ids
         self.overlays, self.heads = ByTask(), ByTask()
         self.tasks: dict[str, TaskCard] = {}

@@ -23,6 +23,7 @@ from perdure.settings.faults import Fault, SettingsFaults, nearest, of_model
 from perdure.settings.schema import model_of, schema_of
 from perdure.settings.sections import (
     EvaluateSettings,
+    InputSettings,
     Part,
     Parts,
     PretrainSettings,
@@ -36,8 +37,8 @@ from perdure.train_settings import TrainSettings
 __all__ = ["SECTIONS", "Settings", "from_dict", "load"]
 
 SECTIONS = [
-    "data", "history", "split", "profile", "encoder", "objective", "pretrain", "tuning", "train", "evaluate", "run",
-    "tasks", "compare",
+    "data", "history", "split", "profile", "input", "encoder", "objective", "pretrain", "tuning", "train", "evaluate",
+    "run", "tasks", "compare",
 ]  # fmt: skip
 VARIABLE = "PERDURE_DATA"
 DEFAULTS = {"objective": "next_item"}
@@ -62,6 +63,7 @@ class Settings:
     history: History
     split: Split
     profile: ProfileSettings
+    input: InputSettings
     encoder: Part
     objective: Part
     tuning: Part
@@ -197,7 +199,7 @@ def _build(
     encoder, objective, tuning = (_part(raw, section, parts, faults) for section in PARTS)
     train, pretrain = take("train", TrainSettings), take("pretrain", PretrainSettings)
     evaluate, run = take("evaluate", EvaluateSettings), take("run", RunSettings)
-    profile = take("profile", ProfileSettings)
+    profile, inputs = take("profile", ProfileSettings), take("input", InputSettings)
     tasks, task_train = _tasks(raw, take, faults)
     if faults or data is None:
         return None
@@ -206,6 +208,7 @@ def _build(
         "history": history.model_dump(),
         "split": split.model_dump(),
         "profile": profile.model_dump(),
+        "input": inputs.model_dump(),
         "encoder": encoder.spec(),
         "objective": objective.spec(),
         "pretrain": pretrain.model_dump(exclude_unset=True),
@@ -221,7 +224,8 @@ def _build(
     where = _Paths(folder, faults, expand)
     settings = Settings(
         where.data(data), History(**history.model_dump()), Split(**split.model_dump()),
-        profile.model_copy(update=where.one(profile, "vectors", "profile")), encoder, objective, tuning,
+        profile.model_copy(update=where.one(profile, "vectors", "profile")),
+        inputs.model_copy(update=where.one(inputs, "vectors", "input")), encoder, objective, tuning,
         pretrain.model_copy(update=where.one(pretrain, "model", "pretrain")), train, evaluate,
         run.model_copy(update=where.one(run, "store", "run")), tasks, task_train,
         folder=folder, file=file, written=_plain(written),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from perdure.errors import SettingsError
 from perdure.events.examples import NAME_RULE, TASK_NAME
@@ -18,6 +18,7 @@ Settings: TypeAlias = Any  # recipe.Settings, which stands on these sections: im
 
 __all__ = [
     "EvaluateSettings",
+    "InputSettings",
     "Part",
     "Parts",
     "PretrainSettings",
@@ -107,6 +108,42 @@ class ProfileSettings(BaseModel):
 
     fields: list[str] = Field([], max_length=64)
     vectors: str | None = None
+
+
+class InputSettings(BaseModel):
+    """What an encoder reads of an event besides its item. Every method and objective works with it; nothing is read
+    where nothing is named.
+
+    Attributes:
+        events: event columns, read as categories: behaviour, domain, value, or one of data.features, of at most 32,767
+            values each.
+        items: attributes of items (data.items_table), read as categories: a brand, the levels of a category tree; a
+            column of lists gives several.
+        dates: parts of an event's time, in UTC.
+        gaps: buckets of the time since the event before, each twice as long as the one before it; 0 for none.
+        vectors: a Parquet file with the columns item and vector: what is known of the items, such as embeddings of
+            their texts. They stay as they are and a learned linear map reads them.
+        ids: read which item it is, too. Without, items are addressed by what is told of them alone, and the item table
+            only scores.
+        join: "sum" of all parts, or an "mlp" on all of them one after the other, which can tell their combinations.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    events: list[str] = Field([], max_length=32)
+    items: list[str] = Field([], max_length=32)
+    dates: list[Literal["hour", "weekday", "day", "month", "year"]] = Field([], max_length=5)
+    gaps: int = Field(0, ge=0, le=64)
+    vectors: str | None = None
+    ids: bool = True
+    join: Literal["sum", "mlp"] = "sum"
+
+    @field_validator("events", "items", "dates")
+    @classmethod
+    def _once(cls, names: list[str]) -> list[str]:
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"names {', '.join(twice)} twice")
+        return names
 
 
 class RunSettings(BaseModel):
