@@ -10,7 +10,8 @@ from laws.house import modules
 PAPERS = [
     m
     for m in modules()
-    if m.room in {"encoders", "tuning", "objectives"} and m.path.stem not in {"base", "features", "parts", "readouts", "__init__"}
+    if m.room in {"encoders", "tuning", "objectives"}
+    and m.path.stem not in {"base", "features", "parts", "readouts", "__init__"}
 ]
 
 
