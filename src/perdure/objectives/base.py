@@ -16,6 +16,7 @@ from perdure.events.batch import Batch
 
 if TYPE_CHECKING:
     from perdure.events.examples import TaskData
+    from perdure.events.marks import Marks
     from perdure.events.profiles import Fields
 
 __all__ = ["Learner", "Objective"]
@@ -34,6 +35,7 @@ class Learner:
         parts: what `Objective.parts` made for the task, or None.
         sparse: give the table sparse gradients where the loss touches few of its rows.
         first: the position before the first event predicts that event; objectives that look both ways do not care.
+        marks: what `Batch.marks` tells, or None where the model reads items alone.
     """
 
     encode: Encode
@@ -43,6 +45,7 @@ class Learner:
     parts: nn.Module | None = None
     sparse: bool = False
     first: bool = False
+    marks: Marks | None = None
 
 
 class Objective(nn.Module, ABC):
