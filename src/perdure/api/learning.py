@@ -207,7 +207,7 @@ def run(
         started: told events and task data before the first step.
         page: write the report.
     """
-    from perdure.api import plan
+    from perdure.api import plan, vectors
     from perdure.training import lifelong
     from perdure.training.loop import make_fabric
     from perdure.training.runlog import RunLog
@@ -215,7 +215,9 @@ def run(
     began, out = time.monotonic(), Path(out)
     plan.check_machine(settings)
     with plan.threads(settings) as notes:
-        notes += [*settings.notes, *_begins(out, settings, resume, ("store", *expected))]
+        held = ("store", vectors.COPY, *expected)
+        notes += [*settings.notes, *_begins(out, settings, resume, held)]
+        settings = vectors.keep(settings, out)
         events = prepared(settings, Path(settings.run.store or out / "store"))
         datas = plan.tasks_of(settings, events)
         notes += _warnings(settings, datas)
@@ -225,8 +227,8 @@ def run(
         if started is not None:
             started(events, datas)
         evaluate = _evaluator(settings)
-        told, held = identity(settings, events), ("store", *expected)
-        with RunLog(out, told, resume=resume, expected=held, tensorboard=settings.run.tensorboard) as log:
+        told, board = identity(settings, events), settings.run.tensorboard
+        with RunLog(out, told, resume=resume, expected=held, tensorboard=board) as log:
             if not log.resuming:
                 for note in notes:
                     log.log("warning", text=note)
