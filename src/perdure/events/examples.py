@@ -22,6 +22,7 @@ from perdure.events.ids import Ids
 from perdure.events.splits import PARTS, TEST, TRAIN, VALID
 
 if TYPE_CHECKING:
+    from perdure.events.friends import Friends
     from perdure.events.marks import Marked
     from perdure.events.profiles import Profiles
 
@@ -244,6 +245,7 @@ class TaskData:
         cuts: (valid_from, test_from) seconds where the split is by time, else None.
         clock: (E,) int64 seconds of every row of the log where this task was divided by time, else None.
         profiles: of all users of the log, where the settings ask for them.
+        friends: who of the log's users knows whom, where the settings tell.
     """
 
     task: Task
@@ -258,6 +260,7 @@ class TaskData:
     cuts: tuple[int, int] | None = None
     clock: np.ndarray | None = None
     profiles: Profiles | None = None
+    friends: Friends | None = None
 
     def part(self, name: str) -> Examples:
         """The examples of "train", "valid" or "test"."""

@@ -60,6 +60,7 @@ class Objective(nn.Module, ABC):
         reads_times: training batches must bring the times of the events.
         measure: what `judge` measures; a next_item task is then judged by it, on the validation and test users, and
             ranks no items. Empty for objectives that learn to rank, whose tasks are judged by ranking.
+        passes_on: the class that options which the constructor does not name (`**options`) are for, or None.
     """
 
     name: ClassVar[str]
@@ -70,6 +71,7 @@ class Objective(nn.Module, ABC):
     any_readout: ClassVar[bool] = False
     reads_times: ClassVar[bool] = False
     measure: ClassVar[str] = ""
+    passes_on: ClassVar[type | None] = None
     tied: bool = True
 
     @classmethod
@@ -100,6 +102,10 @@ class Objective(nn.Module, ABC):
         its file. Its shapes follow from the encoder and the profile fields (None where there are none), as a saved
         model is built before its weights are read."""
         return None
+
+    def predicts(self, fields: Fields | None) -> list[str]:
+        """Fields of the profile that it learns to tell: no task of the model may ask for one of them."""
+        return []
 
     @abstractmethod
     def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:

@@ -224,7 +224,7 @@ def _build(
     where = _Paths(folder, faults, expand)
     settings = Settings(
         where.data(data), History(**history.model_dump()), Split(**split.model_dump()),
-        profile.model_copy(update=where.one(profile, "vectors", "profile")),
+        where.profile(profile),
         inputs.model_copy(update=where.one(inputs, "vectors", "input")), encoder, objective, tuning,
         pretrain.model_copy(update=where.one(pretrain, "model", "pretrain")), train, evaluate,
         run.model_copy(update=where.one(run, "store", "run")), tasks, task_train,
@@ -332,6 +332,13 @@ class _Paths:
             if table is not None:
                 update[key] = table.model_copy(update=self.one(table, "path", f"data.{key}"))
         return data.model_copy(update=update)
+
+    def profile(self, profile: ProfileSettings) -> ProfileSettings:
+        """[profile] with all its paths resolved."""
+        update, friends = self.one(profile, "vectors", "profile"), profile.friends
+        if friends is not None:
+            update["friends"] = friends.model_copy(update=self.one(friends, "path", "profile.friends"))
+        return profile.model_copy(update=update)
 
     def one(self, section: BaseModel, key: str, where: str) -> dict[str, Any]:
         """{key: resolved path}, or nothing where it is not given; a key that was not set stays unset."""

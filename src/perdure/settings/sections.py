@@ -18,6 +18,7 @@ Settings: TypeAlias = Any  # recipe.Settings, which stands on these sections: im
 
 __all__ = [
     "EvaluateSettings",
+    "FriendsSettings",
     "InputSettings",
     "Part",
     "Parts",
@@ -94,20 +95,37 @@ class EvaluateSettings(BaseModel):
         return self.metric == "auc" or "@" in (self.metric or "")
 
 
+class FriendsSettings(BaseModel):
+    """A table of pairs of users who know each other, one pair a row; it holds both ways.
+
+    Attributes:
+        path: the file.
+        user, friend: its columns.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    path: str
+    user: str = "user"
+    friend: str = "friend"
+
+
 class ProfileSettings(BaseModel):
-    """What methods that read profiles are told of a user besides the history.
+    """What methods and objectives that read profiles are told of a user besides the history.
 
     Attributes:
         fields: user attributes, read as text; a missing value is no fault. A task whose answer is one of them does not
             read that one.
         vectors: a Parquet file with the columns user and vector, as `perdure embed` writes it: vectors that a model of
             another domain gave. Users that are not in it have none.
+        friends: who knows whom; read for training only.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     fields: list[str] = Field([], max_length=64)
     vectors: str | None = None
+    friends: FriendsSettings | None = None
 
 
 class InputSettings(BaseModel):
