@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,28 +11,42 @@ import torch
 from perdure import registry
 from perdure.events.batch import Batch
 from perdure.events.ids import Ids
+from perdure.events.marks import Marks
 from perdure.model.store import build
 from perdure.model.user_model import TaskCard, UserModel
 
 ENCODERS, METHODS = registry.names("encoders"), registry.names("methods")
 PAIRS = [(e, m) for e in ENCODERS for m in METHODS]
 N, Y, T = 30, 7, 12
+MARKS = Marks(
+    {"behaviour": Ids(["buy", "cart", "view"], first=1)},
+    gaps=4,
+    items={"kind": Ids(["a", "b"], first=1), "tag": Ids(["x", "y"], first=1)},
+    places=(0, 1, 1),
+    width=3,
+    attributes=np.random.default_rng(0).integers(0, 3, (N + 2, 3), np.int32) * (np.arange(N + 2)[:, None] > 1),
+    vectors=np.random.default_rng(1).normal(size=(N + 2, 3)).astype(np.float32),
+)
+READS = {"input": MARKS, "mlp": replace(MARKS, join="mlp", ids=False)}  # what may stand behind an encoder's "+"
 
 
 def batch(seed: int, size: int = 6, length: int = T, answers: int | None = None) -> Batch:
-    """Random histories of 1 to `length` events with their times, and one to three answers a user when asked."""
+    """Random histories of 1 to `length` events with their times and marks, and one to three answers a user when
+    asked."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, length + 1, size)
     lengths[0] = length
     items = rng.integers(2, N + 2, (size, length)) * (np.arange(length) < lengths[:, None])
     times = np.cumsum(items**4, 1) * (items > 0)  # from seconds to weeks apart
-    base = Batch(torch.from_numpy(items), torch.from_numpy(lengths), torch.from_numpy(times))
+    marks = np.stack([items % 4, items % 5], -1)  # (B, T, 2)
+    tensors = (torch.from_numpy(one) for one in (items, lengths, times))
+    base = Batch(*tensors, marks=torch.from_numpy(marks))
     if answers is None:
         return base
     counts = rng.integers(1, 4, size)
     labels = torch.from_numpy(rng.integers(0, answers, counts.sum()))
     starts = torch.from_numpy(np.concatenate([[0], counts.cumsum()]))
-    return Batch(base.items, base.lengths, base.times, None, labels, starts)
+    return replace(base, answers=labels, answer_starts=starts)
 
 
 def new_model(
@@ -43,7 +58,8 @@ def new_model(
     objective: str | None = None,
     **options: object,
 ) -> UserModel:
-    """A small model without tasks."""
+    """A small model without tasks; "sasrec+input" reads more of events than items."""
+    name, _, rich = name.partition("+")
     plain = {"name": "next_item" if registry.find("encoders", name).causal else "masked_item", "tied": tied}
     spec = {
         "encoder": {"name": name, "width": 16, "max_length": T, **(encoder or {})},
@@ -51,7 +67,7 @@ def new_model(
         "objective": plain if objective is None else {"name": objective},
     }
     generator = torch.Generator().manual_seed(seed)
-    return build(spec, Ids([f"i{i:02d}" for i in range(N)], first=2), registry.find, generator)
+    return build(spec, Ids([f"i{i:02d}" for i in range(N)], first=2), registry.find, generator, None, READS.get(rich))
 
 
 def card(name: str, kind: str) -> TaskCard:

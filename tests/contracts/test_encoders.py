@@ -24,6 +24,7 @@ VARIANTS = {
     "esasrec": [{"heads": 2, "inner": 5}],
 }
 CASES = [(name, options) for name in members.ENCODERS for options in ({}, *VARIANTS.get(name, []))]
+CASES += [(f"{name}+{rich}", {}) for name in members.ENCODERS for rich in members.READS]
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0], *map(str, case[1].values())]))
@@ -35,7 +36,7 @@ def encoder(request):
 
 def first(data, t):
     """The first t columns of a batch."""
-    return replace(data, items=data.items[:, :t], times=data.times[:, :t], lengths=data.lengths.clamp(max=t))
+    return data.upto(t)
 
 
 def test_every_parameter_lives_in_exactly_one_site(encoder):
@@ -65,7 +66,8 @@ def test_every_site_has_a_role(encoder):
 def test_more_padding_never_changes_an_answer(encoder):
     data = members.batch(1)
     short = first(data, members.T - 2)
-    longer = replace(short, items=F.pad(short.items, (0, 2)), times=F.pad(short.times, (0, 2)))
+    wider = {name: F.pad(getattr(short, name), (0, 2)) for name in ("items", "times")}
+    longer = replace(short, **wider, marks=F.pad(short.marks, (0, 0, 0, 2)))
     torch.testing.assert_close(encoder.last(encoder(longer), longer), encoder.last(encoder(short), short))
 
 
@@ -82,7 +84,7 @@ def test_one_user_alone_or_in_a_crowd(encoder):
     data = members.batch(3)
     crowd = encoder.last(encoder(data), data)
     for b, n in enumerate(data.lengths.tolist()):
-        alone = Batch(data.items[b : b + 1, :n], data.lengths[b : b + 1], data.times[b : b + 1, :n])
+        alone = data.of(torch.tensor([b])).upto(n)
         torch.testing.assert_close(encoder.last(encoder(alone), alone)[0], crowd[b], rtol=1e-4, atol=1e-5)
 
 

@@ -48,7 +48,8 @@ VARIANTS = {
 }
 CASES = [(*pair, {}) for pair in members.PAIRS]
 CASES += [("sasrec", method, options) for method, variants in VARIANTS.items() for options in variants]
-CASES += [("bert4rec", "peterrec", {"readout": "both"})]
+CASES += [("bert4rec", "peterrec", {"readout": "both"}), ("bert4rec+input", "peterrec", {"readout": "both"})]
+CASES += [("sasrec+input", method, {}) for method in members.METHODS]
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join([*case[:2], *map(str, case[2].values())]))
@@ -132,7 +133,8 @@ def test_same_seed_same_weights(model):
 def test_padding_never_changes_an_answer_through_an_overlay(model):
     members.learn(model, "buy", "item", seed=1)
     data = members.batch(6, length=8)
-    longer = members.Batch(torch.nn.functional.pad(data.items, (0, 3)), data.lengths)
+    pad = torch.nn.functional.pad
+    longer = members.replace(data, items=pad(data.items, (0, 3)), times=None, marks=pad(data.marks, (0, 0, 0, 3)))
     with torch.inference_mode():
         torch.testing.assert_close(model.score(data, "buy"), model.score(longer, "buy"), rtol=1e-4, atol=1e-5)
 

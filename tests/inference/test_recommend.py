@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from contracts import members
 from inference.people import ENCODERS, crowd, fixed, tiny
 
 from perdure.errors import NonFiniteError, UsageError
@@ -152,3 +153,40 @@ def test_other_refusals():
         model.backbone.item_table[4] = float("inf")
     with pytest.raises(NonFiniteError):
         recommend(model, "next", [["i000"]])
+
+
+def marked_model():
+    """One that reads more of events than items, and has learned a little."""
+    model = members.new_model("sasrec+input", "frozen")
+    members.learn(model, "watch", "next_item")
+    return model
+
+
+def test_what_is_told_of_events_is_read():
+    model, history = marked_model(), [["i03", "nobody", "i07"]]
+    told = [[{"behaviour": "view", "time": 100}, {"behaviour": "cart", "time": 107}, {"behaviour": "buy", "time": 108}]]
+    (plain,), (answer,) = (recommend(model, "watch", history, 5, marks=marks) for marks in (None, told))
+    assert answer.scores != plain.scores and answer.unknown == ["nobody"]
+    (same,) = recommend(model, "watch", [["i03", "i07"]], 5, marks=[[told[0][0], told[0][2]]])
+    assert same.scores == answer.scores  # what an unknown item was marked with goes with it
+    (silent,) = recommend(model, "watch", history, 5, marks=[[{}, {}, {}]])
+    assert silent.scores == plain.scores
+    (odd,) = recommend(model, "watch", [["i03"]], 5, marks=[[{"behaviour": "steal"}]])
+    assert odd.unknown == ["behaviour=steal"] and odd.scores == recommend(model, "watch", [["i03"]], 5)[0].scores
+
+
+def test_other_events_than_the_histories_have_are_refused():
+    with pytest.raises(UsageError, match="other events are told of"):
+        recommend(marked_model(), "watch", [["i03", "i07"]], 5, marks=[[{}]])
+    with pytest.raises(UsageError, match="no mark 'behavior'"):
+        recommend(marked_model(), "watch", [["i03"]], 5, marks=[[{"behavior": "view"}]])
+
+
+def test_times_that_are_told_serve_an_encoder_that_reads_them():
+    model = members.new_model("hstu", "frozen", encoder={"time": True})
+    members.learn(model, "watch", "next_item")
+    near, far = ([[{"time": 0}, {"time": t}]] for t in (1, 10**8))
+    scores = [recommend(model, "watch", [["i03", "i07"]], 5, marks=marks)[0].scores for marks in (near, far)]
+    assert scores[0] != scores[1]
+    with pytest.raises(UsageError, match="no times"):
+        recommend(model, "watch", [["i03", "i07"]], 5, marks=[[{"time": 0}, {}]])

@@ -18,6 +18,7 @@ from perdure import registry
 from perdure.errors import DataError, ModelError, UsageError, shorten
 
 if TYPE_CHECKING:
+    from perdure.events.marks import Marked
     from perdure.events.sequences import Events
     from perdure.model.user_model import UserModel
     from perdure.settings import Settings
@@ -98,15 +99,19 @@ def _settings(model: Any) -> Settings:
 def _compiled(model: Any, events: Events, names: Sequence[str]) -> dict[str, Any]:
     """Task data of some of the model's tasks, by the settings it learned with."""
     from perdure.api.plan import tasks_of
+    from perdure.api.vectors import found
 
-    return tasks_of(_settings(model), events, names)
+    folders = [Path(one).parent for one in (getattr(model, "folder", None), events.folder) if one]
+    return tasks_of(found(_settings(model), folders), events, names, model)
 
 
-def _user(model: Any, events: Events, name: str, row: int) -> tuple[list[str], list[str]]:
-    """What the log says of a user row, as text ids: the history the task reads, and the answers to it that are known.
+def _user(model: Any, events: Events, name: str, row: int) -> tuple[list[str], Marked, list[str]]:
+    """What the log says of a user row, as text ids: the history the task reads, what else is told of its events, and
+    the answers to the task that are known.
 
     Known is every event outside the history that answers the task, whoever takes part in it and whatever the split.
     """
+    from perdure.events.marks import Marks, marked_as
     from perdure.events.splits import Split
     from perdure.events.tasks import compile_tasks
 
@@ -114,13 +119,16 @@ def _user(model: Any, events: Events, name: str, row: int) -> tuple[list[str], l
     task = next(task for task in settings.tasks if task.name == name)
     everyone = replace(task, users=None, min_answers=1)
     data = compile_tasks(events, [everyone], replace(settings.history, min_length=0), Split(valid=0, test=0))[name]
-    history, given = events.item_ids.text(data.history(row)), data.train
+    history, given, shared = events.item_ids.text(data.history(row)), data.train, data.sequences
+    places = np.arange(shared.starts[row], shared.starts[row + 1])
+    rows = places if shared.events is None else shared.events[places]
+    marks = marked_as(events, model.marks or Marks()).kept(rows)
     at = np.flatnonzero(given.users == row)
     if task.kind != "item" or not len(at) or given.answer_starts is None:
-        return history, []
+        return history, marks, []
     known = data.labels.text(given.answers[given.answer_starts[at[0]] : given.answer_starts[at[0] + 1]])
     rows = model.card(name).labels.rows(known)
-    return history, [label for label, there in zip(known, rows, strict=True) if there >= 0]
+    return history, marks, [label for label, there in zip(known, rows, strict=True) if there >= 0]
 
 
 def _tasks(model: Any, task: str | None) -> list[str]:
@@ -175,6 +183,7 @@ def recommend(
     user: str | None = None,
     history: Sequence[str] | None = None,
     profile: Mapping[str, str | None] | None = None,
+    marks: Sequence[Mapping[str, Any]] | None = None,
     k: int = 10,
     seen: Literal["drop", "keep"] = "drop",
     allow: Sequence[str] | None = None,
@@ -186,9 +195,10 @@ def recommend(
     With seen="drop" items of the history are no answers, nor, for a user of the log, what the log holds as the user's
     answers to this task already: who has bought a book is not told to buy it.
 
-    A profile is field -> value, as text, for a model that reads profiles; what is left out is missing. Items and values
-    the model does not know are ignored and listed in `unknown`. Where nothing is known that the task reads, what is
-    popular in the task is the answer, and `source` says so.
+    A profile is field -> value, as text, for a model that reads profiles; what is left out is missing. So are `marks`,
+    one for each event of the history, for a model that reads more of events than their items: column -> value, as text,
+    and "time" -> seconds. Items and values the model does not know are ignored and listed in `unknown`. Where nothing
+    is known that the task reads, what is popular in the task is the answer, and `source` says so.
 
     Returns:
         task, user, items, scores, source ("model" or "popularity"), unknown, truncated, notes.
@@ -211,17 +221,19 @@ def recommend(
     model = _opened(model)
     card, raw, stranger, owned = model.card(task), list(history or []), [], []
     known: Any = None if profile is None else [profile]
+    told: Any = None if marks is None or user is not None else [marks]
     if user is not None:
         events = _log(model, store)
         row = int(events.user_ids.rows([user])[0])
         if row >= 0:
-            raw, owned = _user(model, events, card.name, row)
+            raw, told, owned = _user(model, events, card.name, row)
             profiles = _compiled(model, events, [card.name])[card.name].profiles if model.fields else None
             known = None if profiles is None else profiles.of(np.array([row]))
         else:
             stranger = [user]
     without = [*(deny or []), *owned] if owned and seen == "drop" and not isinstance(deny, str) else deny
-    answer = asdict(ask(model, card.name, [raw], k, seen=seen, allow=allow, deny=without, profiles=known)[0])
+    answer = ask(model, card.name, [raw], k, seen=seen, allow=allow, deny=without, profiles=known, marks=told)[0]
+    answer = asdict(answer)
     answer["unknown"] = [*stranger, *answer["unknown"]]
     closed = allow is not None and not (len(allow) and (card.labels.rows(list(allow)) >= 0).any())
     notes = ["allow names no answer of this task, so there is none to give"] if closed else []

@@ -14,8 +14,9 @@ import torch
 from perdure import registry
 from perdure.errors import MachineError, SettingsError
 from perdure.events.examples import TaskData
+from perdure.events.friends import read_friends
 from perdure.events.ids import Ids
-from perdure.events.marks import marked
+from perdure.events.marks import marked, marked_as
 from perdure.events.profiles import profiles_of
 from perdure.events.sequences import Events
 from perdure.events.tasks import compile_tasks
@@ -107,20 +108,27 @@ def memory_free() -> int | None:
     return min(found) if found else None
 
 
-def tasks_of(settings: Settings, events: Events, names: Sequence[str] | None = None) -> dict[str, TaskData]:
+def tasks_of(
+    settings: Settings, events: Events, names: Sequence[str] | None = None, model: UserModel | None = None
+) -> dict[str, TaskData]:
     """The tasks made ready, all or some of them, with the profiles of users and the marks of events where the settings
-    ask for them."""
+    ask for them; or with those marks that a model reads."""
     chosen = [task for task in settings.tasks if names is None or task.name in names]
     datas = compile_tasks(events, chosen, settings.history, settings.split)
     profiles = profiles_of(events, settings.profile.fields, settings.profile.vectors)
-    told = settings.input
-    marks = marked(events, told.events, told.items, told.dates, told.gaps, told.vectors, told.ids, told.join)
+    if model is None:
+        told = settings.input
+        marks = marked(events, told.events, told.items, told.dates, told.gaps, told.vectors, told.ids, told.join)
+    else:
+        marks = None if model.marks is None else marked_as(events, model.marks)
     if not datas:
         return {}
     shared = next(iter(datas.values())).sequences  # of all tasks
     kept = marks if marks is None or shared.events is None else marks.kept(shared.events)
     shared = replace(shared, marks=kept)
-    return {name: replace(data, profiles=profiles, sequences=shared) for name, data in datas.items()}
+    given = settings.profile.friends if names is None else None  # some tasks alone are asked for, not learned
+    friends = read_friends(given.path, given.user, given.friend, events.user_ids) if given else None
+    return {name: replace(data, profiles=profiles, friends=friends, sequences=shared) for name, data in datas.items()}
 
 
 def fresh(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData] | None = None) -> UserModel:

@@ -23,7 +23,7 @@ from perdure.events.store import MOST_VALUES
 if TYPE_CHECKING:
     from perdure.events.sequences import Events
 
-__all__ = ["DATES", "MOST_LISTED", "MOST_MARKS", "MOST_VALUES", "UNTOLD", "Marked", "Marks", "marked"]
+__all__ = ["DATES", "MOST_LISTED", "MOST_MARKS", "MOST_VALUES", "UNTOLD", "Marked", "Marks", "marked", "marked_as"]
 
 MOST_MARKS = 64  # columns, and columns of attributes
 MOST_LISTED = 32  # values of an attribute that is a list
@@ -221,9 +221,21 @@ def marked(
         {name: known[name] for name in columns}, tuple(dates), gaps, values, tuple(places),
         0 if given is None else given.shape[1], ids, join, attributes, given,
     )  # fmt: skip
-    rows, places = (events.marks, [list(known).index(name) for name in columns]) if columns else (None, [])
+    return marked_as(events, marks)
+
+
+def marked_as(events: Events, marks: Marks) -> Marked:
+    """The marks of all events of a log, for a model that reads these.
+
+    Raises:
+        DataError: a column of the log has other values than the model knows.
+    """
+    known, rows = events.categories, events.marks if marks.events else None
+    for name, values in marks.events.items():
+        if known.get(name) != values:
+            raise DataError(f"the log's {name} has other values than the model has learned from", where="[input]")
     held = np.zeros((events.n_events, 0), np.int16) if rows is None else rows
-    return Marked(marks, held, events.times if marks.timed else None, tuple(places))
+    return Marked(marks, held, events.times, tuple(list(known).index(name) for name in marks.events))
 
 
 def _attributes(events: Events, names: Sequence[str]) -> tuple[dict[str, Ids], list[int], np.ndarray]:

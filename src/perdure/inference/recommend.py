@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from perdure.errors import UsageError, shorten
+from perdure.events.marks import UNTOLD, Marked, Marks
 from perdure.events.profiles import Fields, Profiles
 from perdure.inference.represent import blank, label_of_item, represent, scores_of, seen_cells, users_at_once
 from perdure.inference.topk import top
@@ -56,19 +57,31 @@ class Histories:
     """Raw histories as rows of a model: the known events of history u are items[starts[u]:starts[u + 1]].
 
     Attributes:
-        items: (H,) int64. starts: (n + 1,) int64. unknown: per history the ids that were ignored, each once.
+        items: (H,) int64. starts: (n + 1,) int64. unknown: per history the ids that were ignored, each once, and the
+            marks that were.
+        times: (H,) int64 seconds, where the time of every event is told; else None.
+        marks: what else is told of the events, or None.
     """
 
     items: np.ndarray
     starts: np.ndarray
     unknown: list[list[str]]
+    times: np.ndarray | None = None
+    marks: Marked | None = None
 
 
-def histories(model: UserModel, raw: Sequence[Sequence[str]]) -> Histories:
+Told = Marked | Sequence[Sequence[Mapping[str, Any]]]
+
+
+def histories(model: UserModel, raw: Sequence[Sequence[str]], told: Told | None = None) -> Histories:
     """Text ids -> item rows; what the model does not know is set aside.
 
+    Args:
+        told: of every event, column -> value, and "time" -> seconds: what a model with [input] reads besides items.
+
     Raises:
-        UsageError: a single history instead of a list of histories, or an id that is no text.
+        UsageError: a single history instead of a list of histories, an id that is no text, or events told of that are
+            not those of the histories.
     """
     if isinstance(raw, str) or any(isinstance(h, str) for h in raw):
         raise UsageError(
@@ -92,7 +105,23 @@ def histories(model: UserModel, raw: Sequence[Sequence[str]]) -> Histories:
             unknown[owner[at]].append(flat[at])
     known = rows >= 0
     starts = np.concatenate([[0], np.cumsum(np.bincount(owner[known], minlength=len(raw)))]).astype(np.int64)
-    return Histories(rows[known], starts, unknown)
+    marks = None if told is None else _marks(model, told, counts, unknown).kept(np.flatnonzero(known))
+    times = None if marks is None or marks.times is None or (marks.times == UNTOLD).any() else marks.times
+    return Histories(rows[known], starts, unknown, times, marks)
+
+
+def _marks(model: UserModel, told: Told, counts: np.ndarray, unknown: list[list[str]]) -> Marked:
+    """What is told of all events of histories with `counts` (n,) of them; values nobody had are added to `unknown`."""
+    if isinstance(told, Marked):
+        return told
+    if [len(events) for events in told] != counts.tolist():
+        raise UsageError(
+            "other events are told of than the histories have", expected="one for each event", where="marks"
+        )
+    found, strange = (model.marks or Marks()).told(told)
+    for ids, values in zip(unknown, strange, strict=True):
+        ids += dict.fromkeys(values)
+    return found
 
 
 def recommend(
@@ -105,6 +134,7 @@ def recommend(
     allow: Sequence[str] | None = None,
     deny: Sequence[str] | None = None,
     profiles: Profiles | Sequence[Mapping[str, str | None]] | None = None,
+    marks: Told | None = None,
 ) -> list[Answer]:
     """The k best labels of a task for each history.
 
@@ -114,6 +144,7 @@ def recommend(
         seen: "drop" leaves out labels that are items of the history (of tasks whose labels are items).
         allow: only these labels may be given. deny: these may not. A label in both is not given.
         profiles: of the same users, for models that read them: field -> value, what is left out is missing.
+        marks: of every event of the histories, for models that read them: column -> value, and "time" -> seconds.
 
     Returns:
         One Answer a history, in order.
@@ -134,7 +165,7 @@ def recommend(
         raise UsageError(f"k = {k!r}", expected="a whole number of 1 or more", where="recommend, k")
     if seen not in ("drop", "keep"):
         raise UsageError(f"seen = {seen!r}", expected='"drop" or "keep"', where="recommend, seen")
-    asked = histories(model, raw)
+    asked = histories(model, raw, marks)
     barred, strangers = _barred(card, allow, deny)
     labels = label_of_item(card, model.backbone.n_items) if seen == "drop" else None
     begin, end = asked.starts[:-1], asked.starts[1:]

@@ -16,7 +16,7 @@ Vitter, "Random Sampling with a Reservoir", 1985.
 
 L is what the encoder reads, and for a next_item task what its targets need besides.
 
-Privacy: M_j holds histories of users, item by item and, where the encoder reads them, with their times. It is stored in
+Privacy: M_j holds histories of users, item by item and, where the encoder reads them, with times and marks. It is stored in
 the file of task j in the model folder: whoever has the model has these histories. User ids are not stored.
 
 Differs: the papers store classes or transitions; here an example is a user's history with at most A of the user's
@@ -49,6 +49,7 @@ class Memory(Overlay):
 
     Args:
         size: m. length: L. most: A, answers kept of a history; 0 where the task has none. timed: events have times.
+        marks: M, of each event.
     """
 
     passive: ClassVar[bool] = True
@@ -57,14 +58,16 @@ class Memory(Overlay):
     lengths: Tensor
     answers: Tensor | None
     times: Tensor | None
+    marks: Tensor | None
     filled: Tensor
 
-    def __init__(self, size: int, length: int, most: int, timed: bool) -> None:
+    def __init__(self, size: int, length: int, most: int, timed: bool, marks: int = 0) -> None:
         super().__init__()
         self.register_buffer("items", torch.zeros(size, length, dtype=torch.int32))
         self.register_buffer("lengths", torch.zeros(size, dtype=torch.int32))
         self.register_buffer("answers", torch.full((size, most), -1, dtype=torch.int32) if most else None)
         self.register_buffer("times", torch.zeros(size, length, dtype=torch.int64) if timed else None)
+        self.register_buffer("marks", torch.zeros(size, length, marks, dtype=torch.int16) if marks else None)
         self.register_buffer("filled", torch.tensor(0))  # rows in use, from the first
 
     def keep(self, batches: Iterable[Batch], rng: torch.Generator) -> None:
@@ -78,6 +81,8 @@ class Memory(Overlay):
                 some["answers"] = _some_of_each(batch.answers, batch.answer_starts, most, rng)  # (B, A)
             if self.times is not None and batch.times is not None:
                 some["times"] = _wide(batch.times, length)  # (B, L)
+            if self.marks is not None and batch.marks is not None:
+                some["marks"] = _wide(batch.marks, length)  # (B, L, M)
             some["key"] = torch.rand(len(batch), generator=rng, device=rng.device, dtype=torch.float64)  # (B,)
             teaches = batch.lengths > (1 if self.answers is None else 0)  # (B,)
             some = {name: t[teaches] for name, t in some.items()}
@@ -95,12 +100,13 @@ class Memory(Overlay):
         lengths = self.lengths[rows].long()  # (B,)
         t = max(int(lengths.max()), 1)
         times = None if self.times is None else self.times[rows, :t]  # (B, T)
+        marks = None if self.marks is None else self.marks[rows, :t].long()  # (B, T, M)
         answers = starts = None
         if self.answers is not None:
             kept = self.answers[rows]  # (B, A)
             answers, counts = kept[kept >= 0].long(), (kept >= 0).sum(1)  # (all,), (B,)
             starts = F.pad(counts.cumsum(0), (1, 0))  # (B + 1,)
-        return Batch(self.items[rows, :t].long(), lengths, times, None, answers, starts)
+        return Batch(self.items[rows, :t].long(), lengths, times, None, answers, starts, marks=marks)
 
 
 class Replay(Method):
@@ -139,7 +145,8 @@ class Replay(Method):
         shifted = card.kind == "next_item"
         length = model.backbone.max_length + (cast("Objective", model.objective).extra if shifted else 0)
         most = 0 if shifted else 1 if card.kind == "one_of" else self.answers
-        return Memory(self.memory, length, most, model.backbone.reads_times)
+        marks = 0 if model.marks is None else len(model.marks.sizes)
+        return Memory(self.memory, length, most, model.backbone.reads_times, marks)
 
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
         """The backbone and the task's head, and where asked those of older tasks."""
@@ -169,8 +176,8 @@ def _older(model: UserModel, task: str) -> list[str]:
 
 
 def _wide(events: Tensor, length: int) -> Tensor:
-    """(B, T) -> (B, L), padded with zeros."""
-    return F.pad(events, (0, length - events.shape[1]))
+    """(B, T, ...) -> (B, L, ...), padded with zeros."""
+    return F.pad(events, (0, 0) * (events.dim() - 2) + (0, length - events.shape[1]))
 
 
 def _some_of_each(answers: Tensor, starts: Tensor, most: int, rng: torch.Generator) -> Tensor:
