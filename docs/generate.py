@@ -34,7 +34,8 @@ def told(cls: type) -> dict[str, str]:
 
     `a, b: text` and `a / b: text` speak of both names.
     """
-    found: dict[str, str] = {}
+    passed = getattr(cls, "passes_on", None)
+    found: dict[str, str] = {} if passed is None else told(passed)
     documented = [*reversed(cls.__mro__), getattr(cls, "__init__", None)]
     for thing in documented:
         text = inspect.cleandoc(getattr(thing, "__doc__", "") or "")

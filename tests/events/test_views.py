@@ -74,3 +74,35 @@ def test_halves_share_no_event():
     assert rows(odd)[0] == [2, 4, 6, 8, 10] and rows(even)[0] == [3, 5, 7, 9, 11]
     assert rows(odd)[1] == [102, 104, 106, 108] and rows(even)[1] == [103, 105, 107]
     assert rows(odd)[2] == rows(even)[2] == [202] and rows(odd)[3] == rows(even)[3] == []
+
+
+SHARES = {"crop": 0.6, "mask": 0.3, "reorder": 0.6}
+
+
+def operator(before: list[int], after: list[int]) -> str:
+    """Which of the three made `after` of ten events."""
+    if len(after) < len(before):
+        return "crop" if after == before[before.index(after[0]) :][: len(after)] else "none"
+    if 1 in after:
+        return "mask" if all(b in (a, 1) for a, b in zip(before, after, strict=True)) else "none"
+    return "reorder" if sorted(after) == before else "none"
+
+
+def test_two_views_are_by_two_operators_each_of_the_history_itself():
+    batch = histories().of(torch.tensor([0] * 3000))
+    before = rows(batch)[0]
+    parts, order = views.augmented(batch, SHARES, rng(2))
+    made = [row for part in parts for row in rows(part)]
+    views_of = [(operator(before, made[a]), operator(before, made[b])) for a, b in order.view(2, -1).T.tolist()]
+    counts = {pair: views_of.count(pair) for pair in set(views_of)}
+    assert set(counts) == {(a, b) for a in SHARES for b in SHARES if a != b}  # never one alone, never "none"
+    assert min(counts.values()) > 500 - 4 * (3000 * 5 / 36) ** 0.5
+
+
+def test_views_stand_in_the_order_of_the_users():
+    batch = histories().of(torch.tensor([4, 0, 1, 2]))
+    parts, order = views.augmented(batch, SHARES, rng(3))
+    made = [set(row) - {1} for part in parts for row in rows(part)]
+    for place, at in enumerate(order.tolist()):
+        assert made[at] <= set(rows(batch)[place % 4])
+    assert sorted(order.tolist()) == list(range(8))

@@ -6,6 +6,8 @@ whole batch at once, and from its generator alone.
 | crop | keeps a run of ceil(share n) events | CL4SRec, Xie et al., ICDE 2022, eq. 5 |
 | mask | hides floor(share n) events behind the mask row | the same, eq. 6 |
 | reorder | shuffles a run of floor(share n) events | the same, eq. 7 |
+| sample | ceil(share n) events, wherever they are | LURM, arXiv 2110.11337, whose exact form is not published |
+| parts | half of the events, wherever they are, and the rest | the same |
 | halves | every other event, and the rest: two histories without a common event | standard split-half practice |
 
 A view of a history of n events has at least one event wherever n > 0.
@@ -13,6 +15,7 @@ A view of a history of n events has at least one event wherever n > 0.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -20,7 +23,7 @@ from torch import Tensor
 
 from perdure.events.batch import Batch
 
-__all__ = ["crop", "halves", "mask", "reorder"]
+__all__ = ["augmented", "crop", "halves", "mask", "parts", "reorder", "sample"]
 
 
 def crop(batch: Batch, share: float, rng: torch.Generator) -> Batch:
@@ -34,8 +37,7 @@ def crop(batch: Batch, share: float, rng: torch.Generator) -> Batch:
 
 def mask(batch: Batch, share: float, rng: torch.Generator, row: int = 1) -> Batch:
     """`row` in place of floor(share n) events of each history, share in [0, 1), drawn evenly."""
-    lots = _rand(batch.items.shape, batch, rng).masked_fill(~batch.valid, 2.0)  # (B, T)
-    hidden = lots.argsort(1).argsort(1) < (batch.lengths * share).long()[:, None]  # (B, T)
+    hidden = _drawn(batch, rng) < (batch.lengths * share).long()[:, None]  # (B, T)
     return batch.hidden(hidden, row)
 
 
@@ -52,6 +54,23 @@ def reorder(batch: Batch, share: float, rng: torch.Generator) -> Batch:
     return replace(_picked(batch, keys.argsort(dim=1, stable=True), n), times=batch.times)
 
 
+def sample(batch: Batch, share: float, rng: torch.Generator) -> Batch:
+    """ceil(share n) events of each history, share in (0, 1], drawn evenly, in their order."""
+    n = batch.lengths  # (B,)
+    kept = torch.minimum((n * share).ceil().long(), n)  # (B,)
+    return _chosen(batch, _drawn(batch, rng) < kept[:, None], kept)
+
+
+def parts(batch: Batch, rng: torch.Generator) -> tuple[Batch, Batch]:
+    """Half of the events of each history, drawn evenly, one more where they are odd, and the others, both in their
+    order; a single event is both parts."""
+    n, drawn = batch.lengths, _drawn(batch, rng)  # (B,), (B, T)
+    half = (n + 1) // 2  # (B,)
+    begin = torch.where(n == 1, 0, half)  # (B,)
+    inside = (drawn >= begin[:, None]) & batch.valid  # (B, T)
+    return _chosen(batch, drawn < half[:, None], half), _chosen(batch, inside, n - begin)
+
+
 def halves(batch: Batch) -> tuple[Batch, Batch]:
     """The first, third, fifth ... event of each history, and the others; a single event is both halves."""
     n, t = batch.lengths, batch.items.shape[1]  # (B,)
@@ -59,6 +78,35 @@ def halves(batch: Batch) -> tuple[Batch, Batch]:
     lone = (n == 1)[:, None]  # (B, 1)
     others = torch.where(lone, at, at + 1)  # (B, T')
     return _picked(batch, at, (n + 1) // 2), _picked(batch, others, torch.where(n == 1, n, n // 2))
+
+
+def augmented(batch: Batch, shares: Mapping[str, float], rng: torch.Generator) -> tuple[list[Batch], Tensor]:
+    """Two views of each history, by two different operators drawn for it; each is made from the history itself.
+
+    Args:
+        shares: operator ("crop", "mask", "reorder") -> its share; two or more.
+
+    Returns:
+        The 2B views of B 1 or more users, one batch an operator, and (2B,) where among them all the first view of each
+        user stands, then where the second does.
+    """
+    operators = {"crop": crop, "mask": mask, "reorder": reorder}
+    kinds = _rand((len(batch), len(shares)), batch, rng).argsort(1)[:, :2].T.flatten()  # (2B,)
+    owners = torch.arange(len(batch), device=kinds.device).repeat(2)  # (2B,)
+    places = [(kinds == i).nonzero().squeeze(1) for i in range(len(shares))]  # one (R,) an operator
+    drawn = [(operators[kind], share, at) for (kind, share), at in zip(shares.items(), places, strict=True) if len(at)]
+    return [make(batch.of(owners[at]), share, rng) for make, share, at in drawn], torch.cat(places).argsort()
+
+
+def _drawn(batch: Batch, rng: torch.Generator) -> Tensor:
+    """(B, T): a place in an order of each history's events, drawn evenly; padding stands behind them."""
+    return _rand(batch.items.shape, batch, rng).masked_fill(~batch.valid, 2.0).argsort(1).argsort(1)
+
+
+def _chosen(batch: Batch, where: Tensor, lengths: Tensor) -> Batch:
+    """The events of `where` (B, T) bool, `lengths` (B,) of each history, in their order."""
+    first = where.to(torch.uint8).argsort(dim=1, descending=True, stable=True)  # (B, T)
+    return _picked(batch, first[:, : max(int(lengths.max()), 1)], lengths)
 
 
 def _picked(batch: Batch, at: Tensor, lengths: Tensor) -> Batch:

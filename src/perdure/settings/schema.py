@@ -23,15 +23,22 @@ STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=Fals
 def schema_of(cls: type) -> type[BaseModel]:
     """The keyword-only arguments of `cls.__init__` as a strict pydantic model that knows no other key.
 
-    Ranges are written in the signature: `width: Annotated[int, Ge(1)] = 64`.
+    Ranges are written in the signature: `width: Annotated[int, Ge(1)] = 64`. A class that hands what it does not name
+    itself to another (`**options`) tells which in `passes_on`: the options of that class are its own.
     """
+    return create_model(cls.__name__, __config__=STRICT, **_options(cls))
+
+
+def _options(cls: type) -> dict[str, Any]:
+    """Name -> (annotation, default)."""
     hints = typing.get_type_hints(cls.__init__, include_extras=True)
-    options: dict[str, Any] = {}
+    passed = getattr(cls, "passes_on", None)
+    options: dict[str, Any] = {} if passed is None else _options(passed)
     for name, parameter in inspect.signature(cls).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             default = ... if parameter.default is inspect.Parameter.empty else parameter.default
             options[name] = (_listed(hints.get(name, Any)), default)
-    return create_model(cls.__name__, __config__=STRICT, **options)
+    return options
 
 
 @functools.cache
