@@ -1,0 +1,286 @@
+"""UPRec: hidden events, what is known of the user, and who the user's friends are, learned at once.
+
+C. Xiao et al., "UPRec: User-Aware Pre-training for Recommender Systems", arXiv 2102.10989, 2021.
+
+    L     = l_1 L_MIP + l_2 L_UAP + l_3 L_SRD
+    L_MIP = - mean over masked events j of  log P(i_j)                     (masked_item, as it stands)
+    u     = max over the states of the events
+    L_UAP = sum over numeric attributes a of  mean_u Huber_delta(w_a . u + b_a - y_a(u))
+          + sum over discrete attributes a of mean_u CE(W_a u + b_a, y_a(u))
+    sim(u, c) = - w_s . (u - c)^2                                          (elementwise square)
+    L_SRD = - mean over u of  log [ exp sim(u, c_u) / sum over c in C_u of exp sim(u, c) ]
+    C_u   = the friend c_u of u, and the drawn friends of the other users of the batch but those near to u
+
+| paper | here | shape |
+|---|---|---|
+| l_1, l_2, l_3 | item, attributes, friends | |
+| u; c | u; c, of one drawn friend a user | (B, d) |
+| W_a, b_a; w_a, b_a | parts.maps[a] | (V_a, d), (V_a,); (1, d), (1,) |
+| y_a | Batch.profile, row 0: not known, no target; numbers: parts.values[a] of that row | (B, F) |
+| w_s | parts.distance | (d,) |
+| delta | delta | |
+| near to u | close: u, its friends and theirs; alike: (nearly) the same profile | (B, B) |
+
+Differs: the paper's body was not available; this follows a summary with its equations. b_s of sim is left out: it adds
+the same to every candidate, so the softmax cannot see it. u is read from the whole history, not from the masked one.
+Open there, and options here: the weights, delta, how alike two profiles must be, rate of masks. A numeric attribute is
+a profile field whose values are numbers, scaled to mean 0 and deviation 1 over the values that occur. w_s begins at
+1 / d. A friend is a user of the training set. What [profile] does not tell is not learned; where it tells neither
+fields nor friends the objective refuses, as that is masked_item.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from perdure.encoders.base import Encoder
+from perdure.encoders.readouts import max_of_events
+from perdure.errors import DataError, SettingsError, shorten
+from perdure.events.batch import Batch
+from perdure.events.examples import Examples
+from perdure.events.loader import Loader
+from perdure.objectives.base import Learner, Objective
+from perdure.objectives.masked_item import MaskedItem
+
+if TYPE_CHECKING:
+    from perdure.events.examples import TaskData
+    from perdure.events.friends import Friends
+    from perdure.events.profiles import Fields
+
+__all__ = ["UPRec", "UserParts", "near_by_square"]
+
+
+class UserParts(nn.Module):
+    """What tells attributes and friends from user vectors.
+
+    Args:
+        encoder: whose vectors they are.
+        sizes: discrete attribute -> its values V_a. numbers: numeric attribute -> the number of each profile row
+            (V_a + 1,), nan in row 0. Names are places of profile fields.
+    """
+
+    def __init__(
+        self, encoder: Encoder, sizes: dict[int, int], numbers: dict[int, Tensor], generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        width = encoder.width
+        self.length, self.reads_times, self.places = encoder.max_length, encoder.reads_times, [*sizes, *numbers]
+        self.maps = nn.ModuleList(nn.Linear(width, n) for n in [*sizes.values(), *[1] * len(numbers)])
+        self.values = [None] * len(sizes) + list(numbers.values())
+        self.distance = nn.Parameter(torch.full((width,), 1 / width))  # (d,)
+        for linear in self.maps:
+            nn.init.normal_(linear.weight, std=0.01, generator=generator)  # type: ignore[arg-type]
+            nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
+
+    def tell(self, u: Tensor) -> list[Tensor]:
+        """User vectors (B, d) -> for each attribute the scores of its values (B, V_a), or the number (B, 1)."""
+        return [linear(u) for linear in self.maps]
+
+    def attributes_loss(self, u: Tensor, profile: Tensor, delta: float) -> Tensor:
+        """Scalar: the sum over attributes of their mean loss over the users of whom they are known; user vectors
+        (B, d), `Batch.profile` (B, F)."""
+        total = u.sum() * 0.0
+        for place, told, values in zip(self.places, self.tell(u), self.values, strict=True):
+            rows = profile[:, place]  # (B,)
+            at = (rows > 0).nonzero().squeeze(1)  # (K,)
+            if not len(at):
+                continue
+            if values is None:
+                total = total + F.cross_entropy(told[at], rows[at] - 1)
+            else:
+                total = total + F.huber_loss(told[at, 0], values.to(u.device, u.dtype)[rows[at]], delta=delta)
+        return total
+
+
+class UPRec(Objective):
+    """Masked items, attributes and friends.
+
+    Args:
+        item, attributes, friends: weights of the three losses, 0 or more.
+        fields: profile fields to be told; none for all. An attribute that a task asks for is refused.
+        numbers: those of them that are numbers.
+        delta: where Huber's loss turns from square to straight, in standard deviations.
+        alike: users whose known attributes agree in this share are no negatives of each other; none for no such rule.
+        rate, last, corrupt, tied: of the masks, as in masked_item.
+    """
+
+    name: ClassVar[str] = "uprec"
+    paper: ClassVar[str] = "Xiao et al., arXiv 2102.10989"
+    summary: ClassVar[str] = "predict hidden events, what is known of the user, and friends"
+    causal: ClassVar[bool | None] = False
+
+    def __init__(
+        self,
+        *,
+        item: Annotated[float, Ge(0)] = 1.0,
+        attributes: Annotated[float, Ge(0)] = 1.0,
+        friends: Annotated[float, Ge(0)] = 1.0,
+        fields: list[str] | None = None,
+        numbers: list[str] = [],  # noqa: B006
+        delta: Annotated[float, Gt(0)] = 1.0,
+        alike: Annotated[float, Gt(0), Le(1)] | None = 1.0,
+        rate: Annotated[float, Gt(0), Le(1)] = 0.2,
+        last: Annotated[float, Ge(0), Le(1)] = 0.1,
+        corrupt: Literal["mask", "bert"] = "mask",
+        tied: bool = True,
+    ) -> None:
+        super().__init__()
+        self.masked = MaskedItem(rate=rate, last=last, corrupt=corrupt, tied=tied)
+        self.item, self.attributes, self.friends, self.tied = item, attributes, friends, tied
+        self.fields, self.numbers, self.delta, self.alike = fields, list(numbers), delta, alike
+        self._circle: Circle | None = None
+
+    def predicts(self, fields: Fields | None) -> list[str]:
+        """The profile fields it learns to tell; SettingsError where one is not there."""
+        have = [] if fields is None else list(fields.values)
+        wanted = have if self.fields is None else self.fields
+        for name in [*wanted, *self.numbers]:
+            if name not in have:
+                raise SettingsError(
+                    f"objective.{'numbers' if name in self.numbers else 'fields'}: no profile field {shorten(name)!r}",
+                    expected=f"one of {', '.join(have) or 'none: see [profile] fields'}",
+                    where="[objective]",
+                )
+        return list(wanted) if self.attributes else []
+
+    def parts(self, encoder: Encoder, fields: Fields | None, generator: torch.Generator) -> UserParts:
+        """A linear map for each attribute, and the weights of sim."""
+        sizes, numbers, told = {}, {}, self.predicts(fields)
+        for place, (name, ids) in enumerate(fields.values.items() if fields is not None else ()):
+            if name not in told:
+                continue
+            if name in self.numbers:
+                numbers[place] = _numbers(name, ids.text(np.arange(1, len(ids) + 1)))
+            else:
+                sizes[place] = len(ids)
+        return UserParts(encoder, sizes, numbers, generator)
+
+    def prepare(self, counts: Tensor, data: TaskData | None = None) -> None:
+        """Told the task's data: who is whose friend, and what of them may be read.
+
+        Raises:
+            SettingsError: neither attributes nor friends are told, or weighted.
+        """
+        if data is None:
+            return
+        told = self.attributes and data.profiles is not None and self.predicts(data.profiles.fields)
+        self._circle = Circle(data.friends, data) if self.friends and data.friends is not None else None
+        if not told and self._circle is None:
+            raise SettingsError(
+                "objective uprec: nothing is told of users but their events",
+                expected="[profile] fields or friends, and a weight for them",
+                where="[objective], [profile]",
+                fix="tell something of users, or choose masked_item",
+            )
+
+    def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
+        """Scalar: the weighted sum of three losses."""
+        parts: UserParts = learner.parts  # type: ignore[assignment]
+        total = self.item * self.masked.loss(learner, batch, rng) if self.item else 0.0 * learner.table.sum()
+        batch = batch.of((batch.lengths > 0).nonzero().squeeze(1))
+        told = self.attributes and parts.places and batch.profile is not None
+        if not told and self._circle is None:
+            return total
+        u = vector(learner, batch)  # (B, d)
+        if told and batch.profile is not None:
+            total = total + self.attributes * parts.attributes_loss(u, batch.profile, self.delta)
+        if self._circle is not None:
+            total = total + self.friends * self.social(learner, batch, u, self._circle, rng)
+        return total
+
+    def social(self, learner: Learner, batch: Batch, u: Tensor, circle: Circle, rng: torch.Generator) -> Tensor:
+        """L_SRD: scalar, over the users of the batch who have a friend to be read; 0 where they are fewer than two."""
+        parts: UserParts = learner.parts  # type: ignore[assignment]
+        lots = torch.rand(len(batch), generator=rng, device=rng.device, dtype=torch.float64).cpu().numpy()  # (B,)
+        users = np.zeros(0, np.int64) if batch.users is None else batch.users.cpu().numpy()
+        chosen = circle.readable.one(users, lots[: len(users)])  # (B,)
+        at = np.flatnonzero(chosen >= 0)
+        if len(at) < 2:
+            return u.sum() * 0.0
+        theirs = circle.histories(chosen[at], parts.length, parts.reads_times).to(u.device)
+        c = vector(learner, theirs)  # (K, d)
+        near = torch.from_numpy(circle.friends.close(users[at], chosen[at])).to(u.device)  # (K, K)
+        rows = torch.from_numpy(at).to(u.device)  # (K,)
+        if self.alike is not None and batch.profile is not None and theirs.profile is not None:
+            near = near | alike(batch.profile[rows], theirs.profile, self.alike)  # (K, K)
+        return near_by_square(u[rows], c, parts.distance, near)
+
+
+class Circle:
+    """The friends that may be read while a task is learned.
+
+    Args:
+        friends: of all users of the log.
+        data: of the task: a friend is read as its training examples show it.
+    """
+
+    def __init__(self, friends: Friends, data: TaskData) -> None:
+        train = data.train
+        self.row = np.full(len(friends.starts) - 1, -1, np.int64)  # (U,) training example of each user
+        full = train.end > train.begin
+        self.row[train.users[full]] = np.flatnonzero(full)
+        self.friends, self.readable, self.data = friends, friends.among(self.row >= 0), data
+        if not len(self.readable.others):
+            raise DataError("no training user has a friend whose events may be read", where="[profile] friends")
+
+    def histories(self, users: np.ndarray, length: int, times: bool) -> Batch:
+        """The newest `length` training events of user rows (B,), in their order."""
+        train, rows = self.data.train, self.row[users]  # (B,)
+        none = np.zeros(len(rows) + 1, np.int64)
+        asked = Examples(train.users[rows], train.begin[rows], train.end[rows], none[:0], none)
+        loader = Loader(
+            self.data.sequences,
+            asked,
+            batch_size=len(rows),
+            max_length=length,
+            times=times,
+            profiles=self.data.profiles,
+        )
+        return next(iter(loader))
+
+    def __deepcopy__(self, memo: object) -> Circle:
+        return self
+
+
+def vector(learner: Learner, batch: Batch) -> Tensor:
+    """u: the largest value over the states of the events, (B, T) histories of 1 or more -> (B, d)."""
+    h = learner.encode(batch)[:, -batch.items.shape[1] :]  # (B, T, d), prompts in front cut off
+    return max_of_events(h, batch.lengths)  # (B, d)
+
+
+def near_by_square(u: Tensor, c: Tensor, weight: Tensor, near: Tensor) -> Tensor:
+    """Scalar: mean over u of -log softmax of sim(u, c) at its own c; (K, d), (K, d), w_s (d,), and which pairs are no
+    negatives (K, K) bool, the diagonal not looked at. sum_j w_j (u_j - c_j)^2 is spelled out, so no (K, K, d) exists.
+    """
+    square = (u.square() @ weight)[:, None] + (c.square() @ weight) - 2 * (u * weight) @ c.T  # (K, K)
+    own = torch.eye(len(u), dtype=torch.bool, device=u.device)  # (K, K)
+    scores = (-square).masked_fill(near & ~own, -torch.inf)  # (K, K)
+    return F.cross_entropy(scores, torch.arange(len(u), device=u.device))
+
+
+def alike(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """(A, F), (B, F) profile rows -> (A, B) bool: at least `share` of the fields known of both agree, and there is
+    one."""
+    both = ((a > 0).float() @ (b > 0).float().T)[..., None]  # (A, B, 1)
+    agree = ((a[:, None] == b) & (a[:, None] > 0)).sum(-1, keepdim=True)  # (A, B, 1)
+    return ((both > 0) & (agree >= share * both)).squeeze(-1)
+
+
+def _numbers(name: str, texts: list[str]) -> Tensor:
+    """(V + 1,) float64: nan, then the values as numbers of mean 0 and deviation 1."""
+    try:
+        found = [float(text) for text in texts]
+    except ValueError:
+        found = [math.nan]
+    if not found or not all(map(math.isfinite, found)):
+        raise SettingsError(f"objective.numbers: values of {name} are no numbers", where="[objective]")
+    values = torch.tensor(found, dtype=torch.float64)  # (V,)
+    spread = values.std(correction=0).clamp(min=1e-12)
+    return torch.cat([values.new_full((1,), math.nan), (values - values.mean()) / spread])

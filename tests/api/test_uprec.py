@@ -1,0 +1,61 @@
+"""UPRec from a recipe to a saved model: what users are and whom they know is learned, and no answer of a task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from cli.small import make
+
+import perdure
+from perdure.errors import SettingsError, UsageError
+
+ENCODER = {"name": "bert4rec", "width": 16, "blocks": 1, "heads": 2, "max_length": 20}
+
+
+def recipe(folder: Path, tasks: tuple[str, ...], profile: dict, **objective: object) -> Path:
+    """A small world whose users know the two who come next."""
+    made = make(
+        folder,
+        tasks,
+        encoder=ENCODER,
+        objective={"name": "uprec", **objective},
+        profile=profile,
+        tuning={"method": "finetune"},
+    )
+    text = made.read_text(encoding="utf-8").replace("length = 3\n", "")
+    made.write_text(text, encoding="utf-8")
+    ids = pl.read_csv(folder / "world" / "users.csv", infer_schema=False)["user"]
+    pairs = [pl.DataFrame({"user": ids, "friend": ids.shift(step)}) for step in (1, 2)]
+    pl.concat(pairs).drop_nulls().write_csv(folder / "friends.csv")
+    return made
+
+
+def test_the_whole_path(tmp_path):
+    profile = {"fields": ["age", "gender", "status"], "friends": {"path": "friends.csv"}}
+    made = recipe(tmp_path, ("watch", "buy", "gender"), profile, fields=["age", "status"])
+    done = perdure.learn(made, tmp_path / "run")
+    assert done.metrics["watch"] == "ndcg@10" and len(done.matrix) == 3
+    (tmp_path / "friends.csv").unlink()  # nobody who asks the model needs it
+    answer = perdure.recommend(tmp_path / "run" / "model", task="watch", user="u0001", store=tmp_path / "run" / "store")
+    assert len(answer["items"]) == 10
+
+
+def test_an_answer_of_a_task_is_no_target(tmp_path):
+    made = recipe(tmp_path, ("watch", "gender"), {"fields": ["age", "gender"]})
+    for act in (lambda: perdure.check(made), lambda: perdure.learn(made, tmp_path / "run")):
+        with pytest.raises(
+            SettingsError, match="'gender' asks for gender, which objective uprec learns to tell"
+        ) as told:
+            act()
+        assert "objective.fields" in told.value.fix
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert perdure.check(made, overrides=["objective.fields=['age']"]).tasks
+    assert perdure.check(made, overrides=["objective.attributes=0"]).tasks
+
+
+def test_friends_that_are_not_there(tmp_path):
+    made = recipe(tmp_path, ("watch",), {"friends": {"path": "nobody.csv"}})
+    with pytest.raises(UsageError, match="nobody.csv"):
+        perdure.check(made)
