@@ -4,7 +4,7 @@ X. Xie, F. Sun, Z. Liu, S. Wu, J. Gao, J. Zhang, B. Ding, B. Cui, "Contrastive L
 ICDE 2022 (arXiv 2010.14395).
 
     z_u, z'_u  user vectors of two views of s_u, by two different operators of crop, mask, reorder
-    L_cl  = mean over the 2B views z of  -log [ exp(sim(z, z') / tau) / sum over all other views y of exp(sim(z, y) / tau) ]
+    L_cl  = mean over the 2B views z of  -log [ exp(sim(z, z') / tau) / sum_y exp(sim(z, y) / tau) ],  y all views but z
     L     = L_next + lambda L_cl
 
 | paper | here | shape |
@@ -20,9 +20,9 @@ ICDE 2022 (arXiv 2010.14395).
 
 Differs: no official code was found; defaults are those of SSLRec (github.com/HKUDS/SSLRec): the inner product with
 tau = 1, lambda = 0.1, shares 0.6, 0.3, 0.6. The operators are drawn for each history, and both views are made from the
-history itself: in SSLRec mask and reorder write into the array they read, so that its second view is made from the first
-one. L_next is that of `next_item` at every position (SSLRec: full softmax at the last one, on all prefixes; the paper:
-`loss = "sampled"` with `negatives = 1`). Windows of one user are no negatives of each other.
+history itself: in SSLRec mask and reorder write into the array they read, so that its second view is made from the
+first one. L_next is that of `next_item` at every position (SSLRec: full softmax at the last one, on all prefixes; the
+paper: `loss = "sampled"` with `negatives = 1`). Windows of one user are no negatives of each other.
 """
 
 from __future__ import annotations
