@@ -20,9 +20,15 @@ def sigma(x):
     return 1 / (1 + math.exp(-x))
 
 
-def drawn(**options):
+TOLD = replace(members.MARKS, items={}, places=(), width=0)  # a behaviour of 4 rows, a gap of 5
+
+
+def drawn(marks=None, **options):
     """A small encoder in double precision, every number of it drawn."""
-    encoder = DUPN(members.N, width=4, max_length=members.T, dropout=0.0, **options).double().eval()
+    encoder = DUPN(members.N, width=4, max_length=members.T, dropout=0.0, **options)
+    if marks is not None:
+        encoder.read(marks)
+    encoder = encoder.double().eval()
     encoder.reset(torch.Generator().manual_seed(3))
     return encoder
 
@@ -40,9 +46,9 @@ def test_one_step_of_the_lstm_by_hand():
         lstm.events.copy_(torch.tensor([[1.0], [0.0], [2.0], [-1.0]]))  # i, f, content, o
         lstm.bias.copy_(torch.tensor([0.5, 0.0, 0.25, 0.0]))
         lstm.property.copy_(torch.tensor([[0.0, 3.0], [0.0, 7.0], [0.0, -2.0]]))  # i, f, o
-    h = lstm(torch.tensor([[[0.5]]]), torch.tensor([[0]]))
+    h = lstm(torch.tensor([[[0.5]]]), torch.tensor([[[0]]]))
     assert h.item() == pytest.approx(sigma(-0.5) * math.tanh(sigma(1.0) * math.tanh(1.25)))
-    h = lstm(torch.tensor([[[0.5]]]), torch.tensor([[1]]))
+    h = lstm(torch.tensor([[[0.5]]]), torch.tensor([[[1]]]))
     assert h.item() == pytest.approx(sigma(-2.5) * math.tanh(sigma(4.0) * math.tanh(1.25)))
 
 
@@ -53,27 +59,33 @@ def test_attention_by_hand():
         pooling.states.copy_(torch.tensor([[0.0, 1.0]]))
         pooling.out.copy_(torch.tensor([[math.log(3) / math.tanh(1.0)]]))
     h = torch.tensor([[[8.0, 0.0], [4.0, 1.0]]])
-    torch.testing.assert_close(pooling(h, torch.zeros(1, 2).long()), torch.tensor([[[8.0, 0.0], [5.0, 0.75]]]))
+    torch.testing.assert_close(pooling(h, torch.zeros(1, 2, 1).long()), torch.tensor([[[8.0, 0.0], [5.0, 0.75]]]))
 
 
+@pytest.mark.parametrize("marks", [None, TOLD], ids=["", "marks"])
 @pytest.mark.parametrize("gaps", [(), GAPS])
 @pytest.mark.parametrize("context", ["none", "state"])
-def test_every_state_against_loops(gaps, context):
-    encoder, batch = drawn(gaps=gaps, context=context), timed()
+def test_every_state_against_loops(gaps, context, marks):
+    encoder, batch = drawn(marks, gaps=gaps, context=context), timed()
     lstm, pooling, norm = (encoder.layers[site] for site in ("lstm", "attention", "norm"))
-    u, p = encoder(batch), encoder.properties(batch)
+    u, p = encoder(batch), encoder.properties(batch)[..., None]
+    if marks is not None:
+        own = len(gaps) + 2 if gaps else 1
+        p = torch.cat([p, batch.marks + torch.tensor([own, own + 4])], -1)  # one row after the other
+        assert lstm.property.shape[1] == own + 9
     for b, n in enumerate(batch.lengths.tolist()):
         h = c = torch.zeros(4, dtype=torch.float64)
         states = []
         for t in range(n):
             e = encoder.item_table[batch.items[b, t]]
             parts = (lstm.events @ e + lstm.states @ h + lstm.bias).view(4, 4)
-            gates = lstm.property.view(3, 4, -1)[:, :, p[b, t]]
+            gates = lstm.property.view(3, 4, -1)[:, :, p[b, t]].sum(-1)
             i, f, o = (torch.sigmoid(parts[at] + gates[k]) for k, at in enumerate((0, 1, 3)))
             c = f * c + i * torch.tanh(parts[2])
             h = o * torch.tanh(c)
             states.append(h)
-            known = [pooling.states @ s + pooling.property[:, p[b, j]] + pooling.bias for j, s in enumerate(states)]
+            known = [pooling.states @ s + pooling.bias for s in states]
+            known = [k + pooling.property[:, p[b, j]].sum(-1) for j, k in enumerate(known)]
             if context == "state":
                 known = [k + pooling.context @ h for k in known]
             weights = torch.softmax(torch.stack([(pooling.out @ torch.tanh(k))[0] for k in known]), 0)

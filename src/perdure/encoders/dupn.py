@@ -11,7 +11,8 @@ KDD 2018 (arXiv 1805.10727).
 | paper | here | shape |
 |---|---|---|
 | e_t | layers["input"].items, by item | (N + 2, d) |
-| p_t | one of R rows: 0 for a first event, 1 .. R - 1 how long since the event before, by `gaps` | (B, T) |
+| p_t | time since the event before, by `gaps`, 0 for a first event; then the marks of [input] | (B, T, 1 + M) |
+| R | rows of all these properties together | |
 | W_e, W_h; b | lstm.events, lstm.states; lstm.bias: the rows of i, f, content, o | (4 d, d); (4 d,) |
 | W_p | lstm.property: the rows of i, f, o | (3 d, R) |
 | U_h, U_p, U_q | attention.states, attention.property, attention.context | (a, d), (a, R), (a, d) |
@@ -19,20 +20,21 @@ KDD 2018 (arXiv 1805.10727).
 | a | inner | |
 | u_t | states, behind a LayerNorm | (B, T, d) |
 
-W_p p_t is a column of W_p, as p_t stands for one of R cases; the zero block that keeps it out of the cell's content is
+W_p p_t is a sum of columns of W_p, one for each property; the zero block that keeps it out of the cell's content is
 added on the way into a fused LSTM.
 
 Differs: the text of the paper was not at hand; the structure follows descriptions of it, the equations are the usual
-ones. An event is an item and, with `gaps`, the time since the event before; the paper also reads shop, brand, category
-and behaviour. Without `gaps` the property is one learned constant. The paper's attention looks at the query that is
-asked and at the user's profile: here, at nothing or at the newest state (`context`). Every prefix of a history has its
-own u_t, so that it can learn the next item; the paper reads whole histories only. A LayerNorm closes the stack. Joint
+ones. An event is an item and, with `gaps`, the time since the event before; [input] adds what the paper also reads:
+attributes of items (shop, brand, category) to e_t, behaviours and dates to p_t. With nothing of all this the property
+is one learned constant. The paper's attention looks at the query that is asked and at the user's profile: here, at
+nothing or at the newest state (`context`). Every prefix of a history has its own u_t, so that it can learn the next item; the paper reads whole histories only. A LayerNorm closes the stack. Joint
 learning of several tasks, the paper's other half, is the method of that name.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -44,6 +46,7 @@ from perdure.encoders.base import Encoder, Via, plain
 from perdure.encoders.parts import EventEmbedding, Norm
 from perdure.errors import SettingsError, UsageError
 from perdure.events.batch import Batch, last
+from perdure.events.marks import Marks
 
 __all__ = ["DUPN"]
 
@@ -65,11 +68,12 @@ class GatedLSTM(nn.Module):
         self.bias = nn.Parameter(torch.zeros(4 * width))
 
     def forward(self, x: Tensor, p: Tensor) -> Tensor:
-        """Events (B, T, d) and the number of each one's property (B, T) -> states (B, T, d)."""
+        """Events (B, T, d) and the rows of each one's properties (B, T, 1 + M) -> states (B, T, d)."""
         b, _, d = x.shape
         i, f, o = self.property.chunk(3)  # (d, R)
         w = torch.cat([self.events, torch.cat([i, f, torch.zeros_like(i), o])], 1)  # (4 d, d + R)
-        x = torch.cat([x, F.one_hot(p, self.property.shape[1]).to(x.dtype)], -1)  # (B, T, d + R)
+        chosen = x.new_zeros(*x.shape[:2], self.property.shape[1]).scatter(2, p, 1.0)  # (B, T, R)
+        x = torch.cat([x, chosen], -1)  # (B, T, d + R)
         start = x.new_zeros(1, b, d)
         weights = [w, self.states, self.bias, torch.zeros_like(self.bias)]
         train = torch.is_grad_enabled()  # what cuDNN needs for gradients; nothing is dropped either way
@@ -103,7 +107,7 @@ class Pooling(nn.Module):
 
         Args:
             x: (B, T, d), or (B, 1, d) with `seen`: the newest states.
-            p: (B, T) number of each event's property.
+            p: (B, T, 1 + M) rows of each event's properties.
             memory: (B, T, d) what is pooled, x when None.
             seen: (B, T) bool, what a user's one position may look at; None: position t looks at events up to t.
 
@@ -111,7 +115,7 @@ class Pooling(nn.Module):
             As x.
         """
         memory = x if memory is None else memory
-        known = F.linear(memory, self.states, self.bias) + F.embedding(p, self.property.T)  # (B, T, a)
+        known = F.linear(memory, self.states, self.bias) + F.embedding(p, self.property.T).sum(2)  # (B, T, a)
         if seen is None:
             seen = torch.ones(x.shape[1], memory.shape[1], dtype=torch.bool, device=x.device).tril()  # (Q, T)
         else:
@@ -164,12 +168,25 @@ class DUPN(Encoder):
         super().__init__(n_items, width, max_length)
         if list(gaps) != sorted(set(gaps)):
             raise SettingsError(f"gaps {list(gaps)}", expected="seconds, ascending", where="encoder.gaps")
-        self.reads_times, properties = bool(gaps), len(gaps) + 2 if gaps else 1
+        self.reads_times, self.rows = bool(gaps), [len(gaps) + 2 if gaps else 1]  # rows of each property
+        self.inner, self.context = inner, context
         self.register_buffer("gaps", torch.tensor(gaps, dtype=torch.float64), persistent=False)  # (R - 2,)
         self.layers["input"] = EventEmbedding(n_items, width, 0, dropout, sparse=sparse)
-        self.layers["lstm"] = GatedLSTM(width, properties)
-        self.layers["attention"] = Pooling(width, properties, inner, context == "state")
+        self._gates()
         self.layers["norm"] = Norm(width)
+
+    def _gates(self) -> None:
+        """The two layers that read properties."""
+        begins = torch.tensor([0, *self.rows[:-1]]).cumsum(0)
+        self.register_buffer("begins", begins, persistent=False)  # (1 + M,) first row of each
+        self.layers["lstm"] = GatedLSTM(self.width, sum(self.rows))
+        self.layers["attention"] = Pooling(self.width, sum(self.rows), self.inner, self.context == "state")
+
+    def read(self, marks: Marks) -> None:
+        """The marks of an event are its properties; what is told of its item goes into the item's vector."""
+        super().read(replace(marks, events={}, dates=(), gaps=0))
+        self.rows += marks.sizes
+        self._gates()
 
     def forward(self, batch: Batch, via: Via = plain) -> Tensor:
         """(B, T) histories -> states (B, P + T, d)."""
@@ -186,9 +203,11 @@ class DUPN(Encoder):
         return via("norm", self.layers["norm"], u)[:, 0]  # (B, d)
 
     def _states(self, batch: Batch, via: Via) -> tuple[Tensor, Tensor]:
-        """h of the LSTM (B, P + T, d), and the property of each position (B, P + T), 0 in front."""
+        """h of the LSTM (B, P + T, d), and the rows of the properties of each position (B, P + T, 1 + M), the first of
+        each in front."""
         x = self.embed(batch, via)  # (B, P + T, d)
-        p = F.pad(self.properties(batch), (x.shape[1] - batch.items.shape[1], 0))  # (B, P + T)
+        p = torch.cat([self.properties(batch)[..., None], batch.told(len(self.rows) - 1)], -1)  # (B, T, 1 + M)
+        p = F.pad(p, (0, 0, x.shape[1] - p.shape[1], 0)) + self.begins  # (B, P + T, 1 + M)
         return via("lstm", self.layers["lstm"], x, p), p
 
     def properties(self, batch: Batch) -> Tensor:

@@ -37,6 +37,7 @@ class Features(nn.Module):
     attributes: Tensor
     offsets: Tensor
     groups: Tensor
+    rows: Tensor
     vectors: Tensor | None
 
     def __init__(self, marks: Marks, n_items: int, width: int, std: float) -> None:

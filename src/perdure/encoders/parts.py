@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perdure.encoders.features import Features
-from perdure.errors import SettingsError, UsageError
+from perdure.errors import SettingsError
 from perdure.events.batch import Batch
 from perdure.events.marks import Marks
 from perdure.functional.dropout import dropout
@@ -73,13 +73,8 @@ class EventEmbedding(nn.Module):
 
     def told(self, batch: Batch) -> tuple[Tensor, ...]:
         """What it reads of a batch besides the items: the marks (B, T, M), zeros where none are told, or nothing."""
-        wanted = 0 if self.features is None else self.features.marks
-        if not wanted:
-            return ()
-        marks = batch.items.new_zeros(*batch.items.shape, wanted) if batch.marks is None else batch.marks  # (B, T, M)
-        if marks.shape[-1] != wanted:
-            raise UsageError(f"events with {marks.shape[-1]} marks", expected=f"{wanted}", where="Batch.marks")
-        return (marks,)
+        m = 0 if self.features is None else self.features.marks
+        return (batch.told(m),) if m else ()
 
     def forward(self, items: Tensor, marks: Tensor | None = None) -> Tensor:
         """(B, T), and (B, T, M) where there are marks -> (B, T, d)"""

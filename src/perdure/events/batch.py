@@ -9,6 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from perdure.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -53,6 +55,18 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         return self._each([f.name for f in fields(self)], lambda field: field.to(device, non_blocking=True))
+
+    def told(self, m: int) -> Tensor:
+        """The marks of the events (B, T, m) for who reads m of them; zeros where none are told.
+
+        Raises:
+            UsageError: there are others than m.
+        """
+        if self.marks is None or not m:
+            return self.items.new_zeros(*self.items.shape, m)  # (B, T, m)
+        if self.marks.shape[-1] != m:
+            raise UsageError(f"events with {self.marks.shape[-1]} marks", expected=f"{m}", where="Batch.marks")
+        return self.marks
 
     def upto(self, t: int, lengths: Tensor | None = None) -> Batch:
         """The first t columns of (B, T), with these lengths (B,); those of before, at most t, where none are given."""

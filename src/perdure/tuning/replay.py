@@ -16,8 +16,8 @@ Vitter, "Random Sampling with a Reservoir", 1985.
 
 L is what the encoder reads, and for a next_item task what its targets need besides.
 
-Privacy: M_j holds histories of users, item by item and, where the encoder reads them, with times and marks. It is stored in
-the file of task j in the model folder: whoever has the model has these histories. User ids are not stored.
+Privacy: M_j holds histories of users, item by item and, where the encoder reads them, with times and marks. It is
+stored in the file of task j in the model folder: whoever has the model has these histories. User ids are not stored.
 
 Differs: the papers store classes or transitions; here an example is a user's history with at most A of the user's
 answers, a uniform sample of them. Every task has a head of its own: those of older tasks stay as they were unless
