@@ -253,6 +253,14 @@ def test_check_leaves_nothing(recipe, capsys, tmp_path, monkeypatch):
     assert told["settings"]["train"]["batch_size"] == 32
 
 
+def test_check_says_what_leaks(recipe, capsys):
+    told = []
+    for kind in ("user", "example"):
+        assert call("check", recipe, "--json", "-s", f"split.kind={kind}") == 0
+        told.append([note for note in json.loads(capsys.readouterr().out)["notes"] if note.startswith("leak: ")])
+    assert not told[0] and told[1]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -120,7 +120,8 @@ def _store(events: Any) -> Store:
 
 
 def check(recipe: Recipe, *, overrides: Sequence[str] = ()) -> Check:
-    """Try everything but the training: settings, files, columns, filters, tasks, memory. Writes nothing that stays.
+    """Try everything but the training: settings, files, columns, filters, tasks, leaks between what is asked and what is
+    trained on, memory. Writes nothing that stays.
 
     Raises:
         SettingsError, DataError, MachineError.
@@ -138,7 +139,7 @@ def check(recipe: Recipe, *, overrides: Sequence[str] = ()) -> Check:
         labels = {name: len(data.labels) for name, data in datas.items()}
         memory = plan.check_memory(settings, events.n_items, labels)
         backbone, sizes = plan.sizes(settings, events.item_ids, datas)
-        notes += [*settings.notes, *_warnings(settings, datas)]
+        notes += [*settings.notes, *_warnings(settings, datas), *_leaks(events, datas)]
         told = []
         for name, data in datas.items():
             counts = {part: len(data.part(part)) for part in ("train", "valid", "test")}
@@ -148,6 +149,13 @@ def check(recipe: Recipe, *, overrides: Sequence[str] = ()) -> Check:
             settings.file, events.n_users, events.n_items, events.n_events, settings.encoder.name, settings.tuning.name,
             backbone, memory, told, notes, settings.as_dict(),
         )  # fmt: skip
+
+
+def _leaks(events: Any, datas: Mapping[str, Any]) -> list[str]:
+    """What the audit finds of what is asked in what is trained on; `perdure compare` refuses leaks."""
+    from perdure.evaluation.leakage import audit
+
+    return [f"{finding.severity}: {finding.text}" for finding in audit(events, datas)]
 
 
 def _warnings(settings: Settings, datas: Mapping[str, Any]) -> list[str]:
