@@ -143,7 +143,7 @@ def settings() -> str:
     from perdure.events.data_settings import ColumnNames, DataSettings, TableSettings
     from perdure.events.examples import History, Task
     from perdure.events.splits import Split
-    from perdure.settings import EvaluateSettings, PretrainSettings, RunSettings, TrainSettings
+    from perdure.settings import EvaluateSettings, InputSettings, PretrainSettings, RunSettings, TrainSettings
 
     text = (
         MADE
@@ -161,6 +161,7 @@ running it. The complete effective settings, with the origin of each, go into th
     text += section("[data.users] and [data.items_table]", TableSettings)
     text += section("[history]", History)
     text += section("[split]", Split)
+    text += section("[input]", InputSettings)
     for title, kind, key in (
         ("[encoder]", "encoders", "name"),
         ("[objective]", "objectives", "name"),
