@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from perdure.encoders.parts import EventEmbedding, reset_layer
 from perdure.encoders.readouts import Readout, max_of_events, mean_of_events
 from perdure.events.batch import Batch, last
 from perdure.events.marks import Marks
+
+if TYPE_CHECKING:
+    from perdure.events.examples import TaskData
 
 __all__ = ["MASK", "Blocks", "Encoder", "Layer", "Via", "before", "cut", "plain"]
 
@@ -87,6 +90,11 @@ class Encoder(nn.Module, ABC):
         """Told once, before weights are drawn: what events bring besides their items. They become part of the event's
         vector, unless an encoder knows a better place."""
         self._input.read(marks)
+
+    def study(self, data: TaskData, generator: torch.Generator) -> None:
+        """Told once, before the first training: its task, and what draws. For encoders that must see the data whole
+        before they read batches of it; what they find is a buffer, and so part of the model."""
+        return
 
     def embed(self, batch: Batch, via: Via) -> Tensor:
         """Events -> vectors, through the site "input": (B, T) -> (B, P + T, d)."""

@@ -235,6 +235,8 @@ class _Teacher:
         if fit_state is None:
             life.ground = {n: before.get(n, digest) for n, digest in self._ground(name, trained, shut).items()}
             life.trainable = max(life.trainable, sum(p.numel() for p in trained))
+        if life.task == life.stage == 0 and fit_state is None:
+            model.backbone.study(self.datas[group[0]], self._generator(group[0], "study"))
         if pairs := [self.datas[task] for task, card in model.tasks.items() if card.kind == "next_item"]:
             counts = item_counts(pairs[-1], model.backbone.n_items)  # of the newest such task; it may be replayed
             self.objective.prepare(torch.from_numpy(counts).to(self.fabric.device), pairs[-1])
