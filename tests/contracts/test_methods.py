@@ -34,6 +34,7 @@ VARIANTS = {
     "ewc": [{"form": "online", "gamma": 0.5, "labels": "drawn"}, {"table": "frozen"}, {"table": "free", "group": 1}],
     "hat": [{"s_max": 50.0, "rises": 1}],
     "lora": [{"rank": 1, "alpha": 4.0}],
+    "minet": [{"weight": 0.0, "loss": "softmax", "target_clicks": 2}, {"loss": "bpr", "negatives": 3}],
     "lwf": [{"strength": 0.5, "temperature": 1.0}],
     "melu": [{"order": "first", "steps": 2, "loss": "bpr"}, {"vectors": "backbone", "negatives": 4}],
     "piggyback": [{"tune_vectors": True}],

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from perdure.events.ids import Ids
 from perdure.events.profiles import Fields
 from perdure.tuning import melu
-from perdure.tuning.parts import answered, latest
+from perdure.tuning.parts import answered, divided, latest
 
 FIELDS = Fields({"gender": Ids(["F", "M"], first=1), "age": Ids(["old", "young"], first=1)}, width=2)
 
@@ -52,7 +52,7 @@ def by_hand(model, items, x, rows, others, negatives, order):
         first = loss(weights, items, table, others)
         slopes = torch.autograd.grad(first, list(weights.values()), create_graph=order == "second")
         weights = {n: w - rate * g for (n, w), g in zip(weights.items(), slopes, strict=True)}
-    return loss(weights, rows, head.vectors(table), negatives)
+    return loss(weights, rows, head.labels(table), negatives)
 
 
 @pytest.mark.parametrize("order", ["first", "second"])
@@ -123,7 +123,7 @@ def test_support_and_query_share_no_event():
     _, batch = learned()
     cuts = set()
     for seed in range(40):
-        support, rows, kept = melu.divided(batch, torch.Generator().manual_seed(seed))
+        support, rows, kept = divided(batch, torch.Generator().manual_seed(seed))
         cuts |= set(support.lengths.tolist())
         assert bool((support.lengths + kept.sum(1) == batch.lengths).all())
         assert torch.equal(rows[kept] + 2, batch.items[kept])

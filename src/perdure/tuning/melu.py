@@ -10,7 +10,7 @@ KDD 2019 (arXiv 1908.00413); the inner step is MAML's (C. Finn, P. Abbeel, S. Le
 
 | paper | here | shape |
 |---|---|---|
-| e_y | the item table, or head.labels where labels are no items | (d,) |
+| e_y | the item table, or head.labels.own where labels are no items | (d,) |
 | x_u | head.profile: embedded fields | (D,) |
 | A, B, b; V; w | head.decide: label, user; inner; out | (h, d), (h, D), (h,); (h, h); (1, h) |
 | alpha, number of local updates | rate, steps | |
@@ -31,7 +31,6 @@ vectors of their own. The first task trains the backbone, which MeLU reads item 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
@@ -44,47 +43,18 @@ from torch.nn import functional as F
 from perdure.encoders.base import Encoder
 from perdure.events.batch import Batch
 from perdure.tuning.base import Method, Overlay, own_unless_first
-from perdure.tuning.parts import ProfileVector, answered, latest
+from perdure.tuning.parts import FIRST, LabelVectors, ProfileVector, Told, answered, divided
 
 if TYPE_CHECKING:
     from perdure.model.user_model import TaskCard, UserModel
 
 __all__ = ["MeLU"]
 
-FIRST = 2  # rows of the item table before this one are no items
 CELLS = 2**21  # numbers of a hidden layer alive at once while answering
 USERS = 64  # adapted together while answering
 NEVER = -1e4  # a margin that no loss feels
 
 Weights = dict[str, Tensor]
-
-
-class Support(Overlay):
-    """What of a user the decision layers are told, one number each: rows of events and of the profile, the source.
-
-    Args:
-        length: n. profile: what the head reads of profiles.
-        table: (N + 2, d) where the task is to have item vectors of its own, which begin as these.
-    """
-
-    def __init__(self, length: int, profile: ProfileVector, table: Tensor | None) -> None:
-        super().__init__()
-        self.length, self.places, self.source = length, profile.places, profile.source
-        self.reads_profile, self.width = profile.known, length + len(self.places) + self.source
-        self.vectors = None if table is None else nn.Parameter(table.detach().clone())
-
-    def vector(self, backbone: Encoder, batch: Batch) -> Tensor:
-        """(B, n + F + S) float32, of F fields that the task may read; rows below 2^24 are exact."""
-        rows, b = latest(batch, self.length), len(batch)  # (B, n)
-        known = (
-            rows.new_zeros(b, len(self.places)) if batch.profile is None else batch.profile[:, self.places]
-        )  # (B, F)
-        more = torch.zeros(b, self.source, device=rows.device) if batch.source is None else batch.source  # (B, S)
-        return torch.cat([rows.float(), known.float(), more], 1)  # (B, n + F + S)
-
-    def item_table(self, backbone_table: Tensor) -> Tensor:
-        """(N + 2, d): the task's own, where it has one."""
-        return backbone_table if self.vectors is None else self.vectors
 
 
 class Decide(nn.Module):
@@ -113,7 +83,6 @@ class Decision(nn.Module):
     """
 
     others: Tensor
-    rows: Tensor
 
     def __init__(
         self, card: TaskCard, profile: ProfileVector, backbone: Encoder, method: MeLU, generator: torch.Generator
@@ -122,23 +91,14 @@ class Decision(nn.Module):
         self.profile, self.length = profile, backbone.max_length
         self.decide = Decide(backbone.width, profile.size, method.hidden, generator)
         self.steps, self.rate, self.second, self.kind = method.steps, method.rate, method.second, method.kind
-        items = torch.as_tensor(card.label_items, dtype=torch.long)  # (Y,)
-        own = torch.empty(len(items), backbone.width).normal_(std=0.1, generator=generator)  # (Y, d)
-        self.labels = None if bool((items >= FIRST).all()) else nn.Parameter(own)
-        self.register_buffer("rows", items, persistent=False)
+        self.labels = LabelVectors(card.label_items, backbone.width, generator)
         drawn = torch.randint(backbone.n_items, (method.negatives,), generator=generator) + FIRST
         self.register_buffer("others", drawn)  # (K,) item rows
 
-    def vectors(self, item_table: Tensor) -> Tensor:
-        """(Y, d) of the labels."""
-        return item_table[self.rows] if self.labels is None else self.labels
-
     def told(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """User vectors -> rows of events (B, n), profiles x_u (B, D)."""
-        items, known, source = u.split([self.length, len(self.profile.places), self.profile.source], 1)
-        rows = known.new_zeros(len(u), max(self.profile.places, default=-1) + 1, dtype=torch.long)  # (B, F)
-        rows[:, self.profile.places] = known.long()
-        return items.long(), self.profile(rows, source, u)
+        items, profile = u.split([self.length, self.profile.packed], 1)
+        return items.long(), self.profile.unpack(profile)
 
     def loss_of(self, weights: Weights, rows: Tensor, kept: Tensor, x: Tensor, table: Tensor, others: Tensor) -> Tensor:
         """L of one user, scalar: rows (Q,) of a table (N, d), where kept (Q,), against others (K,)."""
@@ -167,7 +127,7 @@ class Decision(nn.Module):
             u: (B, W) support. rows: (B, Q) labels of the query, where kept (B, Q). table: (N + 2, d) of the items.
             others: (K,) item rows the support stands against. negatives: (K,) labels the query stands against.
         """
-        labels = self.vectors(table)  # (Y, d)
+        labels = self.labels(table)  # (Y, d)
         weights: Weights = {name: weight for name, weight in self.decide.named_parameters()}  # noqa: C416 (its type)
 
         def one(items: Tensor, x: Tensor, rows: Tensor, kept: Tensor) -> Tensor:
@@ -191,7 +151,7 @@ class Decision(nn.Module):
 
         with torch.inference_mode(False), torch.no_grad():  # a local update takes gradients, as nothing else here does
             weights = {name: weight.detach() for name, weight in self.decide.named_parameters()}
-            table, labels, scores = item_table.detach(), self.vectors(item_table).detach(), []
+            table, labels, scores = item_table.detach(), self.labels(item_table).detach(), []
             for users in u.clone().split(USERS):
                 items, x = self.told(users)
                 own = vmap(adapted)(items, x)
@@ -247,7 +207,7 @@ class MeLU(Method):
         if model.is_first(card.name):
             return None
         table = model.backbone.item_table if self.vectors == "own" else None
-        return Support(model.backbone.max_length, cast(Decision, model.heads[card.name]).profile, table)
+        return Told(model.backbone.max_length, cast(Decision, model.heads[card.name]).profile, table)
 
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
         """Decision layers, fields and vectors of the task."""
@@ -270,13 +230,3 @@ class MeLU(Method):
         negatives = torch.arange(n, device=rows.device) if n <= k else drawn(n)  # (K,) or all
         table, others = model.item_table(task), drawn(model.backbone.n_items) + FIRST
         return head.loss(model.represent(support, task), rows, kept, table, others, negatives)
-
-
-def divided(batch: Batch, rng: torch.Generator) -> tuple[Batch, Tensor, Tensor]:
-    """Each user's events, of which there are L, up to a place drawn from 0 to L - 1, and as labels (B, T) of a
-    next_item task those from there on, where the mask (B, T) is True."""
-    share = torch.rand(len(batch), generator=rng, device=rng.device).to(batch.items.device)  # (B,)
-    cut = (share * batch.lengths).long().clamp(max=batch.lengths - 1).clamp(min=0)  # (B,)
-    after = torch.arange(batch.items.shape[1], device=cut.device) >= cut[:, None]  # (B, T)
-    kept = batch.valid & after & (batch.items >= FIRST)  # (B, T)
-    return replace(batch, lengths=cut), torch.where(kept, batch.items - FIRST, 0), kept

@@ -1,33 +1,43 @@
-"""What methods share: users as vectors of their profiles; whom the model before a task is asked about, and what it
-answers."""
+"""What methods share: users as vectors of their profiles, heads that read users and labels in a way of their own; whom
+the model before a task is asked about, and what it answers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from perdure.encoders.base import Encoder
 from perdure.errors import DataError, SettingsError
 from perdure.events.batch import Batch
 from perdure.functional.distillation import Factors
+from perdure.tuning.base import Overlay
 
 if TYPE_CHECKING:
     from perdure.events.profiles import Fields
     from perdure.model.user_model import UserModel
 
 __all__ = [
+    "LabelVectors",
     "ProfileVector",
+    "Told",
     "all_weights",
     "answered",
+    "divided",
     "factors",
     "histories",
     "latest",
     "refuse_sparse",
     "without_dropout",
 ]
+
+
+FIRST = 2  # rows of the item table before this one are no items
 
 
 class ProfileVector(nn.Module):
@@ -68,12 +78,90 @@ class ProfileVector(nn.Module):
             parts.append(like.new_zeros(len(like), self.source, dtype=torch.float32) if source is None else source)
         return torch.cat(parts, 1) if parts else like.new_zeros(len(like), 1, dtype=torch.float32)  # (B, D)
 
+    @property
+    def packed(self) -> int:
+        """P: numbers that tell a profile."""
+        return len(self.places) + self.source
+
+    def pack(self, batch: Batch) -> Tensor:
+        """(B, P) float32: what is known of users as numbers, of the fields that are read; rows below 2^24 are exact."""
+        b, device = len(batch), batch.items.device
+        known = torch.zeros(b, len(self.places), device=device)  # (B, F')
+        known = known if batch.profile is None else batch.profile[:, self.places].float()
+        more = torch.zeros(b, self.source, device=device) if batch.source is None else batch.source  # (B, S)
+        return torch.cat([known, more], 1)  # (B, P)
+
+    def unpack(self, told: Tensor) -> Tensor:
+        """(B, P) -> x_u (B, D)."""
+        known, source = told.split([len(self.places), self.source], 1)
+        rows = known.new_zeros(len(told), max(self.places, default=-1) + 1, dtype=torch.long)  # (B, F)
+        rows[:, self.places] = known.long()
+        return self(rows, source, told)
+
+
+class Told(Overlay):
+    """An overlay whose user vector is what the head must know, one number each: rows of events, then the profile.
+
+    Args:
+        length: n, rows of events. profile: x_u, which the head owns.
+        table: (N + 2, d) where the task is to have item vectors of its own, which begin as these.
+    """
+
+    def __init__(self, length: int, profile: ProfileVector, table: Tensor | None) -> None:
+        super().__init__()
+        self.length, self._profile = length, (profile,)  # in a tuple, as it is no part of the overlay
+        self.reads_profile, self.width = profile.known, length + profile.packed
+        self.vectors = None if table is None else nn.Parameter(table.detach().clone())
+
+    def vector(self, backbone: Encoder, batch: Batch) -> Tensor:
+        """(B, n + P) float32."""
+        return torch.cat([self.rows(batch).float(), self._profile[0].pack(batch)], 1)  # (B, n + P)
+
+    def rows(self, batch: Batch) -> Tensor:
+        """(B, n) int64: which events are told, 0 where there is none."""
+        return latest(batch, self.length)  # (B, n)
+
+    def item_table(self, backbone_table: Tensor) -> Tensor:
+        """(N + 2, d): the task's own, where it has one."""
+        return backbone_table if self.vectors is None else self.vectors
+
+
+class LabelVectors(nn.Module):
+    """The vectors of a task's labels: those of the items they are, or, where some are none, vectors of their own.
+
+    Args:
+        label_items: (Y,) item row of each label, -1 where it is none. width: d.
+    """
+
+    rows: Tensor
+
+    def __init__(self, label_items: np.ndarray, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        items = torch.as_tensor(label_items, dtype=torch.long)  # (Y,)
+        own = torch.empty(len(items), width).normal_(std=0.1, generator=generator)  # (Y, d)
+        self.own = None if bool((items >= FIRST).all()) else nn.Parameter(own)
+        self.register_buffer("rows", items, persistent=False)
+
+    def forward(self, item_table: Tensor) -> Tensor:
+        """(N + 2, d) -> (Y, d)"""
+        return item_table[self.rows] if self.own is None else self.own
+
 
 def latest(batch: Batch, n: int) -> Tensor:
     """(B, n) item rows of each user's last n events, the last of them last, 0 where there are fewer."""
     at = batch.lengths[:, None] - n + torch.arange(n, device=batch.items.device)  # (B, n)
     rows = batch.items.gather(1, at.clamp(min=0, max=batch.items.shape[1] - 1))  # (B, n)
-    return torch.where((at >= 0) & (rows >= 2), rows, 0)
+    return torch.where((at >= 0) & (rows >= FIRST), rows, 0)
+
+
+def divided(batch: Batch, rng: torch.Generator) -> tuple[Batch, Tensor, Tensor]:
+    """Each user's events, of which there are L, up to a place drawn from 0 to L - 1, and as labels (B, T) of a
+    next_item task those from there on, where the mask (B, T) is True."""
+    share = torch.rand(len(batch), generator=rng, device=rng.device).to(batch.items.device)  # (B,)
+    cut = (share * batch.lengths).long().clamp(max=batch.lengths - 1).clamp(min=0)  # (B,)
+    after = torch.arange(batch.items.shape[1], device=cut.device) >= cut[:, None]  # (B, T)
+    kept = batch.valid & after & (batch.items >= FIRST)  # (B, T)
+    return replace(batch, lengths=cut), torch.where(kept, batch.items - FIRST, 0), kept
 
 
 def answered(batch: Batch) -> tuple[Tensor, Tensor]:
