@@ -72,6 +72,8 @@ def build(
     method = find("methods", spec["method"]["name"])(**options("method"))
     objective = find("objectives", spec["objective"]["name"])(**options("objective"))
     objective.suits(backbone)
+    if marks is not None:
+        objective.read(marks)
     model = UserModel(backbone, method, objective, item_ids, fields, marks)
     model.spec = {part: dict(spec[part]) for part in ("encoder", "method", "objective")}
     return model

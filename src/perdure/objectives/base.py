@@ -93,6 +93,10 @@ class Objective(nn.Module, ABC):
                 fix='set encoder.readout = "last"; some methods read pooled states for later tasks',
             )
 
+    def read(self, marks: Marks) -> None:
+        """Told once, before weights are drawn: what events bring besides their items."""
+        return
+
     def prepare(self, counts: Tensor, data: TaskData | None = None) -> None:
         """Told once before training: counts (N,) of each item in the training histories, and the task itself."""
         return
