@@ -14,8 +14,9 @@ from cli.small import make
 import perdure
 from perdure import registry
 from perdure.api import beginning, learning
-from perdure.errors import SettingsError
+from perdure.errors import DataError, SettingsError
 from perdure.settings import load
+from perdure.settings.toml import render
 
 
 def test_a_models_life(learned, tmp_path):
@@ -226,3 +227,26 @@ def test_a_task_that_cannot_be_added_is_refused_before_anything_trains(tmp_path)
     with pytest.raises(SettingsError, match="heads 3 does not divide"):
         perdure.learn(recipe, tmp_path / "run", overrides=["tuning.heads=3"])
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_vectors_of_users_are_kept_beside_the_model(tmp_path, monkeypatch):
+    recipe = make(tmp_path, ("watch", "buy"), users=60, tuning={"method": "ppr"}, profile={"vectors": "users.parquet"})
+    tables = tomllib.loads(recipe.read_text())
+    del tables["tuning"]["length"]
+    recipe.write_text(render(tables))
+    names = pl.read_csv(tmp_path / "world" / "events.csv")["user"].unique().sort()
+    given = pl.DataFrame({"user": names, "vector": np.eye(60, 8, dtype=np.float32)})
+    given.cast({"vector": pl.Array(pl.Float32, 8)}).write_parquet(tmp_path / "users.parquet")
+    run = perdure.learn(recipe, tmp_path / "run")
+    (tmp_path / "users.parquet").unlink()  # what became of the source is no matter
+    monkeypatch.chdir(tmp_path.parent)
+    (score,) = perdure.evaluate(run.model, task="buy")
+    assert score["value"] == pytest.approx(run.scores["buy"], abs=1e-6)
+    assert perdure.recommend(run.model, task="buy", user=str(names[0]))["source"] == "model"
+    again = perdure.learn(recipe, tmp_path / "run", resume="auto")  # what the run read stands
+    assert again.matrix == run.matrix
+    (tmp_path / "run" / "user-vectors.parquet").unlink()
+    with pytest.raises(DataError, match="not beside the model"):
+        perdure.evaluate(run.model, task="buy")
+    with pytest.raises(DataError, match="vectors cannot be read"):
+        perdure.learn(recipe, tmp_path / "other")
