@@ -57,5 +57,5 @@ def test_an_answer_of_a_task_is_no_target(tmp_path):
 
 def test_friends_that_are_not_there(tmp_path):
     made = recipe(tmp_path, ("watch",), {"friends": {"path": "nobody.csv"}})
-    with pytest.raises(UsageError, match="nobody.csv"):
+    with pytest.raises(UsageError, match=r"nobody\.csv"):
         perdure.check(made)

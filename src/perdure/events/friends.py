@@ -53,7 +53,7 @@ class Friends:
         return np.where(degree > 0, self.others[np.clip(at, 0, len(self.others) - 1)], -1)
 
     def close(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """(A, B) bool: whether b_j is a_i, a friend of a_i, or a friend of a friend, for user rows a (A,) and b (B,)."""
+        """Whether b_j is a_i, a friend of a_i, or a friend of a friend: user rows a (A,), b (B,) -> (A, B) bool."""
         ours, theirs = self._around(a), self._around(b)  # user and each friend, as (owner, row) pairs
         met, at = np.unique(np.concatenate([ours[1], theirs[1]]), return_inverse=True)
         left, right = np.zeros((len(a), len(met)), np.float32), np.zeros((len(b), len(met)), np.float32)
