@@ -14,6 +14,7 @@ from training.world import At, Bomb, evaluate, live
 
 from perdure.errors import MachineError, ModelError, NonFiniteError, PromiseBroken, UsageError
 from perdure.model import files, store
+from perdure.training import cards
 from perdure.training.cards import card_of, item_counts
 from perdure.training.life import seed_of
 from perdure.training.promises import probe
@@ -245,7 +246,9 @@ def test_another_model_on_resume_is_refused(tmp_path):
         live(tmp_path, method="peterrec")
 
 
-def test_item_counts_and_cards():
+@pytest.mark.parametrize("block", [7, 2**22])
+def test_item_counts_and_cards(block, monkeypatch):
+    monkeypatch.setattr(cards, "BLOCK", block)
     data = world.datas()["next"]
     slow = np.zeros(world.ITEMS, np.int64)
     for begin, end in zip(data.train.begin, data.train.end, strict=True):

@@ -8,6 +8,8 @@ from perdure.evaluation.evaluate import PRIMARY
 from perdure.events.examples import Examples, TaskData
 from perdure.model.user_model import TaskCard
 
+BLOCK = 2**22  # events counted at a time
+
 
 def asked(examples: Examples) -> bool:
     """Whether there is somebody with an answer to be found."""
@@ -15,11 +17,19 @@ def asked(examples: Examples) -> bool:
 
 
 def item_counts(data: TaskData, n_items: int) -> np.ndarray:
-    """(N,) int64: how often each item stands in the task's training inputs."""
-    examples, items = data.train, np.asarray(data.sequences.items)
-    edges = np.bincount(examples.begin, minlength=len(items) + 1) - np.bincount(examples.end, minlength=len(items) + 1)
-    covered = np.cumsum(edges)[:-1][: len(items)]  # (H,) inputs that hold each event
-    return np.bincount(items, weights=covered, minlength=n_items + 2)[2:].astype(np.int64)
+    """(N,) int64: how often each item stands in the task's training inputs. Events are read block by block, so that a
+    log that does not fit into memory can be counted."""
+    items, counts = np.asarray(data.sequences.items), np.zeros(n_items + 2)
+    edges = [np.sort(data.train.begin), np.sort(data.train.end)]  # (n,) where inputs begin and end
+    for low in range(0, len(items), BLOCK):
+        some = items[low : low + BLOCK]  # (b,)
+        covered = np.zeros(len(some), np.int64)  # (b,) inputs that hold each event
+        for edge, change in zip(edges, (1, -1), strict=True):
+            first, last = np.searchsorted(edge, [low, low + len(some)])
+            covered[0] += change * first
+            covered += change * np.bincount(edge[first:last] - low, minlength=len(some))
+        counts += np.bincount(some, weights=np.cumsum(covered), minlength=n_items + 2)
+    return counts[2:].astype(np.int64)
 
 
 def card_of(data: TaskData) -> TaskCard:
