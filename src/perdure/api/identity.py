@@ -22,9 +22,10 @@ def effective(settings: Settings) -> dict[str, Any]:
     told = settings.as_dict()
     free = ("threads", "store", "name", "tensorboard")
     told["run"] = {key: value for key, value in told["run"].items() if key not in free}
-    if settings.pretrain.model:
-        with contextlib.suppress(ModelError):
-            told["pretrain"]["model"] = files.read_manifest(Path(settings.pretrain.model))["digest"]
+    for key in ("model", "start"):
+        if folder := getattr(settings.pretrain, key):
+            with contextlib.suppress(ModelError):
+                told["pretrain"][key] = files.read_manifest(Path(folder))["digest"]
     return told
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +12,7 @@ from typing import Any, Literal
 
 from perdure import registry
 from perdure.api.identity import check_same, identity
-from perdure.errors import MachineError, ModelError, SettingsError, UsageError
+from perdure.errors import MachineError, ModelError, UsageError
 from perdure.settings import Settings, from_dict, load
 
 __all__ = ["Check", "Run", "Store", "check", "learn", "prepare", "report"]
@@ -215,7 +213,7 @@ def run(
         started: told events and task data before the first step.
         page: write the report.
     """
-    from perdure.api import plan, vectors
+    from perdure.api import plan, start, vectors
     from perdure.training import lifelong
     from perdure.training.loop import make_fabric
     from perdure.training.runlog import RunLog
@@ -231,7 +229,7 @@ def run(
         notes += _warnings(settings, datas)
         plan.check_memory(settings, events.n_items, {name: len(data.labels) for name, data in datas.items()})
         plan.sizes(settings, events.item_ids, datas)  # a task that cannot be added is refused before anything trains
-        model = (_taken_over if settings.pretrain.model else plan.fresh)(settings, events.item_ids, datas)
+        model = start.begin(settings, events.item_ids, datas)
         if started is not None:
             started(events, datas)
         evaluate = _evaluator(settings)
@@ -292,44 +290,6 @@ def _evaluator(settings: Settings) -> Evaluate:
         return evaluate(model, data, split, ks=asked.ks, seen=asked.seen, sampled=asked.drawn, metric=metric)
 
     return measure
-
-
-def _taken_over(settings: Settings, item_ids: Any, datas: Mapping[str, Any]) -> Any:
-    """A model that knows the first task as another model learned it."""
-    import torch
-
-    from perdure.api import asking, plan
-
-    where = "pretrain.model"
-    found = asking.load(str(settings.pretrain.model))
-    first = next(iter(found.tasks), None)
-    if first is None or first != settings.tasks[0].name:
-        raise SettingsError(f"{where}: its first task is {first}", expected=settings.tasks[0].name, where=settings.file)
-    wanted = json.loads(json.dumps(settings.encoder.spec()))  # as model.json would hold it
-    if found.spec["encoder"] != wanted:
-        raise SettingsError(f"{where}: its encoder is {found.spec['encoder']}", expected=f"{wanted}")
-    if len(found.tasks) > 1 and not found.method.keeps:
-        raise SettingsError(
-            f"{where}: {found.spec['method']['name']} has moved its backbone since the first task",
-            fix="take a model that learned the first task alone, or one whose method keeps",
-        )
-    if found.item_ids.digest != item_ids.digest:
-        raise ModelError("the model reads other items than this log has", where=str(settings.pretrain.model))
-    model = plan.fresh(settings, item_ids, datas)
-    model.backbone.load_state_dict(found.backbone.state_dict())
-    model.add(dataclasses.replace(found.tasks[first], settled=False), torch.Generator())
-    if first in model.overlays and not model.overlays[first].passive:
-        raise SettingsError(
-            f"{where}: the method {settings.tuning.name} trains its first task in its own way",
-            fix="leave pretrain.model out: it must learn the first task itself",
-        )
-    if first in found.overlays:
-        raise SettingsError(
-            f"{where}: its first task has an overlay of its own", fix="take a model whose backbone it is"
-        )
-    model.heads[first].load_state_dict(found.heads[first].state_dict())
-    model.settle(first)
-    return model
 
 
 def _told(out: Path, learned: Any, page: str | None, notes: list[str], seconds: float) -> Run:

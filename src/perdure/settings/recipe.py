@@ -82,7 +82,7 @@ class Settings:
 
     def train_for(self, place: int) -> TrainSettings:
         """How task number `place` (from 0) is trained: [train], for the first task [pretrain], then its own `train`."""
-        changed = self.pretrain.model_dump(exclude_unset=True, exclude={"model"}) if place == 0 else {}
+        changed = self.pretrain.model_dump(exclude_unset=True, exclude={"model", "start"}) if place == 0 else {}
         changed |= self.task_train[place].model_dump(exclude_unset=True)
         return self.train.model_copy(update=changed)
 
@@ -226,7 +226,7 @@ def _build(
         where.data(data), History(**history.model_dump()), Split(**split.model_dump()),
         where.profile(profile),
         inputs.model_copy(update=where.one(inputs, "vectors", "input")), encoder, objective, tuning,
-        pretrain.model_copy(update=where.one(pretrain, "model", "pretrain")), train, evaluate,
+        where.pretrain(pretrain), train, evaluate,
         run.model_copy(update=where.one(run, "store", "run")), tasks, task_train,
         folder=folder, file=file, written=_plain(written),
     )  # fmt: skip
@@ -344,6 +344,11 @@ class _Paths:
         """{key: resolved path}, or nothing where it is not given; a key that was not set stays unset."""
         text = getattr(section, key)
         return {} if text is None else {key: self.resolve(text, f"{where}.{key}")}
+
+    def pretrain(self, pretrain: PretrainSettings) -> PretrainSettings:
+        """[pretrain] with all its paths resolved."""
+        resolved = [self.one(pretrain, key, "pretrain") for key in ("model", "start")]
+        return pretrain.model_copy(update={key: path for one in resolved for key, path in one.items()})
 
 
 # -- plain values and their keys ---------------------------------------------------------------------------------------

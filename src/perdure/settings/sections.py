@@ -58,9 +58,12 @@ class PretrainSettings(TrainSettings):
 
     Attributes:
         model: a model folder; its backbone and its first task are taken over, and nothing is pre-trained.
+        start: a model folder; the backbone begins with its weights, whatever it learned and by whatever objective, and
+            the first task trains them on. Not looked at where `model` is given.
     """
 
     model: str | None = None
+    start: str | None = None
 
 
 class EvaluateSettings(BaseModel):

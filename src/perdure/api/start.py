@@ -1,0 +1,102 @@
+"""What a run begins with: a fresh model, one whose backbone has learned elsewhere, or one that knows the first task
+already.                                                                                        [reads]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from perdure.api import asking, plan
+from perdure.encoders.base import Encoder
+from perdure.errors import ModelError, SettingsError
+from perdure.events.examples import TaskData
+from perdure.events.ids import Ids
+from perdure.model.user_model import UserModel
+from perdure.settings import Settings
+
+__all__ = ["begin"]
+
+
+def begin(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData]) -> UserModel:
+    """The model that a run teaches, as `pretrain.model` or else `pretrain.start` tells.
+
+    Raises:
+        SettingsError, ModelError: the model named there is not one to begin with.
+    """
+    model = plan.fresh(settings, item_ids, datas)
+    if settings.pretrain.model:
+        _take_over(model, settings)
+    elif settings.pretrain.start:
+        _start(model.backbone, settings, item_ids)
+    return model
+
+
+def _found(folder: str, item_ids: Ids) -> UserModel:
+    found = asking.load(folder)
+    if found.item_ids.digest != item_ids.digest:
+        raise ModelError("the model reads other items than this log has", where=folder)
+    return found
+
+
+def _start(backbone: Encoder, settings: Settings, item_ids: Ids) -> None:
+    """The weights of another model's backbone, whatever its tasks and objective. Its readout may be another one, and is
+    then drawn as in a fresh model."""
+    found = _found(str(settings.pretrain.start), item_ids)
+    theirs, mine = found.backbone.sites(), backbone.sites()  # type: ignore[operator]
+    differ = {site for site in theirs.keys() | mine.keys() if _shapes(theirs.get(site)) != _shapes(mine.get(site))}
+    other = any(getattr({**theirs, **mine}[site], "role", "") != "read" for site in differ)
+    if other or found.spec["encoder"]["name"] != settings.encoder.name:
+        raise SettingsError(
+            f"pretrain.start: its encoder is {found.spec['encoder']}",
+            expected=f"one with the weights of {settings.encoder.spec()}",
+            where=settings.file,
+            fix="only the readout, and what brings no weights, may be another",
+        )
+    for site in mine.keys() - differ:
+        mine[site].load_state_dict(theirs[site].state_dict())
+
+
+def _shapes(layer: nn.Module | None) -> dict[str, tuple[int, ...]] | None:
+    return None if layer is None else {name: tuple(tensor.shape) for name, tensor in layer.state_dict().items()}
+
+
+def _take_over(model: UserModel, settings: Settings) -> None:
+    """The first task as another model learned it, and the backbone it was learned with."""
+    where, folder = "pretrain.model", str(settings.pretrain.model)
+    found = _found(folder, model.item_ids)
+    first = next(iter(found.tasks), None)
+    if first is None or first != settings.tasks[0].name:
+        raise SettingsError(f"{where}: its first task is {first}", expected=settings.tasks[0].name, where=settings.file)
+    wanted = json.loads(json.dumps(settings.encoder.spec()))  # as model.json would hold it
+    if found.spec["encoder"] != wanted:
+        raise SettingsError(f"{where}: its encoder is {found.spec['encoder']}", expected=f"{wanted}")
+    if len(found.tasks) > 1 and not found.method.keeps:
+        raise SettingsError(
+            f"{where}: {found.spec['method']['name']} has moved its backbone since the first task",
+            fix="take a model that learned the first task alone, or one whose method keeps",
+        )
+    if first in found.overlays:
+        raise SettingsError(
+            f"{where}: its first task has an overlay of its own", fix="take a model whose backbone it is"
+        )
+    model.backbone.load_state_dict(found.backbone.state_dict())
+    model.add(dataclasses.replace(found.tasks[first], settled=False), torch.Generator())
+    if first in model.overlays and not model.overlays[first].passive:
+        raise SettingsError(
+            f"{where}: the method {settings.tuning.name} trains its first task in its own way",
+            fix="leave pretrain.model out: it must learn the first task itself",
+        )
+    theirs, mine = found.heads[first].state_dict(), model.heads[first].state_dict()
+    if theirs.keys() != mine.keys():
+        raise SettingsError(
+            f"{where}: its first task was learned by {found.spec['objective']}",
+            expected=f"{settings.objective.spec()}",
+            where=settings.file,
+        )
+    model.heads[first].load_state_dict(theirs)
+    model.settle(first)

@@ -1,0 +1,79 @@
+"""What a run begins with: the backbone of another model, trained on (`pretrain.start`)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cli.small import make
+
+import perdure
+from perdure import registry
+from perdure.errors import ModelError, SettingsError
+from perdure.model import store
+
+BERT = ["encoder.name=bert4rec", "encoder.width=16", "tuning.method=frozen"]
+STAY = ["pretrain.learning_rate=1e-12", "pretrain.epochs=1"]  # what is trained stays where it begins
+
+
+def weights(folder: str) -> dict[str, torch.Tensor]:
+    return store.load(folder, registry.find).backbone.state_dict()
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """(recipe, run) of one task learned from masked items, with dropout."""
+    folder = tmp_path_factory.mktemp("first")
+    recipe = make(folder, ("watch", "gender"))
+    options = [*BERT, "objective.name=masked_item", "encoder.dropout=0.3"]
+    return recipe, perdure.learn(recipe, folder / "run", overrides=options)
+
+
+def test_another_objective_goes_on_from_the_weights(first, tmp_path):
+    """The readout is new, and so drawn; all else begins as it was learned."""
+    recipe, run = first
+    options = [*BERT, *STAY, "objective.name=clue_seq", "encoder.readout=attention", f"pretrain.start={run.model}"]
+    then = perdure.learn(recipe, tmp_path / "then", overrides=options)
+    before, after = weights(run.model), weights(then.model)
+    assert {name for name in after.keys() - before.keys()} == {name for name in after if "readout" in name}
+    assert len(after) > len(before)
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-9)
+    assert then.metrics["watch"] == "agreement"
+    fresh = perdure.learn(recipe, tmp_path / "fresh", overrides=options[:-1])
+    assert not torch.equal(weights(fresh.model)["layers.input.items"], before["layers.input.items"])
+
+
+def test_it_is_trained_on_and_resumes_as_the_same_run(first, tmp_path):
+    recipe, run = first
+    options = [*BERT, "objective.name=masked_item", f"pretrain.start={run.model}"]
+    then = perdure.learn(recipe, tmp_path / "then", overrides=options)
+    assert not torch.equal(weights(then.model)["layers.input.items"], weights(run.model)["layers.input.items"])
+    assert perdure.learn(recipe, tmp_path / "then", overrides=options, resume="must").matrix == then.matrix
+    with pytest.raises(SettingsError, match="start"):
+        perdure.learn(recipe, tmp_path / "then", overrides=options[:-1], resume="must")
+
+
+@pytest.mark.parametrize("change", [["encoder.width=8"], ["encoder.blocks=2"], ["encoder.name=sasrec"]])
+def test_a_backbone_of_another_shape_is_refused(first, tmp_path, change):
+    recipe, run = first
+    objective = "next_item" if "sasrec" in change[0] else "masked_item"
+    options = [*BERT, *change, f"objective.name={objective}", f"pretrain.start={run.model}"]
+    with pytest.raises(SettingsError, match="pretrain.start: its encoder is"):
+        perdure.learn(recipe, tmp_path / "no", overrides=options)
+
+
+def test_a_backbone_of_other_items_is_refused(first, tmp_path):
+    other = make(tmp_path, ("watch",), users=40)
+    options = [*BERT, "objective.name=masked_item", f"pretrain.start={first[1].model}"]
+    with pytest.raises(ModelError, match="reads other items"):
+        perdure.learn(other, tmp_path / "no", overrides=options)
+
+
+def test_a_first_task_with_parts_is_taken_over_by_its_own_objective_only(tmp_path):
+    recipe = make(tmp_path, ("watch", "gender"))
+    ours = ["tuning.method=frozen", "objective.name=ptum", "objective.places=user"]
+    run = perdure.learn(recipe, tmp_path / "run", overrides=ours)
+    taken = perdure.learn(recipe, tmp_path / "taken", overrides=[*ours, f"pretrain.model={run.model}"])
+    assert taken.matrix[0] == run.matrix[0]
+    with pytest.raises(SettingsError, match="was learned by"):
+        perdure.learn(recipe, tmp_path / "no", overrides=[ours[0], f"pretrain.model={run.model}"])
