@@ -32,7 +32,7 @@ fields nor friends the objective refuses, as that is masked_item.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -108,13 +108,14 @@ class UPRec(Objective):
         numbers: those of them that are numbers.
         delta: where Huber's loss turns from square to straight, in standard deviations.
         alike: users whose known attributes agree in this share are no negatives of each other; none for no such rule.
-        rate, last, corrupt, tied: of the masks, as in masked_item.
+        masked_item: its options.
     """
 
     name: ClassVar[str] = "uprec"
     paper: ClassVar[str] = "Xiao et al., arXiv 2102.10989"
     summary: ClassVar[str] = "predict hidden events, what is known of the user, and friends"
-    causal: ClassVar[bool | None] = False
+    causal: ClassVar[bool | None] = MaskedItem.causal
+    passes_on: ClassVar[type | None] = MaskedItem
 
     def __init__(
         self,
@@ -126,14 +127,11 @@ class UPRec(Objective):
         numbers: list[str] = [],  # noqa: B006
         delta: Annotated[float, Gt(0)] = 1.0,
         alike: Annotated[float, Gt(0), Le(1)] | None = 1.0,
-        rate: Annotated[float, Gt(0), Le(1)] = 0.2,
-        last: Annotated[float, Ge(0), Le(1)] = 0.1,
-        corrupt: Literal["mask", "bert"] = "mask",
-        tied: bool = True,
+        **masked_item: Any,
     ) -> None:
         super().__init__()
-        self.masked = MaskedItem(rate=rate, last=last, corrupt=corrupt, tied=tied)
-        self.item, self.attributes, self.friends, self.tied = item, attributes, friends, tied
+        self.masked_item = MaskedItem(**masked_item)
+        self.item, self.attributes, self.friends, self.tied = item, attributes, friends, self.masked_item.tied
         self.fields, self.numbers, self.delta, self.alike = fields, list(numbers), delta, alike
         self._circle: Circle | None = None
 
@@ -183,7 +181,7 @@ class UPRec(Objective):
     def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """Scalar: the weighted sum of three losses."""
         parts: UserParts = learner.parts  # type: ignore[assignment]
-        total = self.item * self.masked.loss(learner, batch, rng) if self.item else 0.0 * learner.table.sum()
+        total = self.item * self.masked_item.loss(learner, batch, rng) if self.item else 0.0 * learner.table.sum()
         batch = batch.of((batch.lengths > 0).nonzero().squeeze(1))
         told = self.attributes and parts.places and batch.profile is not None
         if not told and self._circle is None:
