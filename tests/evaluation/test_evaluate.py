@@ -74,11 +74,25 @@ def test_classes():
     # class 0: F1 1; class 1: never predicted, right once: 0; class 2: TP 1, FP 2: 0.5
     assert score.values["macro_f1"] == pytest.approx(0.5)
     assert score.primary == "accuracy" and score.value == 0.5 and score.protocol == "all classes"
-    assert list(score.values) == ["accuracy", "macro_f1", "log_loss", "auc"]
+    assert list(score.values) == ["accuracy", "log_loss", "macro_precision", "macro_recall", "macro_f1", "auc"]
     low, high = score.interval("macro_f1")
     assert 0 <= low <= 0.5 <= high <= 1
     with pytest.raises(UsageError, match="no interval"):
         score.interval("auc")
+
+
+def test_two_classes():
+    model = fixed([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0], [0.0, 1.0]], "one_of")
+    score = evaluate(model, data_of(card(model), [[2], [3], [4], [5]], [[1], [1], [1], [0]]))
+    # of the second class: two of its three users are found, one of those told to be in it is not
+    assert score.values["precision"] == pytest.approx(2 / 3) and score.values["recall"] == pytest.approx(2 / 3)
+    assert score.values["f1"] == pytest.approx(2 / 3) and score.values["macro_f1"] == pytest.approx(1 / 3)
+    assert score.values["macro_precision"] == pytest.approx(1 / 3) == score.values["macro_recall"]
+    # its users' chances e^-2/.., e/.., e^3/.. against e/..: half of three pairs won by one, a tie, none by the first
+    assert score.values["auc"] == pytest.approx(1.5 / 3)
+    low, high = score.interval("precision")
+    assert 0 <= low <= 2 / 3 <= high <= 1
+    assert "precision, recall and f1 are those of 'class1'" in score.notes
 
 
 def test_nobody_to_tell_apart_has_no_auc():

@@ -60,6 +60,18 @@ def test_macro_f1_by_hand():
     assert table.sum() == 6 and table[4].tolist() == [0, 0, 1, 0]
     # class 0: 2*2/(3+2) = .8; class 1: 2*1/(2+2) = .5; class 2: predicted twice, never right: 0; class 3: nowhere
     assert metrics.macro_f1(table) == pytest.approx((0.8 + 0.5 + 0.0) / 3)
+    assert metrics.macro_precision(table) == pytest.approx((2 / 2 + 1 / 2 + 0 / 2) / 3)
+    assert metrics.macro_recall(table) == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)  # of class 2 there is nobody
+    assert list(metrics.of_table(table)) == ["macro_precision", "macro_recall", "macro_f1"]
+
+
+def test_the_second_of_two_classes_by_hand():
+    table = metrics.confusion(np.array([1, 1, 1, 0, 0, -1]), np.array([1, 1, 0, 1, 0, 1]), 2)
+    told = metrics.of_table(table)
+    assert told["precision"] == pytest.approx(2 / 4)  # the user outside the classes was told to be in it, too
+    assert told["recall"] == pytest.approx(2 / 3) and told["f1"] == pytest.approx(4 / 7)
+    nobody = metrics.of_table(metrics.confusion(np.array([0, 0]), np.array([0, 0]), 2))
+    assert nobody["precision"] == nobody["recall"] == nobody["f1"] == 0 and nobody["macro_f1"] == 1
 
 
 def test_area():

@@ -7,7 +7,7 @@ which is the same distribution at a fraction of the cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -51,8 +51,10 @@ def means(values: np.ndarray, resamples: int = 1000, seed: int = 0) -> np.ndarra
     return np.concatenate(drawn)
 
 
-def tables(table: np.ndarray, resamples: int = 1000, seed: int = 0) -> np.ndarray:
-    """Macro-F1 of `resamples` resamples of the users counted in a confusion table (Y + 1, Y): (resamples,)."""
+def tables(
+    table: np.ndarray, resamples: int = 1000, seed: int = 0, measure: Callable[[np.ndarray], np.ndarray] = macro_f1
+) -> np.ndarray:
+    """A measure of `resamples` resamples of the users counted in a confusion table (Y + 1, Y): (resamples,)."""
     rng, n = np.random.default_rng(seed), int(table.sum())
     if not n:
         return np.full(resamples, np.nan)
@@ -61,7 +63,7 @@ def tables(table: np.ndarray, resamples: int = 1000, seed: int = 0) -> np.ndarra
     for size in _pieces(resamples, table.size):
         counts = np.zeros((size, table.size), np.int64)
         counts[:, filled] = rng.multinomial(n, table.ravel()[filled] / n, size)
-        drawn.append(macro_f1(counts.reshape(size, *table.shape)))
+        drawn.append(measure(counts.reshape(size, *table.shape)))
     return np.concatenate(drawn)
 
 

@@ -43,7 +43,7 @@ class Score:
     Attributes:
         task, split: what was measured, on which examples.
         n: users that had an answer to be found.
-        values: measure -> mean over users (macro_f1 and the AUC of classes: one number of all users).
+        values: measure -> mean over users (F1, precision, recall and AUC of classes: one number of all users).
         per_user: measure -> (n,) float64.
         users: (n,) int32 user rows, in the order of `per_user`.
         primary: the measure that stands for the task in the matrix R.
@@ -79,6 +79,10 @@ class Score:
             return replace(self, primary=metric or self.primary)
         return replace(self, notes=(*self.notes, f"{metric} was not measured here: {self.primary} stands for the task"))
 
+    def _counted(self, name: str) -> bool:
+        """Whether a measure is one of the table of classes."""
+        return self.confusion is not None and name in self.values and name in metrics.OF_TABLE
+
     def interval(
         self, name: str | None = None, level: float = 0.95, resamples: int = 1000, seed: int = 0
     ) -> tuple[float, float]:
@@ -89,8 +93,9 @@ class Score:
         """
         name = name or self.primary
         bootstrap.check(level, resamples)
-        if name == "macro_f1" and self.confusion is not None:
-            return bootstrap.interval(bootstrap.tables(self.confusion, resamples, seed), level)
+        if self._counted(name):
+            draws = bootstrap.tables(self.confusion, resamples, seed, metrics.OF_TABLE[name])  # type: ignore[arg-type]
+            return bootstrap.interval(draws, level)
         return bootstrap.interval(bootstrap.means(_of(self, name), resamples, seed), level)
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +103,7 @@ class Score:
 
         low and high are None for the AUC of classes, which has no interval here.
         """
-        alone = self.primary not in self.per_user and not (self.primary == "macro_f1" and self.confusion is not None)
+        alone = self.primary not in self.per_user and not self._counted(self.primary)
         low, high = (None, None) if alone else self.interval()
         told = {"task": self.task, "split": self.split, "n": self.n, "metric": self.primary, "value": self.value}
         return {**told, "low": low, "high": high, "values": dict(self.values), "protocol": self.protocol,
@@ -260,13 +265,14 @@ def _classes(model, card, data, examples, split, notes, batch_size) -> Score:
                 kept[a:b] = chance.cpu().numpy()
     table = metrics.confusion(right, predicted, n_labels)
     per_user = {"accuracy": (predicted == right).astype(np.float64), "log_loss": metrics.log_loss(probability)}
-    values = {name: float(v.mean()) for name, v in per_user.items()} | {"macro_f1": float(metrics.macro_f1(table))}
+    values = {name: float(v.mean()) for name, v in per_user.items()} | metrics.of_table(table)
     area = metrics.area_of_classes(kept, right) if kept is not None else float("nan")
     if np.isnan(area):
         notes.append("no AUC: " + ("too many users times classes" if kept is None else "all users have one class"))
     else:
         values["auc"] = area
-    values = {name: values[name] for name in ("accuracy", "macro_f1", "log_loss", "auc") if name in values}
+    if n_labels == 2:
+        notes.append(f"precision, recall and f1 are those of {card.labels.text(np.array([1]))[0]!r}")
     users, primary = examples.users, PRIMARY[card.kind]
     return Score(card.name, split, n, values, per_user, users, primary, "all classes", tuple(notes), table)
 

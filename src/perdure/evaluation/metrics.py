@@ -13,17 +13,23 @@ and for classes, with p the probability given to the right class:
 
     accuracy  [the right class has the highest score, alone]
     log_loss  -ln max(p, 2^-23)                            at most 15.94, also for a class outside the label space
-    macro_f1  mean over the classes that were right or predicted of 2 TP / (2 TP + FP + FN); of all users together
+    precision TP / (TP + FP), 0 where nobody was predicted so;  recall  TP / (TP + FN), 0 where nobody is so;
+    f1        2 TP / (2 TP + FP + FN); of all users together. Told of two classes alone: of the second, in the order of
+              their text ("0" and "1", "no" and "yes")
+    macro_f1  and macro_precision, macro_recall: means over the classes that were right or predicted anywhere
     auc       mean over classes, each against the rest, of P(score of a user in it > of one not in it), ties half
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
 from perdure.errors import UsageError
 
 __all__ = [
+    "OF_TABLE",
     "area",
     "area_of_classes",
     "check_ks",
@@ -31,8 +37,11 @@ __all__ = [
     "hit_rate",
     "log_loss",
     "macro_f1",
+    "macro_precision",
+    "macro_recall",
     "mean_per_user",
     "ndcg",
+    "of_table",
     "recall",
     "reciprocal_rank",
 ]
@@ -102,13 +111,64 @@ def confusion(right: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.nd
     return np.bincount(rows * n_classes + predicted, minlength=(n_classes + 1) * n_classes).reshape(-1, n_classes)
 
 
+def precisions(table: np.ndarray) -> np.ndarray:
+    """(..., Y + 1, Y) counts of `confusion` -> (..., Y) precision of each class."""
+    return _hits(table) / np.maximum(table.sum(-2), 1)
+
+
+def recalls(table: np.ndarray) -> np.ndarray:
+    """(..., Y + 1, Y) counts of `confusion` -> (..., Y) recall of each class."""
+    return _hits(table) / np.maximum(_right(table), 1)
+
+
+def f1s(table: np.ndarray) -> np.ndarray:
+    """(..., Y + 1, Y) counts of `confusion` -> (..., Y) F1 of each class."""
+    return 2.0 * _hits(table) / np.maximum(_right(table) + table.sum(-2), 1)
+
+
+def macro_precision(table: np.ndarray) -> np.ndarray:
+    """(..., Y + 1, Y) counts of `confusion` -> (...) mean precision of the classes that are right or predicted."""
+    return _macro(table, precisions(table))
+
+
+def macro_recall(table: np.ndarray) -> np.ndarray:
+    """(..., Y + 1, Y) counts of `confusion` -> (...) mean recall of the classes that are right or predicted."""
+    return _macro(table, recalls(table))
+
+
 def macro_f1(table: np.ndarray) -> np.ndarray:
     """(..., Y + 1, Y) counts of `confusion` -> (...) mean F1 of the classes that are right or predicted anywhere."""
-    n = table.shape[-1]
-    hits = np.diagonal(table[..., :n, :], axis1=-2, axis2=-1)  # (..., Y)
-    either = table[..., :n, :].sum(-1) + table.sum(-2)  # (..., Y) = 2 TP + FP + FN
-    f1 = np.where(either > 0, 2.0 * hits / np.maximum(either, 1), 0.0)
-    return f1.sum(-1) / np.maximum((either > 0).sum(-1), 1)
+    return _macro(table, f1s(table))
+
+
+OF_TABLE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "precision": lambda table: precisions(table)[..., 1],
+    "recall": lambda table: recalls(table)[..., 1],
+    "f1": lambda table: f1s(table)[..., 1],
+    "macro_precision": macro_precision,
+    "macro_recall": macro_recall,
+    "macro_f1": macro_f1,
+}  # the first three: of two classes
+
+
+def of_table(table: np.ndarray) -> dict[str, float]:
+    """Every measure of OF_TABLE there is for the counts (Y + 1, Y) of `confusion`."""
+    names = [name for name in OF_TABLE if table.shape[-1] == 2 or name.startswith("macro")]
+    return {name: float(OF_TABLE[name](table)) for name in names}
+
+
+def _hits(table: np.ndarray) -> np.ndarray:
+    return np.diagonal(table[..., : table.shape[-1], :], axis1=-2, axis2=-1)  # (..., Y) TP
+
+
+def _right(table: np.ndarray) -> np.ndarray:
+    return table[..., : table.shape[-1], :].sum(-1)  # (..., Y) TP + FN
+
+
+def _macro(table: np.ndarray, each: np.ndarray) -> np.ndarray:
+    """Mean of (..., Y) over the classes that are right or predicted anywhere."""
+    there = _right(table) + table.sum(-2) > 0  # (..., Y)
+    return (each * there).sum(-1) / np.maximum(there.sum(-1), 1)
 
 
 def area(scores: np.ndarray, right: np.ndarray) -> float:

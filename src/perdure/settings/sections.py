@@ -29,8 +29,9 @@ __all__ = [
     "contradictions",
 ]
 
-METRIC = re.compile(r"(hr|ndcg|mrr|recall)@([1-9][0-9]{0,3})|auc|accuracy|macro_f1")
-METRICS = "hr@k, ndcg@k, mrr@k, recall@k, auc, accuracy or macro_f1"
+OF_CLASSES = ("accuracy", "precision", "recall", "f1", "macro_precision", "macro_recall", "macro_f1", "auc")
+METRIC = re.compile(r"(hr|ndcg|mrr|recall)@([1-9][0-9]{0,3})|" + "|".join(OF_CLASSES))
+METRICS = "hr@k, ndcg@k, mrr@k, recall@k, " + ", ".join(OF_CLASSES[:-1]) + " or auc"
 
 
 class Parts(Protocol):
@@ -74,8 +75,9 @@ class EvaluateSettings(BaseModel):
         seen: whether items of the input are left out of a next_item ranking ("drop") or stay in ("keep").
         sampled: rank among this many sampled items instead of all; always labelled as such.
         sampled_by: how they are drawn.
-        metric: the metric that decides, on tasks that have it: hr@k, ndcg@k, mrr@k or recall@k of a ranking, accuracy
-            or macro_f1 of classes, auc of both. By default ndcg@10, and accuracy for one_of.
+        metric: the metric that decides, on tasks that have it: hr@k, ndcg@k, mrr@k or recall@k of a ranking, accuracy,
+            macro_precision, macro_recall or macro_f1 of classes, precision, recall or f1 of the second of two classes,
+            auc of both kinds. By default ndcg@10, and accuracy for one_of.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
@@ -94,7 +96,7 @@ class EvaluateSettings(BaseModel):
     def fits(self, kind: str) -> bool:
         """Whether tasks of this kind are measured by `metric`; where not, their own default decides."""
         if kind == "one_of":
-            return self.metric in ("accuracy", "macro_f1", "auc")
+            return self.metric in OF_CLASSES
         return self.metric == "auc" or "@" in (self.metric or "")
 
 
