@@ -17,6 +17,7 @@ from perdure.model.user_model import TaskCard, UserModel
 
 ENCODERS, METHODS = registry.names("encoders"), registry.names("methods")
 PAIRS = [(e, m) for e in ENCODERS for m in METHODS]
+STATELESS = {"lurm": "lurm"}  # encoders that read a history as one, and what trains them
 N, Y, T = 30, 7, 12
 MARKS = Marks(
     {"behaviour": Ids(["buy", "cart", "view"], first=1)},
@@ -61,6 +62,8 @@ def new_model(
     """A small model without tasks; "sasrec+input" reads more of events than items."""
     name, _, rich = name.partition("+")
     plain = {"name": "next_item" if registry.find("encoders", name).causal else "masked_item", "tied": tied}
+    if name in STATELESS:
+        plain = {"name": STATELESS[name]}
     spec = {
         "encoder": {"name": name, "width": 16, "max_length": T, **(encoder or {})},
         "method": {"name": method, **options},

@@ -22,9 +22,10 @@ VARIANTS = {
     "bert4rec": [{"projection": False, "heads": 1}, {"block": "prenorm"}],
     "hstu": [{"heads": 2, "time": True}],
     "esasrec": [{"heads": 2, "inner": 5}],
+    "lurm": [{"windows": "time", "scales": [3], "weight": "count"}, {"interests": 4, "weight": "once"}],
 }
 CASES = [(name, options) for name in members.ENCODERS for options in ({}, *VARIANTS.get(name, []))]
-CASES += [(f"{name}+{rich}", {}) for name in members.ENCODERS for rich in members.READS]
+CASES += [(f"{name}+{rich}", {}) for name in members.ENCODERS for rich in members.READS if name not in members.STATELESS]
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0], *map(str, case[1].values())]))
@@ -121,7 +122,7 @@ def test_the_short_way_to_a_user_vector_is_the_long_one(encoder):
 
 
 READOUTS = ["mean", "max", "attention", "anchors"]
-POOLING = [name for name in members.ENCODERS if name != "dupn"]  # which pools by itself
+POOLING = [name for name in members.ENCODERS if name not in ("dupn", "lurm")]  # which pool by themselves
 
 
 @pytest.mark.parametrize("readout", READOUTS)

@@ -1,6 +1,9 @@
-"""Every encoder, pre-trained by the objective that suits it: it finds a chain that is there, and none in pure noise."""
+"""Every encoder, pre-trained by the objective that suits it: it finds a chain that is there, and none in pure noise; and
+a chain that only what is told of events besides their items gives away."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from perdure.evaluation.evaluate import evaluate
 from perdure.events.examples import Examples, Sequences, Task, TaskData
 from perdure.events.ids import Ids
 from perdure.events.loader import Loader
+from perdure.events.marks import Marked, Marks
 from perdure.model.store import build
 from perdure.train_settings import TrainSettings
 from perdure.training.cards import card_of
@@ -43,10 +47,11 @@ def data_of(items):
 
 
 def learned(encoder, objective, data, epochs):
-    """A small model after some epochs."""
+    """A small model after some epochs; it reads the marks that go with the data."""
     generator = torch.Generator().manual_seed(0)
     spec = {"encoder": encoder, "method": {"name": "frozen"}, "objective": objective}
-    model = build(spec, Ids([f"i{n:02d}" for n in range(ITEMS)], first=2), registry.find, generator)
+    marks = None if data.sequences.marks is None else data.sequences.marks.marks
+    model = build(spec, Ids([f"i{n:02d}" for n in range(ITEMS)], first=2), registry.find, generator, None, marks)
     model.add(card_of(data), generator)
     settings = TrainSettings(epochs=epochs, batch_size=32, learning_rate=3e-3, patience=0)
     length = model.backbone.max_length + model.objective.extra
@@ -83,3 +88,38 @@ def test_what_is_there_is_found(case, chained):
         assert score > 0.9 * (SURE + (1 - SURE) / ITEMS)  # the best possible is .905
     else:
         assert score < 1 / ITEMS + 4 * np.sqrt(1 / ITEMS / ASK)  # chance, and four standard errors
+
+
+def told(kind):
+    """A chain with three rules; which one rules an event is told by its behaviour, or by how long ago the event before
+    was. "vectors": one rule, and the item is told by its vector alone."""
+    rng = np.random.default_rng(0)
+    shape = (LEARN + ASK, LENGTH)
+    which = rng.integers(0, 3, shape) if kind != "vectors" else np.zeros(shape, np.int64)
+    rules, items = np.stack([rng.permutation(ITEMS) for _ in range(3)]), rng.integers(0, ITEMS, shape)
+    for t in range(1, LENGTH):
+        items[:, t] = rules[which[:, t - 1], items[:, t - 1]]
+    times = (60 ** (1 + which)).cumsum(1).ravel()  # a minute, an hour, two and a half days
+    table = np.concatenate([np.zeros((2, ITEMS)), np.eye(ITEMS)]).astype(np.float32)  # (N + 2, S)
+    marks = {
+        "behaviour": Marks({"behaviour": Ids(["buy", "cart", "view"], first=1)}),
+        "gap": Marks(gaps=32),
+        "vectors": Marks(width=ITEMS, vectors=table, ids=False),
+    }[kind]
+    rows = (which + 1).astype(np.int16).reshape(-1, 1)
+    return (items + 2).astype(np.int32), Marked(marks, rows, times)
+
+
+@pytest.mark.parametrize("encoder", ["sasrec", "dupn", "gru4rec"])
+@pytest.mark.parametrize("kind", ["behaviour", "gap", "vectors"])
+def test_what_is_told_of_events_is_used(kind, encoder):
+    items, marks = told(kind)
+    data, scores = data_of(items), {}
+    for read in (True, False):
+        if read or kind != "vectors":  # their chain can be found from the items, too
+            data = replace(data, sequences=replace(data.sequences, marks=marks if read else None))
+            model = learned({"name": encoder, "width": 32, "max_length": LENGTH, "dropout": 0.0},
+                            {"name": "next_item"}, data, 15)  # fmt: skip
+            scores[read] = evaluate(model, data, "test", ks=(1,), seen="keep").values["hr@1"]
+    assert scores[True] > 0.9  # the best possible is 1
+    assert scores.get(False, 0) < 1 / 3 + 1 / ITEMS + 4 * np.sqrt(2 / 9 / ASK)  # one rule of three, drawn

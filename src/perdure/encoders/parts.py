@@ -292,7 +292,7 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, d) -> (B, T, inner)"""
-        return self.gru(x)[0]
+        return self.gru(x)[0].contiguous()  # a linear layer rounds transposed views by who needs gradients
 
 
 def reset_layer(layer: nn.Module, generator: torch.Generator) -> None:

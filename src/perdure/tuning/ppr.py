@@ -92,15 +92,15 @@ class Personal(Overlay):
         """Tokens in front of the events, the profile MLP behind the last layer."""
         return self.door(self.profile(batch), self.adds)
 
-    def door(self, x: Tensor, adds: bool, kept: Tensor | None = None) -> Via:
-        """The door for profiles x (B, D); where `kept` (B, T) is False an event's vector is zero."""
+    def door(self, x: Tensor, adds: bool, kept: Callable[[torch.Size], Tensor] | None = None) -> Via:
+        """The door for profiles x (B, D); where kept(B, T) is False an event's vector is zero."""
         p = self.up(self.activation(self.down(x))).view(len(x), self.tokens, -1)  # (B, n, d)  eq. (3)
         more = self.add(x)[:, None] if adds else None  # (B, 1, d)
 
         def via(site: str, layer: nn.Module, x: Tensor, *context: Tensor) -> Tensor:
             y = layer(x, *context)  # (B, T, d)
             if site == "input":
-                y = y if kept is None else y * kept[..., None]
+                y = y if kept is None else y * kept(y.shape[:2])[..., None]  # (B, T, d)
                 y = torch.cat([p.to(y.dtype), y], 1)  # (B, n + T, d)
             return y + more.to(y.dtype) if more is not None and site == self.end else y  # eq. (4)
 
@@ -174,7 +174,7 @@ class PPR(Method):
         x = overlay.profile(batch)  # (B, D)
         same = batch.users[:, None] == batch.users if batch.users is not None else None  # (B, B)
 
-        def read(x: Tensor, kept: Tensor | None = None) -> Tensor:
+        def read(x: Tensor, kept: Callable[[torch.Size], Tensor] | None = None) -> Tensor:
             return model.backbone.vector(batch, overlay.door(x, adds=False, kept=kept))  # (B, d)
 
         def drawn(shape: torch.Size) -> Tensor:
@@ -184,6 +184,6 @@ class PPR(Method):
         if self.contrast in ("profile", "both") and overlay.reads_profile:
             views.append(read(x * drawn(x.shape)))  # gamma_1
         if self.contrast in ("items", "both"):
-            views.append(read(x, drawn(batch.items.shape)))  # gamma_2
+            views.append(read(x, drawn))  # gamma_2
         losses = [info_nce(whole, view, self.tau, same) for view in views]
         return torch.stack(losses).sum() if losses else whole.new_zeros(())
