@@ -166,6 +166,8 @@ def test_summary_tells_what_the_matrices_say(compared):
     assert pcl["gain"]["mean"] == pytest.approx(change / 2) and pcl["gains"]["watch"]["mean"] == 0
     assert {told["against"] for told in group["methods"].values()} <= set(METHODS)
     assert all(told["p"] <= told["p_holm"] <= 1 for told in group["methods"].values())
+    assert all(list(told["t_test"]) == group["tasks"] for told in group["methods"].values())
+    assert all(0 <= p <= 1 for told in group["methods"].values() for p in told["t_test"].values())
     assert json.loads((Path(compared[0].folder) / "summary.json").read_text())["groups"] == compared[0].summary
 
 
@@ -443,7 +445,11 @@ def test_a_measure_without_a_value_for_a_user_has_no_interval(near, tmp_path):
     done = perdure.compare(recipe, tmp_path / "out", methods=["pcl", "single"])
     told = done.summary[0]["methods"]["pcl"]
     assert done.summary[0]["metrics"] == {"watch": "ndcg@10", "gender": "macro_f1"}
-    assert told["tasks"]["gender"]["low"] is None and told["p"] is None and told["difference"]["mean"] is not None
+    assert (
+        told["tasks"]["gender"]["low"] is None
+        and told["p"] is None is told["t_test"]
+        and told["difference"]["mean"] is not None
+    )
 
 
 def test_another_log_is_refused(near, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from perdure.errors import UsageError
-from perdure.evaluation.comparison import Reached, Resampled, holm, p_value, resample, spread, transfers
+from perdure.evaluation.comparison import Reached, Resampled, holm, p_value, resample, spread, t_test, transfers
 from perdure.evaluation.matrix import Matrix
 
 
@@ -164,3 +164,41 @@ def test_values_that_do_not_fit_are_refused():
         Reached((1, 2), (np.zeros((1, 3)),), (np.arange(3),))
     with pytest.raises(UsageError):
         Reached((1,), (np.zeros((1, 0)),), (np.arange(0),))
+
+
+def test_the_paired_t_test_against_printed_tables():
+    """Five pairs whose differences are 1, 2, 3, 4, 0: mean 2, s = sqrt(2.5), t = 2.8284 with 4 degrees of freedom."""
+    users = (np.arange(5),)
+    a = Reached((1,), (np.array([[1.0, 2, 3, 4, 0]]),), users)
+    zero = Reached((1,), (np.zeros((1, 5)),), users)
+    assert t_test(a, zero, 0, [1]) == pytest.approx(0.04742, abs=1e-5)  # 2.7764 would be .05, 4.6041 would be .01
+    assert t_test(a, a, 0, [1]) == 1 and t_test(zero, a, 0, [1]) == t_test(a, zero, 0, [1])
+    one = Reached((1,), (np.ones((1, 5)),), users)
+    assert t_test(one, zero, 0, [1]) == 0  # the same everywhere: no chance at all
+    for free, quantile in ((1, 12.706205), (10, 2.228139), (199, 1.971957)):  # of .975
+        d = np.zeros(free + 1)
+        d[0], d[1:] = 0, np.sqrt((free + 1) / free)  # any differences; moved and scaled to the t wanted
+        d = (d - d.mean()) / d.std(ddof=1) + quantile / np.sqrt(free + 1)
+        moved = Reached((1,), (d[None],), (np.arange(free + 1),))
+        nothing = Reached((1,), (np.zeros((1, free + 1)),), (np.arange(free + 1),))
+        assert t_test(moved, nothing, 0, [1]) == pytest.approx(0.05, abs=1e-6)
+
+
+def test_pairs_are_users_that_both_have():
+    """Means over seeds and over a user's examples; a user whom one method alone was asked about is no pair."""
+    mine = Reached((1, 2), (np.array([[3.0, 1, 5, 9], [1, 1, 5, 9]]),), (np.array([0, 1, 1, 7]),))  # 0: 2, 1: 3, 7: 9
+    theirs = Reached((2, 1), (np.array([[1.0, 0], [1, 0]]),), (np.array([0, 1]),))  # 0: 1, 1: 0
+    d = np.array([1.0, 3.0])
+    t = d.mean() / (d.std(ddof=1) / np.sqrt(2))
+    assert t_test(mine, theirs, 0, [1, 2]) == pytest.approx(1 - 2 * np.arctan(t) / np.pi)  # one degree: Cauchy
+    alone = Reached((1,), (np.array([[1.0]]),), (np.array([5]),))
+    assert t_test(mine, alone, 0, [1]) is None
+
+
+def test_by_the_t_test_chance_is_found_as_often_as_it_should():
+    rng, users = np.random.default_rng(0), (np.arange(30),)
+    p = [
+        t_test(Reached((1,), (rng.normal(size=(1, 30)),), users), Reached((1,), (np.zeros((1, 30)),), users), 0, [1])
+        for _ in range(2000)
+    ]
+    assert np.mean(np.array(p) < 0.05) == pytest.approx(0.05, abs=0.015)

@@ -142,8 +142,8 @@ class Plan:
         return bool(registry.find("methods", tuning.name)(**tuning.options).keeps)
 
     def own(self, method: str) -> bool:
-        """Whether settings tuned for a method change how it learns the first task."""
-        return any(key.startswith("pretrain.") for key in self.settings.compare.get(method, {}))
+        """Whether settings of a method's own change how it learns the first task, or what it reads there."""
+        return any(key.startswith(("pretrain.", "history.")) for key in self.settings.compare.get(method, {}))
 
 
 def settings_of(request: Mapping[str, Any]) -> Settings:

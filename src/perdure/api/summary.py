@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from perdure.evaluation.comparison import Reached, Resampled, holm, p_value, resample, spread, transfers
+from perdure.evaluation.comparison import Reached, holm, p_value, resample, spread, t_test, transfers
 from perdure.evaluation.matrix import Matrix
 
 __all__ = ["ALONE", "GROUP", "LEVEL", "RESAMPLES", "summarise"]
@@ -50,14 +50,15 @@ class _Group:
         self.methods: list[str] = rows["method"].unique(maintain_order=True).to_list()
         self.runs = {m: self._runs(m) for m in self.methods}  # method -> seed -> its rows
         self.final = {m: np.stack([_last(run, self.tasks) for run in self.runs[m].values()]) for m in self.methods}
-        self.draws = self._draws(users)
+        self.reached = self._reached(users)
+        self.draws = resample(self.reached, RESAMPLES) if self.reached else {}
 
     def _runs(self, method: str) -> dict[int, pl.DataFrame]:
         own = self.rows.filter(pl.col("method") == method).sort("seed")
         return {int(key[0]): run for key, run in own.group_by("seed", maintain_order=True)}  # type: ignore[call-overload]
 
-    def _draws(self, users: pl.DataFrame) -> dict[str, Resampled]:
-        """Resamples of every method; none where a measure has no value for a single user."""
+    def _reached(self, users: pl.DataFrame) -> dict[str, Reached]:
+        """What every method reached, user by user; nothing where a measure has no value for a single user."""
         if set(users["task"].unique()) != set(self.tasks):
             return {}
         names = users["user"].unique().sort()
@@ -71,7 +72,7 @@ class _Group:
                 values.append(np.stack([part["value"].to_numpy().astype(np.float64) for part in parts]))
                 owners.append(parts[0]["at"].to_numpy())
             reached[method] = Reached(seeds, tuple(values), tuple(owners))
-        return resample(reached, RESAMPLES)
+        return reached
 
     # -- what is told ------------------------------------------------------------------------------------------------
 
@@ -89,6 +90,7 @@ class _Group:
                     told[method]["difference"] = spread(value, draws, LEVEL)
                     if draws is not None:
                         p[method] = told[method]["p"] = p_value(value, draws)
+                        told[method]["t_test"] = self._t_tests(method, other)
         for method, corrected in holm(p).items():
             told[method]["p_holm"] = corrected
         return {"tasks": self.tasks, "metrics": self.metrics, "measured": self.measured, "left_out": list(self.without),
@@ -105,7 +107,7 @@ class _Group:
         told: dict[str, Any] = {"keeps": self.keeps.get(method), "seeds": list(self.runs[method]), "tasks": tasks}
         told["average"] = self._mean(final, draws)
         told |= self._gains(method) | self._transfers(method) | self._cost(method)
-        return told | {"against": None, "difference": None, "p": None, "p_holm": None}
+        return told | {"against": None, "difference": None, "p": None, "p_holm": None, "t_test": None}
 
     def _drawn(self, method: str, seeds: Sequence[int] | None = None) -> np.ndarray | None:
         return self.draws[method].drawn(seeds) if method in self.draws else None  # (B, K)
@@ -131,6 +133,11 @@ class _Group:
         mine, theirs = self._drawn(a, seeds), self._drawn(b, seeds)
         draws = None if mine is None or theirs is None else (mine - theirs)[:, self.counted].mean(1)
         return self._at(a, seeds) - self._at(b, seeds), draws
+
+    def _t_tests(self, a: str, b: str) -> dict[str, float | None]:
+        """Task -> p of the paired t-test over users, on common seeds."""
+        mine, theirs, seeds = self.reached[a], self.reached[b], self._common(a, b)
+        return {task: t_test(mine, theirs, k, seeds) for k, task in enumerate(self.tasks)}
 
     def _gains(self, method: str) -> dict[str, Any]:
         """gains: of each task over a model of its own, same seeds; gain: their mean; relative_gain: as shares of it."""

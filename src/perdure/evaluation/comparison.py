@@ -13,6 +13,8 @@ ones would (by (S - 1) / S in variance); with one seed an interval tells of user
     interval    the middle 95 % of the resamples
     p           (1 + #{|d* - d| >= |d|}) / (B + 1): how often resamples d* of a difference d, moved to a mean of zero,
                 lie as far out as d itself (paired bootstrap, two-sided)
+    t           mean(d) / (s(d) / sqrt(n)) of the n users' differences d_u, s with n - 1, against Student's t with n - 1
+                degrees of freedom, two-sided: the paired t-test that papers give. It takes seeds as fixed
     Holm        p of M tests, smallest first: p'(i) = max(p'(i - 1), min(1, (M - i + 1) p(i)))
 """
 
@@ -27,7 +29,7 @@ import numpy as np
 from perdure.errors import UsageError
 from perdure.evaluation.matrix import Matrix
 
-__all__ = ["Reached", "Resampled", "holm", "p_value", "resample", "spread", "transfers"]
+__all__ = ["Reached", "Resampled", "holm", "p_value", "resample", "spread", "t_test", "transfers"]
 
 AT_ONCE = 2**22  # draws in memory
 
@@ -126,6 +128,54 @@ def p_value(difference: float, draws: np.ndarray) -> float:
     finite = draws[np.isfinite(draws)]
     slack = 1e-12 * max(1.0, abs(difference))  # a tie up to rounding is a tie
     return float((1 + (np.abs(finite - difference) >= abs(difference) - slack).sum()) / (len(finite) + 1))
+
+
+def t_test(mine: Reached, theirs: Reached, task: int, seeds: Sequence[int]) -> float | None:
+    """Two-sided p of the paired t-test on one task: users that both were tested on, means over these seeds and over a
+    user's examples; None with fewer than two users, 1 where all differences are 0.
+
+    Args:
+        task: its place. seeds: that both have.
+    """
+    a, b = (_of_users(one, task, seeds) for one in (mine, theirs))
+    d = np.array([a[user] - b[user] for user in a if user in b])  # (n,)
+    if len(d) < 2:
+        return None
+    spread = d.std(ddof=1)
+    if spread == 0:
+        return 1.0 if not d.any() else 0.0
+    t, free = d.mean() / spread * math.sqrt(len(d)), len(d) - 1
+    return _incomplete_beta(free / 2, 0.5, free / (free + t * t))
+
+
+def _of_users(reached: Reached, task: int, seeds: Sequence[int]) -> dict[int, float]:
+    """User -> the mean over some seeds and the user's examples."""
+    rows = [reached.seeds.index(seed) for seed in seeds]
+    values, users = reached.values[task][rows].mean(0), reached.users[task]  # (n_k,), (n_k,)
+    sums, counts = np.bincount(users, values), np.bincount(users)
+    return {int(user): float(sums[user] / counts[user]) for user in np.unique(users)}
+
+
+def _incomplete_beta(a: float, b: float, x: float) -> float:
+    """I_x(a, b), regularised, by its continued fraction (NIST Handbook 8.17.22), taken from the front as by Lentz."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):  # where the fraction converges fast
+        return 1 - _incomplete_beta(b, a, 1 - x)
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    up, down, value, tiny = 1.0, 0.0, 1.0, 1e-300
+    for m in range(1000):
+        k, odd = divmod(m, 2)
+        if odd:
+            part = -(a + k) * (a + b + k) * x / ((a + 2 * k) * (a + 2 * k + 1))
+        else:
+            part = k * (b - k) * x / ((a + 2 * k - 1) * (a + 2 * k)) if m else 1.0
+        down = 1 / ((1 + part * down) or tiny)
+        up = (1 + part / up) or tiny
+        value *= up * down
+        if abs(1 - up * down) < 1e-15 and m:
+            break
+    return min(1.0, math.exp(log_front) * (value - 1) / a)
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:

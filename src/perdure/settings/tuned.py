@@ -30,7 +30,7 @@ __all__ = ["MAY", "faults", "flat", "for_method", "overrides", "part", "variants
 
 # what may differ; all else is what those that are compared have in common
 MAY = {
-    "methods": ("tuning", "train", "pretrain", "tasks"),
+    "methods": ("tuning", "train", "pretrain", "tasks", "history"),
     "encoders": ("encoder", "objective", "train", "pretrain", "tasks"),
 }
 NAMING = {"methods": "tuning.method", "encoders": "encoder.name"}
