@@ -143,7 +143,15 @@ def settings() -> str:
     from perdure.events.data_settings import ColumnNames, DataSettings, TableSettings
     from perdure.events.examples import History, Task
     from perdure.events.splits import Split
-    from perdure.settings import EvaluateSettings, InputSettings, PretrainSettings, RunSettings, TrainSettings
+    from perdure.settings import (
+        EvaluateSettings,
+        FriendsSettings,
+        InputSettings,
+        PretrainSettings,
+        ProfileSettings,
+        RunSettings,
+        TrainSettings,
+    )
 
     text = (
         MADE
@@ -161,6 +169,8 @@ running it. The complete effective settings, with the origin of each, go into th
     text += section("[data.users] and [data.items_table]", TableSettings)
     text += section("[history]", History)
     text += section("[split]", Split)
+    text += section("[profile]", ProfileSettings)
+    text += section("[profile.friends]", FriendsSettings)
     text += section("[input]", InputSettings)
     for title, kind, key in (
         ("[encoder]", "encoders", "name"),

@@ -103,9 +103,11 @@ class UPRec(Objective):
     """Masked items, attributes and friends.
 
     Args:
-        item, attributes, friends: weights of the three losses, 0 or more.
+        item: weight of masked items, 0 or more.
+        attributes: weight of what is known of the user.
+        friends: weight of who is a friend.
         fields: profile fields to be told; none for all. An attribute that a task asks for is refused.
-        numbers: those of them that are numbers.
+        numbers: those of them that are numbers: told by Huber's loss, not by cross-entropy.
         delta: where Huber's loss turns from square to straight, in standard deviations.
         alike: users whose known attributes agree in this share are no negatives of each other; none for no such rule.
         masked_item: its options.

@@ -14,15 +14,25 @@ from __future__ import annotations
 from perdure.settings.faults import Fault, SettingsFaults
 from perdure.settings.recipe import Settings, from_dict, load
 from perdure.settings.schema import schema_of, words
-from perdure.settings.sections import EvaluateSettings, InputSettings, Part, PretrainSettings, RunSettings
+from perdure.settings.sections import (
+    EvaluateSettings,
+    FriendsSettings,
+    InputSettings,
+    Part,
+    PretrainSettings,
+    ProfileSettings,
+    RunSettings,
+)
 from perdure.train_settings import TrainSettings
 
 __all__ = [
     "EvaluateSettings",
     "Fault",
+    "FriendsSettings",
     "InputSettings",
     "Part",
     "PretrainSettings",
+    "ProfileSettings",
     "RunSettings",
     "Settings",
     "SettingsFaults",

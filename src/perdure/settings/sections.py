@@ -105,7 +105,7 @@ class FriendsSettings(BaseModel):
 
     Attributes:
         path: the file.
-        user, friend: its columns.
+        user, friend: the columns of the one and of the other.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
