@@ -34,7 +34,7 @@ def test_another_objective_goes_on_from_the_weights(first, tmp_path):
     options = [*BERT, *STAY, "objective.name=clue_seq", "encoder.readout=attention", f"pretrain.start={run.model}"]
     then = perdure.learn(recipe, tmp_path / "then", overrides=options)
     before, after = weights(run.model), weights(then.model)
-    assert {name for name in after.keys() - before.keys()} == {name for name in after if "readout" in name}
+    assert set(after) - set(before) == {name for name in after if "readout" in name}
     assert len(after) > len(before)
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-9)
@@ -58,7 +58,7 @@ def test_a_backbone_of_another_shape_is_refused(first, tmp_path, change):
     recipe, run = first
     objective = "next_item" if "sasrec" in change[0] else "masked_item"
     options = [*BERT, *change, f"objective.name={objective}", f"pretrain.start={run.model}"]
-    with pytest.raises(SettingsError, match="pretrain.start: its encoder is"):
+    with pytest.raises(SettingsError, match="its encoder is"):
         perdure.learn(recipe, tmp_path / "no", overrides=options)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["info_nce", "nt_xent"]
+__all__ = ["info_nce", "nt_xent", "similarity_order"]
 
 
 def info_nce(a: Tensor, b: Tensor, tau: float, same: Tensor | None = None, cosine: bool = True) -> Tensor:
@@ -49,3 +49,32 @@ def nt_xent(a: Tensor, b: Tensor, tau: float, users: Tensor | None = None, cosin
     """
     owners = (torch.arange(len(a), device=a.device) if users is None else users).repeat(2)  # (2B,)
     return info_nce(torch.cat([a, b]), torch.cat([b, a]), tau, owners[:, None] == owners, cosine)
+
+
+def similarity_order(a: Tensor, b: Tensor, users: Tensor, weighed: str = "user") -> Tensor:
+    """Mean over the 2B views x = a_i of -log sigma(c (own - near) + (1 - c) (far - other)).
+
+    Y. Yu et al., "AdaptSSR", NeurIPS 2023. Similarities are cosines: own = sim(a_i, b_i); near and far are the larger and
+    the smaller of sim(a_i, a_j) and sim(a_i, b_j), j the other view of the same row; other is the largest of a_i with
+    any view of another user, -1 where there is none. c = 1 - the mean of near and far, in [0, 1], without gradient.
+
+    Args:
+        a, b: (2B, d) the first views of B rows, then the second ones; each view encoded twice.
+        users: (B,) whose rows they are; rows of one user are no others of each other.
+        weighed: c of each "user", or one c for each half of the "batch".
+
+    Returns:
+        Scalar, in float32 or better.
+    """
+    a, b = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (a, b))  # (2B, d)
+    a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)  # (2B, d)
+    half, owners = len(a) // 2, users.repeat(4)  # (4B,)
+    own = (a * b).sum(1)  # (2B,)
+    twins = torch.stack([(a * x.roll(half, 0)).sum(1) for x in (a, b)], 1)  # (2B, 2)
+    every = a @ torch.cat([a, b]).T  # (2B, 4B)
+    other = every.masked_fill(owners[: 2 * half, None] == owners, -1.0).amax(1)  # (2B,)
+    met = twins.detach().mean(1)  # (2B,)
+    if weighed == "batch":
+        met = met.view(2, half).mean(1).repeat_interleave(half)  # (2B,)
+    c = 1 - met.clamp(0, 1)  # (2B,)
+    return F.softplus(-(c * (own - twins.amax(1)) + (1 - c) * (twins.amin(1) - other))).mean()
