@@ -25,7 +25,7 @@ VARIANTS = {
     "lurm": [{"windows": "time", "scales": [3], "weight": "count"}, {"interests": 4, "weight": "once"}],
 }
 CASES = [(name, options) for name in members.ENCODERS for options in ({}, *VARIANTS.get(name, []))]
-CASES += [(f"{name}+{rich}", {}) for name in members.ENCODERS for rich in members.READS if name not in members.STATELESS]
+CASES += [(f"{e}+{rich}", {}) for e in members.ENCODERS for rich in members.READS if e not in members.STATELESS]
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0], *map(str, case[1].values())]))

@@ -6,8 +6,8 @@
 
 O. Levy, Y. Goldberg, "Neural Word Embedding as Implicit Matrix Factorization", NeurIPS 2014 (PPMI and its factors);
 N. Halko, P. Martinsson, J. Tropp, "Finding Structure with Randomness", SIAM Review 2011, algorithm 4.4 (the factors of
-a large sparse matrix); D. Sculley, "Web-Scale K-Means Clustering", WWW 2010 (mini-batches); D. Arthur, S. Vassilvitskii,
-"k-means++", SODA 2007 (where the centres begin).
+a large sparse matrix); D. Sculley, "Web-Scale K-Means Clustering", WWW 2010 (mini-batches); D. Arthur and
+S. Vassilvitskii, "k-means++", SODA 2007 (where the centres begin).
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ def neighbour_vectors(
     Returns:
         (n, min(S, n)) of unit length; zeros for an item that has no neighbour it meets more often than by chance.
     """
-    near = [
-        (items[:-gap], items[gap:], owners[gap:] == owners[:-gap]) for gap in range(1, min(reach, len(items) - 1) + 1)
-    ]
-    pairs = [a[same & (a != b)] * n + b[same & (a != b)] for a, b, same in near]
+    pairs = []
+    for gap in range(1, min(reach, len(items) - 1) + 1):
+        a, b = items[:-gap], items[gap:]  # (E - gap,)
+        met = (owners[gap:] == owners[:-gap]) & (a != b)  # (E - gap,)
+        pairs.append(a[met] * n + b[met])
     one_way = torch.cat(pairs) if pairs else items.new_zeros(0)  # (Q,)
     both = torch.cat([one_way, one_way % n * n + one_way // n])  # (2 Q,)
     pair, count = both.unique(return_counts=True)  # (R,), (R,)
-    a, b, met = pair // n, pair % n, count.double()  # (R,)
-    often = torch.zeros(n, dtype=torch.float64).index_add(0, a, met)  # (n,)
-    ppmi = (met * often.sum() / (often[a] * often[b])).log().clamp(min=0).float()  # (R,)
+    a, b, count = pair // n, pair % n, count.double()  # (R,)
+    often = torch.zeros(n, dtype=torch.float64).index_add(0, a, count)  # (n,)
+    ppmi = (count * often.sum() / (often[a] * often[b])).log().clamp(min=0).float()  # (R,)
     begins = torch.searchsorted(a, torch.arange(n))  # (n,) of each row of the matrix
 
     def image(q: Tensor) -> Tensor:
@@ -56,7 +57,8 @@ def neighbour_vectors(
     size, turned = torch.linalg.eigh(q.T @ image(q))  # (k,), (k, k), ascending
     kept = min(width, n)
     vectors = q @ turned[:, -kept:] * size[-kept:].clamp(min=0).sqrt()  # (n, S)
-    return F.normalize(vectors * (often > 0)[:, None], dim=1)
+    known = torch.zeros(n).index_add(0, a, ppmi) > 0  # (n,)
+    return F.normalize(vectors * known[:, None], dim=1)
 
 
 def k_means(x: Tensor, k: int, generator: torch.Generator, steps: int = 100) -> Tensor:

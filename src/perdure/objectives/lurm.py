@@ -15,9 +15,9 @@ C. Yang et al., "Learning Universal User Representations via Self-Supervised Lif
 | encoder (SMEN) | encoders.lurm, or any other | |
 
 Differs: the paper's equations were not available. That two sub-sampled views of one user are contrasted is theirs; how
-they are drawn is not known, and the loss is the usual one. By default the two have no event in common ("parts"), so that
-what they share is the user and not the sample. The encoder of the paper is `lurm`, but the objective trains any. As
-clue_seq, it ranks nothing and is judged by split halves.
+they are drawn is not known, and the loss is the usual one. By default the two have no event in common ("parts"), so
+that what they share is the user and not the sample. The encoder of the paper is `lurm`, but the objective trains any.
+As clue_seq, it ranks nothing and is judged by split halves.
 """
 
 from __future__ import annotations
