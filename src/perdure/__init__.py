@@ -9,7 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from perdure.api import check, compare, doctor, embed, evaluate, learn, list_, prepare, quickstart, recommend, show
+    from perdure.api import (
+        check,
+        compare,
+        doctor,
+        embed,
+        evaluate,
+        learn,
+        list_,
+        prepare,
+        probe,
+        quickstart,
+        recommend,
+        show,
+    )
     from perdure.api import report as write_report
     from perdure.api.asking import load
     from perdure.errors import (
@@ -31,8 +44,8 @@ __version__ = "0.1.0"
 _WHERE = {
     **dict.fromkeys(
         [
-            "check", "compare", "doctor", "embed", "evaluate", "learn", "list_", "prepare", "quickstart", "recommend",
-            "show",
+            "check", "compare", "doctor", "embed", "evaluate", "learn", "list_", "prepare", "probe", "quickstart",
+            "recommend", "show",
         ],
         ("perdure.api", ""),
     ),
@@ -67,6 +80,7 @@ __all__ = [
     "list_",
     "load",
     "prepare",
+    "probe",
     "quickstart",
     "recommend",
     "show",

@@ -4,6 +4,7 @@ quickstart                    a synthetic world, six tasks, a report: the whole 
 check  prepare  learn         from a recipe to a store, and to a model that learned all its tasks
 compare                       every method, encoder, seed and order on one recipe
 evaluate  recommend  embed    what a model folder can say
+probe                         what frozen user vectors of models tell, side by side
 show  report  list_  doctor   what stands in a folder, what exists, what this machine has
 """
 
@@ -14,11 +15,13 @@ from perdure.api.beginning import quickstart
 from perdure.api.comparing import Comparison, compare
 from perdure.api.learning import Check, Run, Store, check, learn, prepare, report
 from perdure.api.machine import doctor, list_
+from perdure.api.probing import Probe, probe
 from perdure.api.showing import show
 
 __all__ = [
     "Check",
     "Comparison",
+    "Probe",
     "Run",
     "Store",
     "check",
@@ -29,6 +32,7 @@ __all__ = [
     "learn",
     "list_",
     "prepare",
+    "probe",
     "quickstart",
     "recommend",
     "report",

@@ -305,6 +305,33 @@ def embed(console: Console, told: Told) -> None:
     pairs(console, told)
 
 
+OTHERS = ("accuracy", "macro_f1", "auc", "log_loss", "ndcg@10", "hr@10")  # measures beside the one that decides
+
+
+def probe(console: Console, told: Told) -> None:
+    """A table a task: every representation with its interval and the other measures of classes."""
+    for task in dict.fromkeys(row["task"] for row in told["rows"]):
+        of = [row for row in told["rows"] if row["task"] == task]
+        others = [name for name in OTHERS if name in of[0]["values"] and name != of[0]["metric"]]
+        title = f"{task}: {told['head']} head, {told['repeats']} repeats, {of[0]['n']:,} test users; intervals of 95 %"
+        heads = ["vectors", "width", "labelled", of[0]["metric"], "spread", *others]
+        lines = [
+            [
+                row["representation"],
+                row["width"],
+                row["labelled"],
+                around(row),
+                row["spread"],
+                *[row["values"].get(n) for n in others],
+            ]
+            for row in of
+        ]
+        rows(console, heads, lines, title)
+        console.print()
+    pairs(console, {key: told[key] for key in ("folder", "seconds") if told[key] is not None})
+    notes(console, told["notes"])
+
+
 def listing(console: Console, told: Told) -> None:
     """Name, paper, one line."""
     for entries in told.values():

@@ -42,6 +42,12 @@ class Part(StrEnum):
     valid, test = "valid", "test"
 
 
+class OnTop(StrEnum):
+    """Values of --head."""
+
+    linear, mlp = "linear", "mlp"
+
+
 class Seen(StrEnum):
     """Values of --seen."""
 
@@ -272,6 +278,45 @@ def embed(
     from perdure.cli import show
 
     show.result(api.embed(model, out, task=task, store=store), json, show.embed)
+
+
+@app.command(epilog="Example: perdure probe first/model first/recipe.toml --task gender --repeats 2")
+def probe(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="model or run folders, one or more")],
+    recipe: Recipe,
+    task: Annotated[str | None, typer.Option("--task", help="one task; all but next_item ones by default")] = None,
+    head: Annotated[
+        OnTop, typer.Option("--head", help="on top of the vectors; mlp has one hidden layer")
+    ] = OnTop.linear,
+    repeats: Annotated[int, typer.Option("--repeats", help="how often labelled users are drawn anew")] = 5,
+    labelled: Annotated[float, typer.Option("--labelled", help="share of the training users with labels")] = 0.8,
+    finetune: Annotated[bool, typer.Option("--finetune", help="train whole models on each task, too")] = False,
+    changes: Changes = None,
+    store: Store = None,
+    out: Annotated[Path | None, typer.Option("--out", help="a new or empty folder for probe.json and probe.md")] = None,
+    json: Json = False,
+) -> None:
+    """Judge user vectors that stand still.
+
+    A head on the frozen vectors of each model is solved for every task of the recipe, beside popularity, profiles and
+    untrained encoders: one table of what each way of pre-training has given.
+    """
+    from perdure import api
+    from perdure.cli import show
+
+    told = api.probe(
+        models,
+        recipe,
+        task=task,
+        head=head.value,  # type: ignore[arg-type]
+        repeats=repeats,
+        labelled=labelled,
+        finetune=finetune,
+        overrides=changes or (),
+        store=store,
+        out=out,
+    )
+    show.result(dataclasses.asdict(told), json, show.probe)
 
 
 @app.command(name="list", epilog="Example: perdure list methods")

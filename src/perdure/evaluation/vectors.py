@@ -1,0 +1,279 @@
+"""User vectors that stand still, judged by what a head on them tells of the users: the frozen-representation judge.
+
+    z_u = (x_u - mean) / std                                            over the users the head learns from
+    s_u = z_u W + b                     (linear)        s_u = relu(z_u V + c) W + b       (mlp)
+    minimise  (1 / A) sum_u sum_{y in answers of u} -ln softmax(s_u)_y  +  l/2 (|W|^2 + |V|^2)
+
+by L-BFGS with a strong Wolfe line search over all users at once: no learning rate, no epochs, and for the linear head
+one answer. The strength l goes down from 1 by tens while the loss of the validation users falls, and the best stays.
+Vectors of width 0 leave b alone, whose optimum are the shares of the labels: what is popular, or the majority.
+
+table: x -> `x` (n, d), W, V, b, c -> `Head.weights`, mean, std -> `mean`, `scale` (d,), A answers, l -> `strength`.
+
+A user of whom nothing is known (a row of NaN) is read as the mean user, so what is popular answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perdure.errors import DataError
+from perdure.evaluation import metrics
+from perdure.evaluation.evaluate import PRIMARY, RANKING, Score
+from perdure.evaluation.ranking import rank_blocks
+from perdure.inference.represent import label_of_item, seen_cells
+
+if TYPE_CHECKING:
+    from perdure.events.examples import Examples, TaskData
+    from perdure.model.user_model import TaskCard
+
+__all__ = ["STRENGTHS", "Head", "Judged", "judge", "solve", "some"]
+
+STRENGTHS = tuple(10.0**-power for power in range(9))  # of the penalty, strongest first
+PATIENCE = 2  # strengths without a better validation loss before the search ends
+SAME = 1e-4  # nats between two validation losses that are as good as equal
+STEPS = 100  # of L-BFGS at most, at each strength
+HIDDEN = 64  # units of the mlp
+CELLS = 2**22  # scores of a block of users
+
+
+@dataclass(frozen=True)
+class Head:
+    """A solved head.
+
+    Attributes:
+        weights: W (d, Y) and b (Y,); for the mlp V (d, h), c (h,), W (h, Y), b (Y,).
+        mean, scale: (d,), of the users it learned from.
+        strength: l. loss: of the validation users, in nats.
+    """
+
+    weights: tuple[Tensor, ...]
+    mean: Tensor
+    scale: Tensor
+    strength: float
+    loss: float
+
+    def scores(self, x: Tensor) -> Tensor:
+        """(n, d) user vectors -> (n, Y) scores."""
+        return _scores(self.weights, _standard(x, self.mean, self.scale))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Vectors of users and their answers.
+
+    Attributes:
+        x: (n, d) float32, a row of NaN where nothing is known of a user.
+        answers: (A,) label rows, -1 outside the label space.
+        starts: (n + 1,) int64; user i owns answers[starts[i]:starts[i + 1]].
+    """
+
+    x: Tensor
+    answers: np.ndarray
+    starts: np.ndarray
+
+    @staticmethod
+    def of(x: Tensor, examples: Examples) -> Judged:
+        """The vectors (n, d) of n examples that have answers."""
+        return Judged(x, np.asarray(examples.answers, np.int64), np.asarray(examples.answer_starts, np.int64))
+
+
+def some(examples: Examples, rows: np.ndarray) -> Examples:
+    """The examples in some rows, in their order. They have answers."""
+    starts = np.asarray(examples.answer_starts)
+    counts = np.diff(starts)[rows]
+    ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    at = np.repeat(starts[:-1][rows] - ends[:-1], counts) + np.arange(ends[-1])  # (A,)
+    events = None if examples.answer_events is None else examples.answer_events[at]
+    inputs = examples.users[rows], examples.begin[rows], examples.end[rows]
+    return type(examples)(*inputs, examples.answers[at], ends, events)
+
+
+def solve(
+    train: Judged,
+    valid: Judged,
+    n_labels: int,
+    generator: torch.Generator,
+    *,
+    kind: Literal["linear", "mlp"] = "linear",
+    strengths: Sequence[float] = STRENGTHS,
+) -> Head:
+    """The head whose strength is best on the validation users.
+
+    Args:
+        train, valid: at least one known answer in each.
+        n_labels: Y.
+        generator: draws the first weights of an mlp.
+        strengths: of the penalty, in the order tried.
+
+    Raises:
+        DataError: nobody to learn from, or nobody to choose the strength by.
+    """
+    for part, name in ((train, "training"), (valid, "validation")):
+        if not (part.answers >= 0).any():
+            fix = "give [split] valid a larger share" if part is valid else "let the head see more users"
+            raise DataError(f"no {name} user has a known answer", expected="one or more", where="probe", fix=fix)
+    known = train.x[~train.x.isnan().any(1)]  # (n', d)
+    mean = known.sum(0) / max(len(known), 1)  # (d,)
+    scale = ((known - mean).square().sum(0) / max(len(known), 1)).sqrt()  # (d,)
+    scale = torch.where(scale > 1e-6, scale, 1.0)
+    learned, chosen = (_Answers.of(part, mean, scale) for part in (train, valid))
+    first = _first(kind, train.x.shape[1], n_labels, learned, generator)
+    best, weights, waiting = None, first, 0
+    for strength in strengths:
+        weights = _minimised(weights if kind == "linear" else first, learned, strength)
+        with torch.no_grad():
+            loss = float(sum(part.detach() for part in chosen.losses(weights)))
+        waiting += best is not None and loss > best.loss + SAME  # a penalty that lets nothing be learned is not worse
+        if best is None or loss < best.loss:
+            best, waiting = Head(weights, mean, scale, strength, loss), 0
+        if waiting == PATIENCE or not train.x.shape[1]:  # without vectors there is nothing to penalise
+            break
+    assert best is not None
+    return best
+
+
+def judge(
+    head: Head,
+    x: Tensor,
+    data: TaskData,
+    card: TaskCard,
+    n_items: int,
+    *,
+    ks: Sequence[int] = (1, 5, 10, 20),
+    seen: Literal["drop", "keep"] = "drop",
+    metric: str | None = None,
+) -> Score:
+    """What a head tells of the test users, measured as `evaluate` measures a model.
+
+    Args:
+        x: (n, d) vectors of the test examples, in their order; NaN where nothing is known.
+        n_items: N of the log.
+        ks, seen, metric: as in `evaluate`.
+    """
+    examples, name = data.test, data.task.name
+    outside, notes = int((np.asarray(examples.answers) < 0).sum()), []
+    if outside:
+        notes.append(f"{outside} right answers are no labels of the task (never met in training): misses")
+    if card.kind == "one_of":
+        values, per_user, table = _classes(head.scores(x), examples)
+        told = Score(name, "test", len(examples), values, per_user, examples.users, PRIMARY[card.kind], "all classes")
+        return Score(**{**vars(told), "notes": tuple(notes), "confusion": table}).by(metric)
+    labels = label_of_item(card, n_items) if seen == "drop" else None
+
+    def cells(low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+        items = np.asarray(data.sequences.items)
+        return seen_cells(labels, items, examples.begin[low:high], examples.end[low:high])  # type: ignore[arg-type]
+
+    starts = np.asarray(examples.answer_starts)
+    found = rank_blocks(
+        lambda low, high: head.scores(x[low:high]),
+        len(card.labels),
+        np.asarray(examples.answers),
+        starts,
+        seen=None if labels is None else cells,
+    )
+    per_user = {f"{name}@{k}": rule(found.rank, starts, k) for k in sorted({*ks, 10}) for name, rule in RANKING.items()}
+    per_user["auc"] = metrics.mean_per_user(found.auc, starts)
+    values = {name: float(value.mean()) for name, value in per_user.items()}
+    users, primary = examples.users, PRIMARY[card.kind]
+    return Score(name, "test", len(examples), values, per_user, users, primary, "full ranking", tuple(notes)).by(metric)
+
+
+def _classes(scores: Tensor, examples: Examples) -> tuple[dict[str, float], dict[str, np.ndarray], np.ndarray]:
+    """Values, per user, confusion. A wrong class with the score of the right one wins."""
+    right = np.asarray(examples.answers, np.int64)[np.asarray(examples.answer_starts)[:-1]]  # (n,)
+    at = torch.from_numpy(right.clip(0))[:, None]  # (n, 1)
+    known = torch.from_numpy(right >= 0)  # (n,)
+    chance = scores.softmax(1)  # (n, Y)
+    theirs = scores.gather(1, at)[:, 0]  # (n,)
+    wrong = torch.where(known[:, None], scores.scatter(1, at, -torch.inf), scores)  # (n, Y)
+    best, column = wrong.max(1)  # (n,), (n,)
+    predicted = torch.where(known & (theirs > best), at[:, 0], column).numpy()  # (n,)
+    probability = torch.where(known, chance.gather(1, at)[:, 0], 0.0).numpy()  # (n,)
+    table = metrics.confusion(right, predicted, scores.shape[1])
+    per_user = {"accuracy": (predicted == right).astype(np.float64), "log_loss": metrics.log_loss(probability)}
+    values = {name: float(value.mean()) for name, value in per_user.items()} | metrics.of_table(table)
+    area = metrics.area_of_classes(chance.numpy(), right)
+    return values | ({} if np.isnan(area) else {"auc": area}), per_user, table
+
+
+# -- solving -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Standardised vectors of the users with a known answer, z (n, d), and those answers (A,) with their users (A,)."""
+
+    z: Tensor
+    users: Tensor
+    labels: Tensor
+
+    @staticmethod
+    def of(part: Judged, mean: Tensor, scale: Tensor) -> _Answers:
+        users = np.repeat(np.arange(len(part.x)), np.diff(part.starts))  # (A,)
+        users, labels = users[part.answers >= 0], part.answers[part.answers >= 0]
+        there, users = np.unique(users, return_inverse=True)
+        z = _standard(part.x[torch.from_numpy(there)], mean, scale)  # (n, d)
+        return _Answers(z, torch.from_numpy(users), torch.from_numpy(labels))
+
+    def losses(self, weights: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Shares () of the mean cross-entropy over all answers, a block of users each."""
+        step, at = max(1, CELLS // len(weights[-1])), 0
+        for low in range(0, len(self.z), step):
+            scores = _scores(weights, self.z[low : low + step])  # (B, Y)
+            end = int(torch.searchsorted(self.users, low + step))
+            users, labels = self.users[at:end] - low, self.labels[at:end]  # (A',), (A',)
+            all_of = torch.logsumexp(scores, 1)  # (B,)
+            yield (all_of[users] - scores[users, labels]).sum() / len(self.labels)
+            at = end
+
+
+def _standard(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """(n, d) -> (n, d); zeros where a row is NaN."""
+    return ((x - mean) / scale).nan_to_num(nan=0.0)
+
+
+def _scores(weights: Sequence[Tensor], z: Tensor) -> Tensor:
+    """(n, d) standardised vectors -> (n, Y)."""
+    for at in range(0, len(weights) - 2, 2):
+        z = torch.relu(z @ weights[at] + weights[at + 1])  # (n, h)
+    return z @ weights[-2] + weights[-1]
+
+
+def _first(kind: str, d: int, n_labels: int, train: _Answers, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Weights to start from: the bias tells the shares of the labels, W is 0, V as He et al. draw it for a relu."""
+    counts = torch.bincount(train.labels, minlength=n_labels).float() + 1e-3  # (Y,): a label nobody has is very rare
+    bias = (counts / counts.sum()).log()
+    if kind == "linear":
+        return torch.zeros(d, n_labels), bias
+    inner = torch.empty(d, HIDDEN).normal_(std=(2 / max(d, 1)) ** 0.5, generator=generator)
+    outer = torch.empty(HIDDEN, n_labels).normal_(std=0.01, generator=generator)
+    return inner, torch.zeros(HIDDEN), outer, bias
+
+
+def _minimised(start: Sequence[Tensor], train: _Answers, strength: float) -> tuple[Tensor, ...]:
+    """Where L-BFGS ends from `start`."""
+    weights = tuple(weight.clone().requires_grad_() for weight in start)
+    solver = torch.optim.LBFGS(
+        weights, max_iter=STEPS, tolerance_grad=1e-6, tolerance_change=1e-7, line_search_fn="strong_wolfe"
+    )
+
+    def value() -> Tensor:
+        solver.zero_grad()
+        penalty = strength / 2 * sum((weight.square().sum() for weight in weights[::2]), torch.zeros(()))  # ()
+        penalty.backward()
+        total = penalty.detach()
+        for part in train.losses(weights):
+            part.backward()
+            total = total + part.detach()
+        return total
+
+    solver.step(value)
+    return tuple(weight.detach() for weight in weights)

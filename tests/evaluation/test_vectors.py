@@ -1,0 +1,147 @@
+"""Heads on vectors that stand still: worked by hand, at a minimum by their gradient, and measured as a model is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from perdure.errors import DataError
+from perdure.evaluation.vectors import Head, Judged, solve, some
+from perdure.events.examples import Examples
+
+
+def judged(x, answers, starts=None) -> Judged:
+    answers = np.asarray(answers, np.int64)
+    starts = np.arange(len(answers) + 1) if starts is None else np.asarray(starts)
+    return Judged(torch.as_tensor(np.asarray(x, np.float32)).view(len(starts) - 1, -1), answers, starts)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def two_sides(right: int, of: int = 250) -> Judged:
+    """x = 1 and x = -1, `of` users each; class 1 has `right` of the first and the rest of the second."""
+    first, second = [1] * right + [0] * (of - right), [0] * right + [1] * (of - right)
+    return judged([1.0] * of + [-1.0] * of, first + second)
+
+
+def test_worked_by_hand():
+    """W = (-w, w), b = 0: d/dw of -p ln s(2w) - (1 - p) ln s(-2w) + l w^2 is 0 where s(2w) + l w = p.
+
+    w = 1/2, l = 0.05: s(1) = 0.73106, so p = 0.75606 = 189 / 250 up to 6e-5.
+    """
+    part = two_sides(189)
+    head = solve(part, part, 2, rng(), strengths=(0.05,))
+    weight, bias = head.weights
+    assert weight.flatten().tolist() == pytest.approx([-0.5, 0.5], abs=1e-3)
+    assert (bias[1] - bias[0]).item() == pytest.approx(0, abs=1e-3)
+    chance = head.scores(torch.tensor([[1.0]])).softmax(1)[0, 1].item()
+    assert chance == pytest.approx(0.73106, abs=1e-3)
+    assert head.loss == pytest.approx(-0.756 * np.log(0.73106) - 0.244 * np.log(0.26894), abs=1e-3)
+
+
+def test_no_vectors_tell_the_shares():
+    part = judged(np.zeros((10, 0)), [0] * 5 + [1] * 3 + [2] * 2)
+    head = solve(part, part, 3, rng())
+    assert head.scores(part.x).softmax(1)[4].tolist() == pytest.approx([0.5, 0.3, 0.2], abs=1e-3)
+    assert head.loss == pytest.approx(-(0.5 * np.log(0.5) + 0.3 * np.log(0.3) + 0.2 * np.log(0.2)), abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_it_ends_where_the_gradient_is_nothing(kind):
+    """The formula of the file, a user at a time, in double precision; several answers a user, unknown ones left out."""
+    generator = rng(1)
+    x = torch.randn(40, 3, generator=generator) * torch.tensor([1.0, 10.0, 0.1]) + 5
+    counts = np.arange(40) % 4
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    answers = np.random.default_rng(0).integers(-1, 4, starts[-1])
+    part = Judged(x, answers, starts)
+    head = solve(part, part, 4, rng(), kind=kind, strengths=(0.1,))
+    asked = [u for u in range(40) if (answers[starts[u] : starts[u + 1]] >= 0).any()]
+    assert torch.allclose(head.mean, x.mean(0), rtol=1e-5)
+    z = ((x - x.mean(0)) / x.std(0, correction=0)).double()
+    weights = [w.double().requires_grad_() for w in head.weights]
+    loss, n = torch.zeros((), dtype=torch.float64), 0
+    for user in asked:
+        hidden = z[user] if kind == "linear" else torch.relu(z[user] @ weights[0] + weights[1])
+        chances = torch.log_softmax(hidden @ weights[-2] + weights[-1], -1)
+        for answer in answers[starts[user] : starts[user + 1]]:
+            if answer >= 0:
+                loss, n = loss - chances[answer], n + 1
+    total = loss / n + 0.05 * sum(w.square().sum() for w in weights[::2])
+    total.backward()
+    bound = 1e-3 if kind == "linear" else 2e-2  # a relu has a corner, and minima like to sit there
+    assert max(float(w.grad.abs().max()) for w in weights) < bound
+    assert head.loss == pytest.approx(float(loss.detach()) / n, abs=1e-5)
+
+
+def test_the_validation_users_choose_the_strength():
+    """A sharp relation asks for a weak penalty; a relation that the validation users do not have for a strong one."""
+    sharp = two_sides(248)
+    assert solve(sharp, sharp, 2, rng()).strength <= 1e-3
+    assert solve(two_sides(180), two_sides(125), 2, rng()).strength == 1.0
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_a_relation_no_line_can_draw(kind):
+    """Exclusive or: the mlp finds it, the linear head stays at chance."""
+    x = np.array([[a, b] for a in (-1, 1) for b in (-1, 1)] * 50, np.float32)
+    part = judged(x, (x[:, 0] * x[:, 1] > 0).astype(int))
+    head = solve(part, part, 2, rng(), kind=kind)
+    assert (head.loss < 0.1) if kind == "mlp" else head.loss == pytest.approx(np.log(2), abs=1e-3)
+
+
+def test_who_is_not_known_is_the_mean_user():
+    x = np.array([[1.0, 2.0], [3.0, 6.0], [np.nan, np.nan]], np.float32)
+    head = solve(judged(x, [0, 1, 1]), judged(x, [0, 1, 1]), 2, rng(), strengths=(0.1,))
+    assert head.mean.tolist() == [2.0, 4.0]
+    assert torch.equal(head.scores(torch.full((1, 2), torch.nan)), head.scores(torch.tensor([[2.0, 4.0]])))
+
+
+def test_a_number_that_never_changes_is_no_fault():
+    part = judged([[1.0, 7.0], [2.0, 7.0], [3.0, 7.0]], [0, 1, 1])
+    head = solve(part, part, 2, rng(), strengths=(0.1,))
+    assert bool(torch.isfinite(head.scores(torch.tensor([[1.0, 8.0]]))).all())
+
+
+def test_blocks_change_nothing(monkeypatch):
+    from perdure.evaluation import vectors
+
+    part = judged(np.random.default_rng(0).normal(size=(50, 3)), np.arange(50) % 7)
+    whole = solve(part, part, 7, rng(), strengths=(0.01,))
+    monkeypatch.setattr(vectors, "CELLS", 7 * 11)
+    blocks = solve(part, part, 7, rng(), strengths=(0.01,))
+    assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(whole.weights, blocks.weights, strict=True))
+
+
+def test_nobody_to_learn_from():
+    empty, full = judged([[1.0], [2.0]], [-1, -1]), judged([[1.0], [2.0]], [0, 1])
+    with pytest.raises(DataError, match="no training user"):
+        solve(empty, full, 2, rng())
+    with pytest.raises(DataError, match="no validation user"):
+        solve(full, empty, 2, rng())
+
+
+def test_some_rows():
+    examples = Examples(np.array([7, 8, 9]), np.array([0, 3, 5]), np.array([3, 5, 6]), np.array([1, 2, 3, 4, 5, 6]),
+                        np.array([0, 2, 3, 6]), np.arange(10, 16))  # fmt: skip
+    few = some(examples, np.array([2, 0]))
+    assert (few.users.tolist(), few.begin.tolist(), few.end.tolist()) == ([9, 7], [5, 0], [6, 3])
+    assert (few.answers.tolist(), few.answer_starts.tolist()) == ([4, 5, 6, 1, 2], [0, 3, 5])
+    assert few.answer_events.tolist() == [13, 14, 15, 10, 11]
+
+
+def test_a_wrong_class_with_the_same_score_wins():
+    """Scores (x, -x, -2) for x = 0, 1, 2: nobody is first alone at 0; an answer outside the labels is a miss."""
+    from perdure.evaluation.vectors import _classes
+
+    head = Head((torch.tensor([[1.0, -1.0, 0.0]]), torch.tensor([0.0, 0.0, -2.0])), torch.zeros(1), torch.ones(1), 0, 0)
+    examples = Examples(np.arange(4), np.zeros(4), np.ones(4), np.array([0, 0, 1, -1]), np.arange(5))
+    scores = head.scores(torch.tensor([[0.0], [1.0], [2.0], [1.0]]))
+    values, per_user, table = _classes(scores, examples)
+    assert per_user["accuracy"].tolist() == [0, 1, 0, 0] and values["accuracy"] == 0.25
+    assert table.sum() == 4 and table[3].sum() == 1
+    chance = scores.softmax(1)
+    assert per_user["log_loss"][1] == pytest.approx(-float(chance[1, 0].log()))
