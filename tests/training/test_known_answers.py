@@ -1,5 +1,5 @@
 """Every encoder, pre-trained by the objective that suits it: it finds a chain that is there, and none in pure noise; and
-a chain that only what is told of events besides their items gives away."""
+what only marks of events tell."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def learned(encoder, objective, data, epochs):
     return model.eval()
 
 
-CASES = [({"name": name}, {}) for name in registry.names("encoders")]
+CASES = [({"name": name}, {}) for name in registry.names("encoders") if name != "lurm"]  # which reads no order
 CASES += [({"name": "hstu", "time": True}, {}), ({"name": "bert4rec"}, {"corrupt": "bert", "last": 0.5})]
 
 
@@ -110,8 +110,9 @@ def told(kind):
     return (items + 2).astype(np.int32), Marked(marks, rows, times)
 
 
-@pytest.mark.parametrize("encoder", ["sasrec", "dupn", "gru4rec"])
-@pytest.mark.parametrize("kind", ["behaviour", "gap", "vectors"])
+@pytest.mark.parametrize(
+    ("kind", "encoder"), [("behaviour", "sasrec"), ("behaviour", "dupn"), ("gap", "gru4rec"), ("vectors", "sasrec")]
+)
 def test_what_is_told_of_events_is_used(kind, encoder):
     items, marks = told(kind)
     data, scores = data_of(items), {}
@@ -119,7 +120,7 @@ def test_what_is_told_of_events_is_used(kind, encoder):
         if read or kind != "vectors":  # their chain can be found from the items, too
             data = replace(data, sequences=replace(data.sequences, marks=marks if read else None))
             model = learned({"name": encoder, "width": 32, "max_length": LENGTH, "dropout": 0.0},
-                            {"name": "next_item"}, data, 15)  # fmt: skip
+                            {"name": "next_item"}, data, 10)  # fmt: skip
             scores[read] = evaluate(model, data, "test", ks=(1,), seen="keep").values["hr@1"]
     assert scores[True] > 0.9  # the best possible is 1
     assert scores.get(False, 0) < 1 / 3 + 1 / ITEMS + 4 * np.sqrt(2 / 9 / ASK)  # one rule of three, drawn
