@@ -1,5 +1,5 @@
-"""Every encoder, pre-trained by the objective that suits it: it finds a chain that is there, and none in pure noise; and
-what only marks of events tell."""
+"""Every encoder, pre-trained by the objective that suits it: it finds a chain that is there, and none in pure noise;
+and what only marks of events tell."""
 
 from __future__ import annotations
 
