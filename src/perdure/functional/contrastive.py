@@ -54,9 +54,9 @@ def nt_xent(a: Tensor, b: Tensor, tau: float, users: Tensor | None = None, cosin
 def similarity_order(a: Tensor, b: Tensor, users: Tensor, weighed: str = "user") -> Tensor:
     """Mean over the 2B views x = a_i of -log sigma(c (own - near) + (1 - c) (far - other)).
 
-    Y. Yu et al., "AdaptSSR", NeurIPS 2023. Similarities are cosines: own = sim(a_i, b_i); near and far are the larger and
-    the smaller of sim(a_i, a_j) and sim(a_i, b_j), j the other view of the same row; other is the largest of a_i with
-    any view of another user, -1 where there is none. c = 1 - the mean of near and far, in [0, 1], without gradient.
+    Y. Yu et al., "AdaptSSR", NeurIPS 2023. Similarities are cosines: own = sim(a_i, b_i); near and far are the larger
+    and the smaller of sim(a_i, a_j) and sim(a_i, b_j), j the other view of the same row; other is the largest of a_i
+    with any view of another user, -1 where there is none. c = 1 - the mean of near and far, in [0, 1], no gradient.
 
     Args:
         a, b: (2B, d) the first views of B rows, then the second ones; each view encoded twice.

@@ -1,0 +1,61 @@
+"""Objectives go from a recipe to answers: learned, measured, saved, loaded, and learned again to the same weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cli.small import make
+
+import perdure
+from perdure import registry
+from perdure.errors import SettingsError
+from perdure.model import store
+
+CASES = {
+    "cl4srec": ["objective.similarity=cosine", "objective.loss=sampled", "objective.negatives=8"],
+    "cl4srec-windows": ["objective.tied=false", "pretrain.windows=split", "encoder.max_length=8"],
+    "ptum": ["encoder.readout=attention"],
+    "ptum-user": ["objective.places=user", "objective.others=uniform", "encoder.name=bert4rec"],
+    "ptum-own": ["objective.tied=false", "objective.following=1", "encoder.readout=max"],
+    "adaptssr": ["encoder.readout=attention", "encoder.name=bert4rec"],
+    "adaptssr-batch": ["objective.adapt=batch", "encoder.readout=mean", "encoder.dropout=0.1"],
+}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("objectives"), ("watch", "buy", "gender"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_from_a_recipe_to_answers(recipe, tmp_path, case):
+    options = ["tuning.method=finetune", f"objective.name={case.partition('-')[0]}", *CASES[case]]
+    run = perdure.learn(recipe, tmp_path / "run", overrides=options)
+    ranks = not registry.find("objectives", case.partition("-")[0]).measure
+    assert run.metrics["watch"] == ("ndcg@10" if ranks else "agreement")
+    assert perdure.evaluate(run.model, task="watch")[0]["value"] == pytest.approx(run.scores["watch"], abs=1e-6)
+    if ranks:
+        assert len(perdure.recommend(run.model, task="watch", history=["s0001", "s0013"], k=5)["items"]) == 5
+    assert perdure.recommend(run.model, task="gender", user="u0001")["source"] == "model"
+    again = perdure.learn(recipe, tmp_path / "again", overrides=options)
+    first, second = (store.load(one.model, registry.find).state_dict() for one in (run, again))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_vectors_of_places_are_saved_with_the_task(recipe, tmp_path):
+    options = ["tuning.method=frozen", "objective.name=ptum", "objective.places=user", "objective.following=3"]
+    run = perdure.learn(recipe, tmp_path / "run", overrides=options)
+    assert store.load(run.model, registry.find).heads["watch"].parts.table.shape == (20 + 3 - 1, 16)
+
+
+def test_options_of_next_item_are_checked_in_cl4srec(recipe):
+    with pytest.raises(SettingsError, match="negatives"):
+        perdure.check(recipe, overrides=["objective.name=cl4srec", "objective.negatives=0"])
+    told = perdure.check(recipe, overrides=["objective.name=cl4srec", "objective.loss=gbce"]).settings["objective"]
+    assert told["loss"] == "gbce" and told["weight"] == 0.1
+
+
+@pytest.mark.parametrize("change", [["encoder.name=bert4rec"], ["encoder.readout=mean"]])
+def test_cl4srec_is_refused_where_next_item_is(recipe, change):
+    with pytest.raises(SettingsError, match="objective cl4srec"):
+        perdure.check(recipe, overrides=["objective.name=cl4srec", *change])
