@@ -125,17 +125,16 @@ def solve(
     scale = torch.where(scale > 1e-6, scale, 1.0)
     learned, chosen = (_Answers.of(part, mean, scale) for part in (train, valid))
     first = _first(kind, train.x.shape[1], n_labels, learned, generator)
-    best, weights, waiting = None, first, 0
+    best, weights, waiting = Head(first, mean, scale, strengths[0], float("inf")), first, 0
     for strength in strengths:
         weights = _minimised(weights if kind == "linear" else first, learned, strength)
         with torch.no_grad():
-            loss = float(sum(part.detach() for part in chosen.losses(weights)))
-        waiting += best is not None and loss > best.loss + SAME  # a penalty that lets nothing be learned is not worse
-        if best is None or loss < best.loss:
+            loss = float(sum(chosen.losses(weights)))
+        waiting += loss > best.loss + SAME  # a penalty that lets nothing be learned is not worse than a stronger one
+        if loss < best.loss:
             best, waiting = Head(weights, mean, scale, strength, loss), 0
         if waiting == PATIENCE or not train.x.shape[1]:  # without vectors there is nothing to penalise
             break
-    assert best is not None
     return best
 
 
