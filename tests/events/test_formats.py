@@ -93,6 +93,91 @@ def test_real_movielens_parquet(tmp_path: Path):
     assert events.columns(["liked"]).collect()["liked"].dtype == pl.Boolean
 
 
+# --- CIKM 2019 ----------------------------------------------------------------------------------------------------
+
+
+def test_cikm2019(tmp_path: Path):
+    folder = tmp_path / "round1"
+    folder.mkdir()
+    behaviours = ["1001,55,pv,86400", "1001,77,buy,100", "1002,55,fav,7", "1001,55,pv,99"]
+    (folder / "round1_train_user_behavior.csv").write_text("\n".join(behaviours) + "\n")
+    (folder / "round1_train_user.csv").write_text("1001,0,3,5\n1002,1,,2\n1003,1,4,4\n")
+    (folder / "round1_train_item.csv").write_text("55,10,200,3000\n77,11,201,3001\n")
+    events = made(tmp_path, folder, "cikm2019")
+    assert ids(events, "1001") == ["55", "77", "55"] and events.times is None
+    rows = events.columns(["user", "behaviour"]).collect()
+    assert rows["behaviour"].to_list() == ["pv", "buy", "pv", "fav"]
+    assert events.users.columns == ["gender", "age", "power"]
+    assert events.users.rows() == [(0, 3, 5), (1, None, 2)]
+    assert events.items_table.columns == ["category", "shop", "brand"] and events.items_table["brand"][1] == 3001
+    clicks = made(tmp_path / "clicks", folder, "cikm2019", where="behaviour = 'pv'", allow_empty=True)
+    assert clicks.n_users == 1 and clicks.n_events == 2
+    with pytest.raises(UsageError, match=r"no \*user_behavior\.csv"):
+        prepare(DataSettings(path=str(tmp_path), format="cikm2019"), tmp_path / "other")
+
+
+# --- Ali_Display_Ad_Click -----------------------------------------------------------------------------------------
+
+
+def ali(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    log = ["user,time_stamp,btag,cate,brand", "558157,1493741625,pv,6250,91286", "558157,1493741626,cart,6250,91286",
+           "728690,1493776998,pv,11800,62353", "558157,1493741627,pv,7001,91286", "72869,1493776999,pv,,5"]  # fmt: skip
+    ads = ["user,time_stamp,adgroup_id,pid,nonclk,clk", "581738,1494137644,1,430548_1007,1,0",
+           "449818,1494638778,3,430548_1007,1,0", "558157,1494650879,4,430548_1007,0,1"]  # fmt: skip
+    profile = ["userid,cms_segid,cms_group_id,final_gender_code,age_level,pvalue_level,shopping_level,occupation,"
+               "new_user_class_level ", "558157,0,5,2,5,,3,0,3", "581738,19,5,2,5,2,3,1,2"]  # fmt: skip
+    (folder / "behavior_log.csv").write_text("\n".join(log))
+    (folder / "raw_sample.csv").write_text("\n".join(ads) + "\n")
+    (folder / "user_profile.csv").write_text("\n".join(profile) + "\n")
+    (folder / "ad_feature.csv").write_text("adgroup_id,cate_id,campaign_id,customer,brand,price\n1,90,108,16,NULL,7\n")
+    return folder
+
+
+def test_alidisplay(tmp_path: Path):
+    events = made(tmp_path, ali(tmp_path / "ali"), "alidisplay", max_bad_share=0.2)
+    assert ids(events, "558157") == ["6250:91286", "6250:91286", "7001:91286", "4"]
+    rows = events.columns(["user", "item", "behaviour", "domain"]).collect()
+    assert rows.filter(pl.col("domain") == "ad")["behaviour"].to_list() == ["show", "click", "show"]
+    assert set(rows.filter(pl.col("domain") == "ec")["item"]) == {"6250:91286", "7001:91286", "11800:62353", ":5"}
+    assert events.users["final_gender_code"].to_list() == [None, 2, 2, None, None]  # 449818, 558157, 581738, 72869, ...
+    assert events.users["pvalue_level"].to_list() == [None, None, 2, None, None]
+    assert events.items_table["campaign_id"].drop_nulls().to_list() == [108]
+    assert not set(rows.filter(pl.col("domain") == "ec")["item"]) & set(rows.filter(pl.col("domain") == "ad")["item"])
+
+
+def test_alidisplay_with_one_log(tmp_path: Path):
+    folder = ali(tmp_path / "ali")
+    (folder / "behavior_log.csv").unlink()
+    clicks = made(tmp_path, folder, "alidisplay", where="behaviour = 'click'", allow_empty=True)
+    assert clicks.n_events == 1 and ids(clicks, "558157") == ["4"]
+    (folder / "raw_sample.csv").unlink()
+    with pytest.raises(UsageError, match="holds no log"):
+        prepare(DataSettings(path=str(folder), format="alidisplay"), tmp_path / "other")
+
+
+# --- QQBrowser ----------------------------------------------------------------------------------------------------
+
+
+def test_qqbrowser(tmp_path: Path):
+    (tmp_path / "click.csv").write_text("0,0,5,7\n0,8,9,5\n0,0,5,7\n0,0,0\n1,2,,3\n4,4,6")
+    (tmp_path / "gender.csv").write_text("0,8,9,5,,2\n5,7,,1\n")  # padded or not: the same history
+    (tmp_path / "age.csv").write_text("0,0,5,7,,30\n0,0,5,7,,40\n3,3,3,,20")
+    path = {"click": tmp_path / "click.csv", "gender": tmp_path / "gender.csv", "age": tmp_path / "age.csv"}
+    events = made(tmp_path, path, "qqbrowser", max_bad_share=0.5)
+    told = dict(
+        zip(map(tuple, (events.item_ids.text(events.history(u)) for u in range(3))), events.users.rows(), strict=True)
+    )
+    assert told == {("5", "7"): (1, 30), ("8", "9", "5"): (2, None), ("4", "4", "6"): (None, None)}
+    assert events.users.columns == ["gender", "age"]
+    assert events.quarantine.select("line", "reason").rows() == [(4, "width"), (5, "width")]
+    (tmp_path / "age.csv").write_text("0,0,5,7\n")
+    with pytest.raises(DataError, match="tell no class"):
+        made(tmp_path / "again", path, "qqbrowser")
+    with pytest.raises(UsageError, match="one path"):
+        made(tmp_path / "again", tmp_path / "click.csv", "qqbrowser")
+
+
 # --- TTL ----------------------------------------------------------------------------------------------------------
 
 

@@ -70,6 +70,22 @@ def _reader(first: str, name: str, number: int, seen: set[bytes]) -> Callable[[I
     return rows
 
 
+def lines_of(parts: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, bytes without the newline) of each line; the last may lack its newline."""
+    before, held = 0, b""
+    for part in parts:
+        *lines, held = (held + part).split(b"\n")
+        yield from enumerate(lines, before + 1)
+        before += len(lines)
+    if held:
+        yield before + 1, held
+
+
+def digest_of(history: str) -> str:
+    """The id of the user who has this history."""
+    return hashlib.blake2b(history.encode(), digest_size=12).digest().hex()
+
+
 def _piece(lines: list[bytes], line: int, first: str, name: str, number: int, seen: set[bytes]) -> Piece:
     """Events of some lines: the histories not met before, then the answers."""
     bad: list[Bad] = []
@@ -83,7 +99,7 @@ def _piece(lines: list[bytes], line: int, first: str, name: str, number: int, se
             continue
         if not history and not targets:
             continue  # a blank line
-        history = _unpadded(history)
+        history = unpadded(history)
         if not history or len(targets) != (number > 0):
             told = "no history" if not history else f"{len(targets)} parts after `,,`, {int(number > 0)} expected"
             bad.append(Bad(at, "", "width", told))
@@ -100,7 +116,8 @@ def _piece(lines: list[bytes], line: int, first: str, name: str, number: int, se
     return Piece(frame.drop("line"), frame["line"].to_numpy().astype(np.int64), bad)
 
 
-def _unpadded(history: str) -> str:
+def unpadded(history: str) -> str:
+    """A history without the 0 in front of it; empty where there is nothing else."""
     while history.startswith("0,"):
         history = history[2:]
     return "" if history == "0" else history
