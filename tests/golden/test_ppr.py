@@ -73,6 +73,22 @@ def test_tokens_in_front_and_the_profile_behind():
     torch.testing.assert_close(seen[end] - bare, (0.5 * torch.ones(16)).expand_as(bare), atol=1e-5, rtol=0)
 
 
+def test_without_tokens_it_is_the_backbone_and_the_profile_beside_it():
+    model, batch = learned(tokens=0, contrast="none", variant="full")
+    overlay: Personal = model.overlays["buy"]
+    assert overlay.down is None and not any("up" in name for name, _ in overlay.named_parameters())
+    with torch.no_grad():
+        torch.testing.assert_close(model.represent(batch, "buy"), model.represent(batch))  # MLP_a begins at zero
+        overlay.add[2].weight.normal_()
+        more = overlay.add(overlay.profile(batch))
+        torch.testing.assert_close(model.represent(batch, "buy"), model.represent(batch) + more)
+        nobody = replace(batch, lengths=torch.zeros_like(batch.lengths))
+        torch.testing.assert_close(model.represent(nobody, "buy"), more)
+        states = overlay.states(model.backbone, batch)
+    assert states.shape[1] == 1 + batch.items.shape[1]
+    torch.testing.assert_close(states[:, 0], more)
+
+
 def test_a_user_without_events_is_answered_from_the_profile():
     model, batch = learned()
     nobody = replace(batch, items=torch.zeros(6, 1, dtype=torch.long), lengths=torch.zeros(6, dtype=torch.long))

@@ -21,7 +21,8 @@ TKDE 2024 (arXiv 2205.09666).
 
 `variant = "light"` trains generator, MLP and head of the task alone, on a frozen backbone: older tasks answer as
 before. "full" trains all weights and keeps nothing. A user of whom nothing is known gets the prompt of x_u = 0; with a
-profile and no event, the last token alone answers (zero-shot).
+profile and no event, the last token alone answers (zero-shot). `tokens = 0` with "full" and no contrast is the paper's
+baseline "fine-tuning": the profile MLP beside the backbone, and nothing but it where there is no event.
 
 Differs: the paper leaves open a, tau, the width of fields and whether tokens have positions. Here a is an option, tau
 too, positions belong to events only, and MLP_a starts at zero. Whoever has several fields masked is one with them
@@ -69,20 +70,38 @@ class Personal(Overlay):
         self, fields: Fields | None, hides: str, backbone: Encoder, method: PPR, generator: torch.Generator
     ) -> None:
         super().__init__()
-        width, self.end = backbone.width, list(backbone.sites())[-1]
+        width = self.width_of_states = backbone.width
+        self.end = [site for site, layer in backbone.sites().items() if getattr(layer, "role", "") != "read"][-1]
         self.tokens, self.activation = method.tokens, ACTIVATIONS[method.activation]
         self.x = ProfileVector(fields, hides, method.field_width, generator)
         self.reads_profile, size = self.x.known, self.x.size  # D
-        self.down, self.up = nn.Linear(size, method.hidden), nn.Linear(method.hidden, method.tokens * width)
+        self.down, self.up = None, None
+        if self.tokens:
+            self.down, self.up = nn.Linear(size, method.hidden), nn.Linear(method.hidden, self.tokens * width)
         self.add = nn.Sequential(nn.Linear(size, method.hidden), nn.ReLU(), nn.Linear(method.hidden, width))
-        for layer in (self.down, self.up, self.add[0]):
-            weight, bias = cast(nn.Linear, layer).weight, cast(nn.Linear, layer).bias
-            nn.init.xavier_uniform_(weight, generator=generator)
-            nn.init.zeros_(bias)
+        for layer in (self.down, self.up, cast(nn.Linear, self.add[0])):
+            if layer is not None:
+                nn.init.xavier_uniform_(layer.weight, generator=generator)
+                nn.init.zeros_(layer.bias)
         last = cast(nn.Linear, self.add[2])
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.adds = method.add and self.reads_profile
+
+    def vector(self, backbone: Encoder, batch: Batch) -> Tensor:
+        """u_p (B, d); without tokens MLP_a(x_u) alone where there is no event."""
+        u = super().vector(backbone, batch)  # (B, d)
+        return u if self.tokens else torch.where(batch.lengths[:, None] > 0, u, self._alone(batch).to(u.dtype))
+
+    def states(self, backbone: Encoder, batch: Batch) -> Tensor:
+        """u_p before and after every event (B, n + T, d), n at least 1."""
+        h = super().states(backbone, batch)  # (B, n + T, d)
+        return h if self.tokens else torch.cat([self._alone(batch)[:, None].to(h.dtype), h], 1)
+
+    def _alone(self, batch: Batch) -> Tensor:
+        """What a user without events is told by, where no token stands in front of them: (B, d)."""
+        x = self.profile(batch)  # (B, D)
+        return self.add(x) if self.adds else x.new_zeros(len(x), self.width_of_states)
 
     def profile(self, batch: Batch) -> Tensor:
         """x_u (B, D): zeros where nothing is known."""
@@ -94,14 +113,16 @@ class Personal(Overlay):
 
     def door(self, x: Tensor, adds: bool, kept: Callable[[torch.Size], Tensor] | None = None) -> Via:
         """The door for profiles x (B, D); where kept(B, T) is False an event's vector is zero."""
-        p = self.up(self.activation(self.down(x))).view(len(x), self.tokens, -1)  # (B, n, d)  eq. (3)
+        p = None
+        if self.down is not None and self.up is not None:
+            p = self.up(self.activation(self.down(x))).view(len(x), self.tokens, -1)  # (B, n, d)  eq. (3)
         more = self.add(x)[:, None] if adds else None  # (B, 1, d)
 
         def via(site: str, layer: nn.Module, x: Tensor, *context: Tensor) -> Tensor:
             y = layer(x, *context)  # (B, T, d)
             if site == "input":
                 y = y if kept is None else y * kept(y.shape[:2])[..., None]  # (B, T, d)
-                y = torch.cat([p.to(y.dtype), y], 1)  # (B, n + T, d)
+                y = y if p is None else torch.cat([p.to(y.dtype), y], 1)  # (B, n + T, d)
             return y + more.to(y.dtype) if more is not None and site == self.end else y  # eq. (4)
 
         return via
@@ -112,7 +133,7 @@ class PPR(Method):
 
     Args:
         variant: "light" trains what is added for the task, "full" everything.
-        tokens: n.
+        tokens: n; 0 leaves the prompt out.
         hidden: D', inside generator and MLP.
         field_width: of each profile field.
         activation: a.
@@ -128,13 +149,12 @@ class PPR(Method):
     paper: ClassVar[str] = "Wu et al., TKDE 2024"
     summary: ClassVar[str] = "tokens made from a user's profile, in front of the history"
     keeps: bool = True
-    begins_as_backbone: bool = False
 
     def __init__(
         self,
         *,
         variant: Literal["light", "full"] = "light",
-        tokens: Annotated[int, Ge(1)] = 1,
+        tokens: Annotated[int, Ge(0)] = 1,
         hidden: Annotated[int, Ge(1)] = 16,
         field_width: Annotated[int, Ge(1)] = 8,
         activation: Literal["sigmoid", "relu", "tanh"] = "sigmoid",
@@ -148,7 +168,8 @@ class PPR(Method):
         self.variant, self.tokens, self.hidden, self.field_width = variant, tokens, hidden, field_width
         self.activation, self.add, self.contrast = activation, add, contrast
         self.weight, self.tau, self.mask = weight, tau, mask
-        self.keeps = variant == "light"
+        self.begins_as_backbone = not tokens
+        self.keeps, self.whole_batch = variant == "light", contrast != "none" and weight > 0
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
         """A generator for every task but the first."""
