@@ -37,11 +37,15 @@ TRAINABLE = "cannot train: needs ≥ 25 users with ≥ 2 events, ≥ 2 items"
 
 
 def open_sources(data: DataSettings) -> tuple[Reading, list[list[Source]]]:
-    """What the settings name, looked at; Parquet files also read once by a child process."""
+    """What the settings name, looked at."""
     from perdure.events import formats
 
     reading = formats.find(data.format).read(data)
-    sources = [[look(path, "text" if table.rows else None) for path in table.paths] for table in reading.tables]
+    return reading, [[look(path, "text" if table.rows else None) for path in table.paths] for table in reading.tables]
+
+
+def _probed(reading: Reading, sources: list[list[Source]]) -> None:
+    """Parquet files, read once by a child process."""
     parquet: list[tuple[Path, list[str] | None]] = []
     for table, files in zip(reading.tables, sources, strict=True):
         parquet += [(source.path, table.wanted) for source in files if source.kind == "parquet"]
@@ -51,7 +55,6 @@ def open_sources(data: DataSettings) -> tuple[Reading, list[list[Source]]]:
                 wanted = None if attributes.columns is None else [attributes.id, *attributes.columns]
                 parquet.append((path, wanted))
     probe(parquet)
-    return reading, sources
 
 
 def fingerprint_of(data: DataSettings, reading: Reading, sources: list[list[Source]]) -> str:
@@ -70,6 +73,7 @@ def fingerprint_of(data: DataSettings, reading: Reading, sources: list[list[Sour
 def write_store(data: DataSettings, reading: Reading, sources: list[list[Source]], folder: Path,
                 fingerprint: str, now: float | None) -> None:  # fmt: skip
     """Reads everything and writes the store; nothing is there if anything fails."""
+    _probed(reading, sources)
     with published(folder) as part:
         columns, books, merges = gather(data, reading, sources, now)
         files = [source.path.name for group in sources for source in group]
