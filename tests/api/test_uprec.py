@@ -35,8 +35,12 @@ def recipe(folder: Path, tasks: tuple[str, ...], profile: dict, **objective: obj
 def test_the_whole_path(tmp_path):
     profile = {"fields": ["age", "gender", "status"], "friends": {"path": "friends.csv"}}
     made = recipe(tmp_path, ("watch", "buy", "gender"), profile, fields=["age", "status"])
-    done = perdure.learn(made, tmp_path / "run")
-    assert done.metrics["watch"] == "ndcg@10" and len(done.matrix) == 3
+    done, again = (perdure.learn(made, tmp_path / name) for name in ("run", "again"))
+    assert done.metrics["watch"] == "ndcg@10" and done.matrix == again.matrix
+    later = recipe(tmp_path, ("watch", "status"), {"fields": ["status"]})  # by a backbone that was taught it
+    with pytest.raises(SettingsError, match="'status' asks for status, which objective uprec learns to tell"):
+        begin = [f"pretrain.start='{done.model}'", "objective.name=masked_item"]
+        perdure.learn(later, tmp_path / "later", overrides=begin)
     (tmp_path / "friends.csv").unlink()  # nobody who asks the model needs it
     answer = perdure.recommend(tmp_path / "run" / "model", task="watch", user="u0001", store=tmp_path / "run" / "store")
     assert len(answer["items"]) == 10

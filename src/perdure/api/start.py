@@ -36,8 +36,12 @@ def begin(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData]) -> U
     return model
 
 
-def _found(folder: str, item_ids: Ids) -> UserModel:
+def _found(folder: str, item_ids: Ids, settings: Settings) -> UserModel:
+    """A model of these items whose backbone was not taught the answer of a task, as its objective tells."""
     found = asking.load(folder)
+    for task in settings.tasks:
+        if task.answer.startswith("user."):
+            found.objective.refuse_answer(task.name, task.answer.removeprefix("user."), found.fields)  # type: ignore[operator]
     if found.item_ids.digest != item_ids.digest:
         raise ModelError("the model reads other items than this log has", where=folder)
     return found
@@ -46,7 +50,7 @@ def _found(folder: str, item_ids: Ids) -> UserModel:
 def _start(backbone: Encoder, settings: Settings, item_ids: Ids) -> None:
     """The weights of another model's backbone, whatever its tasks and objective. Its readout may be another one, and is
     then drawn as in a fresh model."""
-    found = _found(str(settings.pretrain.start), item_ids)
+    found = _found(str(settings.pretrain.start), item_ids, settings)
     theirs, mine = found.backbone.sites(), backbone.sites()  # type: ignore[operator]
     differ = {site for site in theirs.keys() | mine.keys() if _shapes(theirs.get(site)) != _shapes(mine.get(site))}
     other = any(getattr({**theirs, **mine}[site], "role", "") != "read" for site in differ)
@@ -68,7 +72,7 @@ def _shapes(layer: nn.Module | None) -> dict[str, tuple[int, ...]] | None:
 def _take_over(model: UserModel, settings: Settings) -> None:
     """The first task as another model learned it, and the backbone it was learned with."""
     where, folder = "pretrain.model", str(settings.pretrain.model)
-    found = _found(folder, model.item_ids)
+    found = _found(folder, model.item_ids, settings)
     first = next(iter(found.tasks), None)
     if first is None or first != settings.tasks[0].name:
         raise SettingsError(f"{where}: its first task is {first}", expected=settings.tasks[0].name, where=settings.file)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from perdure.encoders.base import Encoder
-from perdure.errors import SettingsError, UsageError
+from perdure.errors import UsageError
 from perdure.events.batch import Batch
 from perdure.model.heads import ItemTableHead, LabelsHead
 from perdure.objectives.base import Learner
@@ -106,13 +106,7 @@ class UserModel(nn.Module):
             raise UsageError(
                 f"the model already knows a task {card.name!r}", fix="choose another name or resume the run"
             )
-        if card.hides in self.objective.predicts(self.fields):  # type: ignore[operator]
-            raise SettingsError(
-                f"task {card.name!r} asks for {card.hides}, which objective {self.objective.name} learns to tell",
-                expected="pre-training that knows no answer of a task",
-                where="objective.name, tasks",
-                fix=f"leave {card.hides} out of objective.fields, or out of profile.fields",
-            )
+        self.objective.refuse_answer(card.name, card.hides, self.fields)  # type: ignore[operator]
         device = self.backbone.item_table.device
         self.tasks[card.name] = card
         head: nn.Module | None = self.method.head(self, card, generator)  # type: ignore[operator]

@@ -111,6 +111,16 @@ class Objective(nn.Module, ABC):
         """Fields of the profile that it learns to tell: no task of the model may ask for one of them."""
         return []
 
+    def refuse_answer(self, task: str, field: str, fields: Fields | None) -> None:
+        """SettingsError where the answer of a task, a profile field or "", is what it learns to tell."""
+        if field in self.predicts(fields):
+            raise SettingsError(
+                f"task {task!r} asks for {field}, which objective {self.name} learns to tell",
+                expected="pre-training that knows no answer of a task",
+                where="objective.name, tasks",
+                fix=f"leave {field} out of objective.fields, or out of profile.fields",
+            )
+
     @abstractmethod
     def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """Scalar loss of one batch: windows of max_length + extra events.
