@@ -118,7 +118,7 @@ def learn(folder: Path, steps: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--events", type=int, default=100_000_000)
     parser.add_argument("--limit", type=int, default=1024, help="MiB of private writable memory")
     parser.add_argument("--steps", type=int, default=300)

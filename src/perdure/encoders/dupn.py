@@ -153,6 +153,7 @@ class DUPN(Encoder):
     name: ClassVar[str] = "dupn"
     paper: ClassVar[str] = "Ni et al., KDD 2018"
     summary: ClassVar[str] = "LSTM whose gates read a property of each event, and attention over its states"
+    begins: Tensor
 
     def __init__(
         self,
