@@ -56,7 +56,9 @@ class AdaptSSR(Objective):
 
     Args:
         adapt: whose similarity of views weighs the two steps of the order: each "user"'s, or the mean of a "batch".
-        crop: share of events a crop keeps; mask: share that is hidden; reorder: share that is shuffled.
+        crop: share of events that a crop keeps.
+        mask: share of events that is hidden.
+        reorder: share of events that is shuffled.
     """
 
     name: ClassVar[str] = "adaptssr"

@@ -52,8 +52,9 @@ class CL4SRec(Objective):
         weight: lambda of the contrast; 0 leaves next_item alone.
         tau: temperature of the similarities.
         similarity: of two views: the "dot" product, or the "cosine".
-        crop: share of events a crop keeps; mask: share that is hidden; reorder: share that is shuffled.
-        next_item: its options.
+        crop: share of events that a crop keeps.
+        mask: share of events that is hidden.
+        reorder: share of events that is shuffled.
     """
 
     name: ClassVar[str] = "cl4srec"

@@ -46,7 +46,9 @@ class ClueSeq(Objective):
         views: what makes them differ: "dropout" alone (the encoder needs some), "crop", "mask", "reorder", or
             "augment": two different ones of these three, drawn for every batch.
         tau: temperature of the cosines.
-        crop: share of events a crop keeps; mask: share that is hidden; reorder: share that is shuffled.
+        crop: share of events that a crop keeps.
+        mask: share of events that is hidden.
+        reorder: share of events that is shuffled.
     """
 
     name: ClassVar[str] = "clue_seq"
