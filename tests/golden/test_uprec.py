@@ -39,6 +39,10 @@ def learner(objective: UPRec, made: BERT4Rec, fields: Fields | None) -> Learner:
     return Learner(made, lambda batch: made.vector(made.question(batch)), made.item_table, parts=parts)
 
 
+def maps_of(view: Learner) -> list[torch.nn.Linear]:
+    return [attribute.map for attribute in view.parts.attributes]
+
+
 def data(items: np.ndarray, train: np.ndarray, friends: Friends | None, profiles: Profiles | None) -> SimpleNamespace:
     """As much of TaskData as the objective reads: histories (U, T), and the users to learn from."""
     starts = np.arange(len(items) + 1, dtype=np.int64) * items.shape[1]
@@ -69,14 +73,14 @@ def test_attributes_are_told_by_cross_entropy_and_huber():
     objective.prepare(torch.ones(N), data(items, np.arange(6), None, profiles))
     view, batch = learner(objective, made, FIELDS), batch_of(items, np.arange(6), profiles)
     with torch.no_grad():
-        for linear in view.parts.maps:
+        for linear in maps_of(view):
             linear.weight.normal_(generator=rng(2))
             linear.bias.normal_(generator=rng(3))
     got = float(objective.loss(view, batch, rng(4)).detach())
 
     h = made(batch).detach().double()  # (6, T, d)
     u = [[max(float(h[b, t, j]) for t in range(T)) for j in range(16)] for b in range(6)]
-    region, age = ((m.weight.tolist(), m.bias.tolist()) for m in view.parts.maps)
+    region, age = ((m.weight.tolist(), m.bias.tolist()) for m in maps_of(view))
     mean, spread = 40.0, math.sqrt((20**2 + 10**2 + 30**2) / 3)
     target = {1: (20 - mean) / spread, 2: (30 - mean) / spread, 3: (70 - mean) / spread}
     entropy, huber = [], []
@@ -204,7 +208,7 @@ def test_an_attribute_is_found_where_there_is_one(types, least, most):
     made, view, items, kind = trained(types, friends=0.0)
     with torch.no_grad():
         u = made(batch_of(items, np.arange(HELD), None)).amax(1)
-        right = (view.parts.tell(u)[0].argmax(1).numpy() == kind).mean()
+        right = (maps_of(view)[0](u).argmax(1).numpy() == kind).mean()
     assert least <= right <= most  # chance is 0.25 and its standard error 0.044
 
 

@@ -15,8 +15,8 @@ C. Xiao et al., "UPRec: User-Aware Pre-training for Recommender Systems", arXiv 
 |---|---|---|
 | l_1, l_2, l_3 | item, attributes, friends | |
 | u; c | u; c, of one drawn friend a user | (B, d) |
-| W_a, b_a; w_a, b_a | parts.maps[a] | (V_a, d), (V_a,); (1, d), (1,) |
-| y_a | Batch.profile, row 0: not known, no target; numbers: parts.values[a] of that row | (B, F) |
+| W_a, b_a; w_a, b_a | parts.attributes[a].map | (V_a, d), (V_a,); (1, d), (1,) |
+| y_a | Batch.profile, row 0: not known, no target; numbers: attribute.numbers of that row | (B, F) |
 | w_s | parts.distance | (d,) |
 | delta | delta | |
 | near to u | close: u, its friends and theirs; alike: (nearly) the same profile | (B, B) |
@@ -57,46 +57,48 @@ if TYPE_CHECKING:
 __all__ = ["UPRec", "UserParts", "near_by_square"]
 
 
+class Attribute(nn.Module):
+    """One thing that is known of users, told from their vectors.
+
+    Args:
+        place: its column of `Batch.profile`. width: d.
+        size: V_a, its values.
+        numbers: (V_a + 1,) the number of each row, where the values are numbers; else None.
+    """
+
+    numbers: Tensor | None
+
+    def __init__(self, place: int, width: int, size: int, numbers: Tensor | None, generator: torch.Generator) -> None:
+        super().__init__()
+        self.place, self.map = place, nn.Linear(width, size if numbers is None else 1)
+        self.register_buffer("numbers", numbers, persistent=False)
+        nn.init.normal_(self.map.weight, std=0.01, generator=generator)
+        nn.init.zeros_(self.map.bias)
+
+    def loss(self, u: Tensor, profile: Tensor, delta: float) -> Tensor:
+        """Scalar: mean over the users of whom it is known, or 0; user vectors (B, d), `Batch.profile` (B, F)."""
+        rows = profile[:, self.place]  # (B,)
+        at = (rows > 0).nonzero().squeeze(1)  # (K,)
+        if not len(at):
+            return u.sum() * 0.0
+        told, rows = self.map(u[at]), rows[at]  # (K, V_a) or (K, 1), (K,)
+        if self.numbers is None:
+            return F.cross_entropy(told, rows - 1)
+        return F.huber_loss(told.squeeze(1), self.numbers[rows], delta=delta)
+
+
 class UserParts(nn.Module):
     """What tells attributes and friends from user vectors.
 
     Args:
-        encoder: whose vectors they are.
-        sizes: discrete attribute -> its values V_a. numbers: numeric attribute -> the number of each profile row
-            (V_a + 1,), nan in row 0. Names are places of profile fields.
+        encoder: whose vectors they are. attributes: what is told of users.
     """
 
-    def __init__(
-        self, encoder: Encoder, sizes: dict[int, int], numbers: dict[int, Tensor], generator: torch.Generator
-    ) -> None:
+    def __init__(self, encoder: Encoder, attributes: list[Attribute]) -> None:
         super().__init__()
-        width = encoder.width
-        self.length, self.reads_times, self.places = encoder.max_length, encoder.reads_times, [*sizes, *numbers]
-        self.maps = nn.ModuleList(nn.Linear(width, n) for n in [*sizes.values(), *[1] * len(numbers)])
-        self.values = [None] * len(sizes) + list(numbers.values())
-        self.distance = nn.Parameter(torch.full((width,), 1 / width))  # (d,)
-        for linear in self.maps:
-            nn.init.normal_(linear.weight, std=0.01, generator=generator)  # type: ignore[arg-type]
-            nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
-
-    def tell(self, u: Tensor) -> list[Tensor]:
-        """User vectors (B, d) -> for each attribute the scores of its values (B, V_a), or the number (B, 1)."""
-        return [linear(u) for linear in self.maps]
-
-    def attributes_loss(self, u: Tensor, profile: Tensor, delta: float) -> Tensor:
-        """Scalar: the sum over attributes of their mean loss over the users of whom they are known; user vectors
-        (B, d), `Batch.profile` (B, F)."""
-        total = u.sum() * 0.0
-        for place, told, values in zip(self.places, self.tell(u), self.values, strict=True):
-            rows = profile[:, place]  # (B,)
-            at = (rows > 0).nonzero().squeeze(1)  # (K,)
-            if not len(at):
-                continue
-            if values is None:
-                total = total + F.cross_entropy(told[at], rows[at] - 1)
-            else:
-                total = total + F.huber_loss(told[at, 0], values.to(u.device, u.dtype)[rows[at]], delta=delta)
-        return total
+        self.length, self.reads_times = encoder.max_length, encoder.reads_times
+        self.attributes = nn.ModuleList(attributes)
+        self.distance = nn.Parameter(torch.full((encoder.width,), 1 / encoder.width))  # (d,)
 
 
 class UPRec(Objective):
@@ -136,6 +138,7 @@ class UPRec(Objective):
         self.item, self.attributes, self.friends, self.tied = item, attributes, friends, self.masked_item.tied
         self.fields, self.numbers, self.delta, self.alike = fields, list(numbers), delta, alike
         self._circle: Circle | None = None
+        self.whole_batch = friends > 0
 
     def predicts(self, fields: Fields | None) -> list[str]:
         """The profile fields it learns to tell; SettingsError where one is not there."""
@@ -152,15 +155,13 @@ class UPRec(Objective):
 
     def parts(self, encoder: Encoder, fields: Fields | None, generator: torch.Generator) -> UserParts:
         """A linear map for each attribute, and the weights of sim."""
-        sizes, numbers, told = {}, {}, self.predicts(fields)
+        told, made = self.predicts(fields), []
         for place, (name, ids) in enumerate(fields.values.items() if fields is not None else ()):
-            if name not in told:
-                continue
-            if name in self.numbers:
-                numbers[place] = _numbers(name, ids.text(np.arange(1, len(ids) + 1)))
-            else:
-                sizes[place] = len(ids)
-        return UserParts(encoder, sizes, numbers, generator)
+            if name in told:
+                values = ids.text(np.arange(1, len(ids) + 1))
+                numbers = _numbers(name, values) if name in self.numbers else None
+                made.append(Attribute(place, encoder.width, len(ids), numbers, generator))
+        return UserParts(encoder, made)
 
     def prepare(self, counts: Tensor, data: TaskData | None = None) -> None:
         """Told the task's data: who is whose friend, and what of them may be read.
@@ -185,12 +186,12 @@ class UPRec(Objective):
         parts: UserParts = learner.parts  # type: ignore[assignment]
         total = self.item * self.masked_item.loss(learner, batch, rng) if self.item else 0.0 * learner.table.sum()
         batch = batch.of((batch.lengths > 0).nonzero().squeeze(1))
-        told = self.attributes and parts.places and batch.profile is not None
-        if not told and self._circle is None:
+        told = parts.attributes if batch.profile is not None else ()
+        if not len(told) and self._circle is None:
             return total
         u = vector(learner, batch)  # (B, d)
-        if told and batch.profile is not None:
-            total = total + self.attributes * parts.attributes_loss(u, batch.profile, self.delta)
+        for attribute in told:
+            total = total + self.attributes * attribute.loss(u, batch.profile, self.delta)  # type: ignore[operator]
         if self._circle is not None:
             total = total + self.friends * self.social(learner, batch, u, self._circle, rng)
         return total
@@ -274,7 +275,7 @@ def alike(a: Tensor, b: Tensor, share: float) -> Tensor:
 
 
 def _numbers(name: str, texts: list[str]) -> Tensor:
-    """(V + 1,) float64: nan, then the values as numbers of mean 0 and deviation 1."""
+    """(V + 1,) float32: 0 for a value that is not known, then the values as numbers of mean 0 and deviation 1."""
     try:
         found = [float(text) for text in texts]
     except ValueError:
@@ -283,4 +284,4 @@ def _numbers(name: str, texts: list[str]) -> Tensor:
         raise SettingsError(f"objective.numbers: values of {name} are no numbers", where="[objective]")
     values = torch.tensor(found, dtype=torch.float64)  # (V,)
     spread = values.std(correction=0).clamp(min=1e-12)
-    return torch.cat([values.new_full((1,), math.nan), (values - values.mean()) / spread])
+    return F.pad((values - values.mean()) / spread, (1, 0)).float()
