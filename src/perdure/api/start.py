@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from perdure.api import asking, plan
-from perdure.encoders.base import Encoder
 from perdure.errors import ModelError, SettingsError
 from perdure.events.examples import TaskData
 from perdure.events.ids import Ids
+from perdure.events.marks import Marks
 from perdure.model.user_model import UserModel
 from perdure.settings import Settings
 
@@ -32,26 +32,38 @@ def begin(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData]) -> U
     if settings.pretrain.model:
         _take_over(model, settings)
     elif settings.pretrain.start:
-        _start(model.backbone, settings, item_ids)
+        _start(model, settings)
     return model
 
 
-def _found(folder: str, item_ids: Ids, settings: Settings) -> UserModel:
-    """A model of these items whose backbone was not taught the answer of a task, as its objective tells."""
+def _found(folder: str, model: UserModel, settings: Settings) -> UserModel:
+    """A model that reads of events what `model` reads, and whose backbone was not taught the answer of a task, as its
+    objective tells."""
     found = asking.load(folder)
     for task in settings.tasks:
         if task.answer.startswith("user."):
             found.objective.refuse_answer(task.name, task.answer.removeprefix("user."), found.fields)  # type: ignore[operator]
-    if found.item_ids.digest != item_ids.digest:
+    if found.item_ids.digest != model.item_ids.digest:
         raise ModelError("the model reads other items than this log has", where=folder)
+    if found.marks != model.marks:
+        raise ModelError(
+            f"the model reads {_told(found.marks)} of events besides their items",
+            expected=f"{_told(model.marks)}, with the values that this log has",
+            where=folder,
+            fix="give [input] as the model had it",
+        )
     return found
 
 
-def _start(backbone: Encoder, settings: Settings, item_ids: Ids) -> None:
+def _told(marks: Marks | None) -> str:
+    return ", ".join([*marks.names, *marks.items, *(["vectors"] if marks.width else [])]) if marks else "nothing"
+
+
+def _start(model: UserModel, settings: Settings) -> None:
     """The weights of another model's backbone, whatever its tasks and objective. Its readout may be another one, and is
     then drawn as in a fresh model."""
-    found = _found(str(settings.pretrain.start), item_ids, settings)
-    theirs, mine = found.backbone.sites(), backbone.sites()  # type: ignore[operator]
+    found = _found(str(settings.pretrain.start), model, settings)
+    theirs, mine = found.backbone.sites(), model.backbone.sites()
     differ = {site for site in theirs.keys() | mine.keys() if _shapes(theirs.get(site)) != _shapes(mine.get(site))}
     other = any(getattr({**theirs, **mine}[site], "role", "") != "read" for site in differ)
     if other or found.spec["encoder"]["name"] != settings.encoder.name:
@@ -72,7 +84,7 @@ def _shapes(layer: nn.Module | None) -> dict[str, tuple[int, ...]] | None:
 def _take_over(model: UserModel, settings: Settings) -> None:
     """The first task as another model learned it, and the backbone it was learned with."""
     where, folder = "pretrain.model", str(settings.pretrain.model)
-    found = _found(folder, model.item_ids, settings)
+    found = _found(folder, model, settings)
     first = next(iter(found.tasks), None)
     if first is None or first != settings.tasks[0].name:
         raise SettingsError(f"{where}: its first task is {first}", expected=settings.tasks[0].name, where=settings.file)

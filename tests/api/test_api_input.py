@@ -1,0 +1,95 @@
+"""[input] from a recipe to answers: learned, measured, asked about users of the log and about strangers."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+import perdure
+from perdure.errors import ModelError, SettingsError, UsageError
+
+INPUT = {"events": ["behaviour"], "items": ["kind"], "dates": ["hour"], "gaps": 8}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A log of 60 users with behaviours and times, a table of 12 items, a vector for most of them."""
+    folder, rng = tmp_path_factory.mktemp("input"), np.random.default_rng(0)
+    n = 60 * 9
+    pl.DataFrame({
+        "user": [f"u{k // 9:02d}" for k in range(n)], "item": [f"i{i:02d}" for i in rng.integers(0, 12, n)],
+        "time": 1_600_000_000 + rng.integers(1, 9000, n).cumsum(),
+        "behaviour": rng.choice(["view", "cart", "buy"], n).tolist(),
+    }).write_csv(folder / "log.csv")  # fmt: skip
+    pl.DataFrame({"id": [f"i{i:02d}" for i in range(12)], "kind": ["a", "b"] * 6}).write_csv(folder / "items.csv")
+    vectors = rng.normal(size=(11, 4)).tolist()
+    pl.DataFrame({"item": [f"i{i:02d}" for i in range(11)], "vector": vectors}).write_parquet(folder / "text.parquet")
+    return folder
+
+
+def recipe(folder, **changes):
+    columns = {"user": "user", "item": "item", "time": "time", "behaviour": "behaviour"}
+    items = {"path": str(folder / "items.csv"), "id": "id"}
+    return {
+        "data": {"path": str(folder / "log.csv"), "columns": columns, "time_unit": "s", "items_table": items},
+        "split": {"kind": "user", "valid": 0.2, "test": 0.2},
+        "history": {"where": "behaviour != 'buy'", "min_length": 2},
+        "input": {**INPUT, "vectors": str(folder / "text.parquet")},
+        "encoder": {"name": "sasrec", "width": 8, "blocks": 1, "max_length": 9},
+        "tuning": {"method": "peterrec"},
+        "tasks": [{"name": "next", "kind": "next_item"}, {"name": "buy", "kind": "item", "where": "behaviour = 'buy'"}],
+        "train": {"epochs": 1, "batch_size": 16},
+        "run": {"threads": 1},
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def learned(world):
+    done = perdure.learn(recipe(world), world / "run")
+    (world / "text.parquet").rename(world / "gone.parquet")  # the model holds what it read
+    yield perdure.load(done.model)
+    (world / "gone.parquet").rename(world / "text.parquet")
+
+
+def test_the_model_knows_what_it_reads(learned):
+    assert learned.marks.names == ["behaviour", "time.hour", "time.gap"] and learned.marks.width == 4
+    assert list(learned.marks.items) == ["kind"] and learned.marks.sizes == [4, 25, 9]
+
+
+def test_it_is_measured_and_embedded_as_it_was_learned(learned, world, tmp_path):
+    told = {one["task"]: one["value"] for one in perdure.evaluate(learned)}
+    assert set(told) == {"next", "buy"} and all(0 <= value <= 1 for value in told.values())
+    perdure.embed(learned, tmp_path / "vectors.parquet")
+    assert pl.read_parquet(tmp_path / "vectors.parquet").height == 60
+
+
+def test_a_user_of_the_log_and_a_stranger_with_the_same_events_get_the_same_answer(learned, world):
+    log = pl.read_csv(world / "log.csv").filter(pl.col("user") == "u07", pl.col("behaviour") != "buy").sort("time")
+    marks = log.select("behaviour", "time").to_dicts()
+    user = perdure.recommend(learned, task="next", user="u07")
+    told = perdure.recommend(learned, task="next", history=log["item"].to_list(), marks=marks)
+    bare = perdure.recommend(learned, task="next", history=log["item"].to_list())
+    assert user["items"] == told["items"] and user["scores"] == told["scores"] != bare["scores"]
+    with pytest.raises(UsageError, match="other events are told of"):
+        perdure.recommend(learned, task="next", history=["i01"], marks=[])
+
+
+def test_a_model_that_reads_other_things_is_no_beginning(learned, world, tmp_path):
+    other = recipe(world, input={"gaps": 8}, pretrain={"model": str(world / "run" / "model")})
+    with pytest.raises(ModelError, match=r"reads behaviour, time\.hour, time\.gap, kind, vectors"):
+        perdure.learn(other, tmp_path / "run")
+
+
+def test_faults_are_told_with_the_settings(world):
+    for asked, told in (
+        ({"events": ["behaviour", "behaviour"]}, "twice"),
+        ({"gaps": 65}, "64"),
+        ({"join": "product"}, "join"),
+        ({"item": []}, "items"),
+    ):
+        with pytest.raises(SettingsError, match=told):
+            perdure.check(recipe(world, input=asked))
+    with pytest.raises(SettingsError, match="no column of categories"):
+        perdure.check(recipe(world, input={"events": ["device"]}))
