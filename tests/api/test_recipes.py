@@ -22,7 +22,8 @@ RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml"
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_passes_its_check_and_the_audit(recipe, tmp_path, monkeypatch):
-    folder = Path(toml.read(recipe)["data"]["path"]).parts[1]
+    path = toml.read(recipe)["data"]["path"]
+    folder = Path(path if isinstance(path, str) else next(iter(path.values()))).parts[1]
     monkeypatch.setenv("PERDURE_DATA", str(real(folder).parent))
     settings = load(recipe, parts=registry)
     events = prepare(settings.data, tmp_path / "store")
