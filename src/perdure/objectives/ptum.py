@@ -20,17 +20,18 @@ Its task ranks items by u . v, which is what the nearest of the next K trains. `
 encoder.readout=attention` on any recipe.
 
 Differs: an event is its item's id, not a text through a word encoder; time gaps are the recipe's (`[input] gaps`). A
-vector p added to all candidates of a choice adds u . p to each, and the softmax drops it: as published, p trains
-nothing, so that none is kept. With places = "user" it is added to u, where it counts, but for the nearest of the next
-events. Candidates are events of other users of the batch, as often as they stand there, or any item ("uniform"); one
-that is the right answer does not count. A history of n <= K events has n - 1 next ones, from its first event alone.
+vector p added to all candidates of a choice adds u . p to each score, and the softmax drops it: as published p changes
+nothing, and none is kept. With places = "user" it is added to u, where it counts, but for the nearest of the next
+events. Candidates are events of other users of the batch (of other windows, where histories are split), as often as
+they stand there, or any item ("uniform"); one that is the right answer does not count. A history of n <= K events has
+n - 1 next ones, asked from its first event.
 
 Left out, of the authors' code (github.com/wuch15/PTUM): masks are PAD rows, and attention and pooling read the padding;
 all NBP histories of a batch read the places and time gaps of the last MBP history; input places count from 1, those of
-candidates from 0, in one table; k counts from the end, so that the nearest event is the K-th; an NBP negative must
-differ from an event of the whole history, when the positive is one of its first 100; the number of events to mask (a
-fifth) is computed and not used (here one event, too: the paper's); candidates may be the user's own; the tuning scripts
-read a tensor that is not defined and another checkpoint, and report precision as recall.
+candidates from 0, in one table; k counts from the end, so that the nearest event is the K-th; an NBP candidate is held
+against an event of the whole history, while the right answer is one of its first 100; the number of events to mask (a
+fifth) is computed and not used (here one event is masked, too, as the formula says); candidates may be the user's own;
+the tuning scripts read a tensor that is not defined and another checkpoint, and report precision as recall.
 """
 
 from __future__ import annotations
