@@ -23,7 +23,7 @@ from torch import Tensor
 
 from perdure.events.batch import Batch
 
-__all__ = ["augmented", "crop", "halves", "mask", "parts", "reorder", "sample"]
+__all__ = ["augmented", "crop", "halves", "mask", "only", "parts", "reorder", "sample"]
 
 
 def crop(batch: Batch, share: float, rng: torch.Generator) -> Batch:
@@ -54,11 +54,18 @@ def reorder(batch: Batch, share: float, rng: torch.Generator) -> Batch:
     return replace(_picked(batch, keys.argsort(dim=1, stable=True), n), times=batch.times)
 
 
+def only(batch: Batch, where: Tensor) -> Batch:
+    """The events of `where` (B, T) bool, nowhere on padding, in their order."""
+    lengths = where.sum(1)  # (B,)
+    first = where.to(torch.uint8).argsort(dim=1, descending=True, stable=True)  # (B, T)
+    return _picked(batch, first[:, : max(int(lengths.max()), 1)], lengths)
+
+
 def sample(batch: Batch, share: float, rng: torch.Generator) -> Batch:
     """ceil(share n) events of each history, share in (0, 1], drawn evenly, in their order."""
     n = batch.lengths  # (B,)
     kept = torch.minimum((n * share).ceil().long(), n)  # (B,)
-    return _chosen(batch, _drawn(batch, rng) < kept[:, None], kept)
+    return only(batch, _drawn(batch, rng) < kept[:, None])
 
 
 def parts(batch: Batch, rng: torch.Generator) -> tuple[Batch, Batch]:
@@ -68,7 +75,7 @@ def parts(batch: Batch, rng: torch.Generator) -> tuple[Batch, Batch]:
     half = (n + 1) // 2  # (B,)
     begin = torch.where(n == 1, 0, half)  # (B,)
     inside = (drawn >= begin[:, None]) & batch.valid  # (B, T)
-    return _chosen(batch, drawn < half[:, None], half), _chosen(batch, inside, n - begin)
+    return only(batch, drawn < half[:, None]), only(batch, inside)
 
 
 def halves(batch: Batch) -> tuple[Batch, Batch]:
@@ -101,12 +108,6 @@ def augmented(batch: Batch, shares: Mapping[str, float], rng: torch.Generator) -
 def _drawn(batch: Batch, rng: torch.Generator) -> Tensor:
     """(B, T): a place in an order of each history's events, drawn evenly; padding stands behind them."""
     return _rand(batch.items.shape, batch, rng).masked_fill(~batch.valid, 2.0).argsort(1).argsort(1)
-
-
-def _chosen(batch: Batch, where: Tensor, lengths: Tensor) -> Batch:
-    """The events of `where` (B, T) bool, `lengths` (B,) of each history, in their order."""
-    first = where.to(torch.uint8).argsort(dim=1, descending=True, stable=True)  # (B, T)
-    return _picked(batch, first[:, : max(int(lengths.max()), 1)], lengths)
 
 
 def _picked(batch: Batch, at: Tensor, lengths: Tensor) -> Batch:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 __all__ = ["info_nce", "nt_xent", "similarity_order"]
 
 
-def info_nce(a: Tensor, b: Tensor, tau: float, same: Tensor | None = None, cosine: bool = True) -> Tensor:
+def info_nce(a: Tensor, b: Tensor, tau: float | Tensor, same: Tensor | None = None, cosine: bool = True) -> Tensor:
     """Mean over users of -log exp(cos(a_u, b_u) / tau) / sum_v exp(cos(a_u, b_v) / tau).
 
     van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018; with cosines, Chen et al.,
@@ -17,7 +17,7 @@ def info_nce(a: Tensor, b: Tensor, tau: float, same: Tensor | None = None, cosin
 
     Args:
         a, b: (B, d) first and second view of each user, B 1 or more.
-        tau: temperature, above 0.
+        tau: temperature, above 0, a number or a scalar.
         same: (B, B) bool: pairs off the diagonal that are no negatives, such as another row of the same user.
         cosine: of the cosines; else of the inner products.
 
