@@ -56,7 +56,9 @@ def test_an_answer_of_a_task_is_no_target(tmp_path):
         assert "objective.fields" in told.value.fix
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert perdure.check(made, overrides=["objective.fields=['age']"]).tasks
-    assert perdure.check(made, overrides=["objective.attributes=0"]).tasks
+    assert perdure.check(made, overrides=["objective.attributes=0", "objective.friends=0"]).tasks
+    with pytest.raises(SettingsError, match="'gender' asks for gender"):  # who is alike would tell it, too
+        perdure.check(made, overrides=["objective.attributes=0"])
 
 
 def test_friends_that_are_not_there(tmp_path):

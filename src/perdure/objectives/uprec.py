@@ -92,11 +92,12 @@ class UserParts(nn.Module):
 
     Args:
         encoder: whose vectors they are. attributes: what is told of users.
+        places: columns of `Batch.profile` that say whether two users are alike.
     """
 
-    def __init__(self, encoder: Encoder, attributes: list[Attribute]) -> None:
+    def __init__(self, encoder: Encoder, attributes: list[Attribute], places: list[int]) -> None:
         super().__init__()
-        self.length, self.reads_times = encoder.max_length, encoder.reads_times
+        self.length, self.reads_times, self.places = encoder.max_length, encoder.reads_times, places
         self.attributes = nn.ModuleList(attributes)
         self.distance = nn.Parameter(torch.full((encoder.width,), 1 / encoder.width))  # (d,)
 
@@ -108,10 +109,10 @@ class UPRec(Objective):
         item: weight of masked items, 0 or more.
         attributes: weight of what is known of the user.
         friends: weight of who is a friend.
-        fields: profile fields to be told; none for all. An attribute that a task asks for is refused.
+        fields: profile fields that it learns from; none for all. One that a task asks for is refused.
         numbers: those of them that are numbers: told by Huber's loss, not by cross-entropy.
         delta: where Huber's loss turns from square to straight, in standard deviations.
-        alike: users whose known attributes agree in this share are no negatives of each other; none for no such rule.
+        alike: users who agree in this share of the fields known of both are no negatives; none for no such rule.
         masked_item: its options.
     """
 
@@ -141,7 +142,7 @@ class UPRec(Objective):
         self.whole_batch = friends > 0
 
     def predicts(self, fields: Fields | None) -> list[str]:
-        """The profile fields it learns to tell; SettingsError where one is not there."""
+        """The profile fields it tells, or tells by who is alike; SettingsError where one is not there."""
         have = [] if fields is None else list(fields.values)
         wanted = have if self.fields is None else self.fields
         for name in [*wanted, *self.numbers]:
@@ -151,17 +152,20 @@ class UPRec(Objective):
                     expected=f"one of {', '.join(have) or 'none: see [profile] fields'}",
                     where="[objective]",
                 )
-        return list(wanted) if self.attributes else []
+        return list(wanted) if self.attributes or (self.friends and self.alike) else []
 
     def parts(self, encoder: Encoder, fields: Fields | None, generator: torch.Generator) -> UserParts:
         """A linear map for each attribute, and the weights of sim."""
-        told, made = self.predicts(fields), []
+        told, made, places = self.predicts(fields), [], []
         for place, (name, ids) in enumerate(fields.values.items() if fields is not None else ()):
-            if name in told:
+            if name not in told:
+                continue
+            places.append(place)
+            if self.attributes:
                 values = ids.text(np.arange(1, len(ids) + 1))
                 numbers = _numbers(name, values) if name in self.numbers else None
                 made.append(Attribute(place, encoder.width, len(ids), numbers, generator))
-        return UserParts(encoder, made)
+        return UserParts(encoder, made, places)
 
     def prepare(self, counts: Tensor, data: TaskData | None = None) -> None:
         """Told the task's data: who is whose friend, and what of them may be read.
@@ -210,7 +214,8 @@ class UPRec(Objective):
         near = torch.from_numpy(circle.friends.close(users[at], chosen[at])).to(u.device)  # (K, K)
         rows = torch.from_numpy(at).to(u.device)  # (K,)
         if self.alike is not None and batch.profile is not None and theirs.profile is not None:
-            near = near | alike(batch.profile[rows], theirs.profile, self.alike)  # (K, K)
+            ours, others = batch.profile[rows][:, parts.places], theirs.profile[:, parts.places]  # (K, f)
+            near = near | alike(ours, others, self.alike)  # (K, K)
         return near_by_square(u[rows], c, parts.distance, near)
 
 
