@@ -11,12 +11,16 @@ from perdure import registry
 from perdure.errors import SettingsError
 from perdure.model import store
 
+SERVICES = ["input.events=['behaviour']", "objective.by=behaviour", "history.where=behaviour <> 'buy'"]
 CASES = {
     "cl4srec": ["objective.similarity=cosine", "objective.loss=sampled", "objective.negatives=8"],
     "cl4srec-windows": ["objective.tied=false", "pretrain.windows=split", "encoder.max_length=8"],
     "ptum": ["encoder.readout=attention"],
     "ptum-user": ["objective.places=user", "objective.others=uniform", "encoder.name=bert4rec"],
     "ptum-own": ["objective.tied=false", "objective.following=1", "encoder.readout=max"],
+    "lurm": ["objective.views=samples", "encoder.readout=anchors"],
+    "clue_service": [*SERVICES, "encoder.readout=mean", "objective.chunk=16"],
+    "clue_service-windows": [*SERVICES, "objective.alone=windows", "objective.learn_tau=false"],
     "adaptssr": ["encoder.readout=attention", "encoder.name=bert4rec"],
     "adaptssr-batch": ["objective.adapt=batch", "encoder.readout=mean", "encoder.dropout=0.1"],
 }
