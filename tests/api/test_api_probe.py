@@ -88,8 +88,8 @@ def test_a_head_is_measured_as_the_model_that_holds_it(world):
         mine = judge(head, held[name, "test"], data, card_of(data), model.backbone.n_items, ks=(1, 7))
         weight, bias = head.weights
         with torch.no_grad():
-            model.heads[name].table.copy_((weight / head.scale[:, None]).T)
-            model.heads[name].bias.copy_(bias - (head.mean / head.scale) @ weight)
+            model.heads[name].table.copy_(weight / head.scale)
+            model.heads[name].bias.copy_(bias - weight @ (head.mean / head.scale))
         theirs = evaluate(model, data, "test", ks=(1, 7))
         assert mine.protocol == theirs.protocol and np.array_equal(mine.users, theirs.users)
         assert mine.values == pytest.approx(dict(theirs.values), abs=1e-4)

@@ -1,7 +1,7 @@
 """User vectors that stand still, judged by what a head on them tells of the users: the frozen-representation judge.
 
     z_u = (x_u - mean) / std                                            over the users the head learns from
-    s_u = z_u W + b                     (linear)        s_u = relu(z_u V + c) W + b       (mlp)
+    s_u = W z_u + b                     (linear)        s_u = W relu(V z_u + c) + b       (mlp)
     minimise  (1 / A) sum_u sum_{y in answers of u} -ln softmax(s_u)_y  +  l/2 (|W|^2 + |V|^2)
 
 by L-BFGS with a strong Wolfe line search over all users at once: no learning rate, no epochs, and for the linear head
@@ -15,18 +15,20 @@ A user of whom nothing is known (a row of NaN) is read as the mean user, so what
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from perdure.errors import DataError
 from perdure.evaluation import metrics
 from perdure.evaluation.evaluate import PRIMARY, RANKING, Score
 from perdure.evaluation.ranking import rank_blocks
+from perdure.functional.losses import softmax_loss
 from perdure.inference.represent import label_of_item, seen_cells
 
 if TYPE_CHECKING:
@@ -40,7 +42,6 @@ PATIENCE = 2  # strengths without a better validation loss before the search end
 SAME = 1e-4  # nats between two validation losses that are as good as equal
 STEPS = 100  # of L-BFGS at most, at each strength
 HIDDEN = 64  # units of the mlp
-CELLS = 2**22  # scores of a block of users
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Head:
     """A solved head.
 
     Attributes:
-        weights: W (d, Y) and b (Y,); for the mlp V (d, h), c (h,), W (h, Y), b (Y,).
+        weights: W (Y, d) and b (Y,); for the mlp V (h, d), c (h,), W (Y, h), b (Y,).
         mean, scale: (d,), of the users it learned from.
         strength: l. loss: of the validation users, in nats.
     """
@@ -61,7 +62,8 @@ class Head:
 
     def scores(self, x: Tensor) -> Tensor:
         """(n, d) user vectors -> (n, Y) scores."""
-        return _scores(self.weights, _standard(x, self.mean, self.scale))
+        *inner, table, bias = self.weights
+        return linear(_inner(inner, _standard(x, self.mean, self.scale)), table, bias)
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def solve(
     for strength in strengths:
         weights = _minimised(weights if kind == "linear" else first, learned, strength)
         with torch.no_grad():
-            loss = float(sum(chosen.losses(weights)))
+            loss = float(chosen.loss(weights))
         waiting += loss > best.loss + SAME  # a penalty that lets nothing be learned is not worse than a stronger one
         if loss < best.loss:
             best, waiting = Head(weights, mean, scale, strength, loss), 0
@@ -222,16 +224,10 @@ class _Answers:
         z = _standard(part.x[torch.from_numpy(there)], mean, scale)  # (n, d)
         return _Answers(z, torch.from_numpy(users), torch.from_numpy(labels))
 
-    def losses(self, weights: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Shares () of the mean cross-entropy over all answers, a block of users each."""
-        step, at = max(1, CELLS // len(weights[-1])), 0
-        for low in range(0, len(self.z), step):
-            scores = _scores(weights, self.z[low : low + step])  # (B, Y)
-            end = int(torch.searchsorted(self.users, low + step))
-            users, labels = self.users[at:end] - low, self.labels[at:end]  # (A',), (A',)
-            all_of = torch.logsumexp(scores, 1)  # (B,)
-            yield (all_of[users] - scores[users, labels]).sum() / len(self.labels)
-            at = end
+    def loss(self, weights: Sequence[Tensor]) -> Tensor:
+        """Mean cross-entropy () over all answers; all scores at once are never held."""
+        *inner, table, bias = weights
+        return softmax_loss(_inner(inner, self.z), table, self.labels, rows=self.users, bias=bias)
 
 
 def _standard(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
@@ -239,11 +235,9 @@ def _standard(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     return ((x - mean) / scale).nan_to_num(nan=0.0)
 
 
-def _scores(weights: Sequence[Tensor], z: Tensor) -> Tensor:
-    """(n, d) standardised vectors -> (n, Y)."""
-    for at in range(0, len(weights) - 2, 2):
-        z = torch.relu(z @ weights[at] + weights[at + 1])  # (n, h)
-    return z @ weights[-2] + weights[-1]
+def _inner(weights: Sequence[Tensor], z: Tensor) -> Tensor:
+    """(n, d) standardised vectors -> (n, h), through the hidden layer where there is one."""
+    return torch.relu(linear(z, *weights)) if weights else z
 
 
 def _first(kind: str, d: int, n_labels: int, train: _Answers, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -251,9 +245,9 @@ def _first(kind: str, d: int, n_labels: int, train: _Answers, generator: torch.G
     counts = torch.bincount(train.labels, minlength=n_labels).float() + 1e-3  # (Y,): a label nobody has is very rare
     bias = (counts / counts.sum()).log()
     if kind == "linear":
-        return torch.zeros(d, n_labels), bias
-    inner = torch.empty(d, HIDDEN).normal_(std=(2 / max(d, 1)) ** 0.5, generator=generator)
-    outer = torch.empty(HIDDEN, n_labels).normal_(std=0.01, generator=generator)
+        return torch.zeros(n_labels, d), bias
+    inner = torch.empty(HIDDEN, d).normal_(std=(2 / max(d, 1)) ** 0.5, generator=generator)
+    outer = torch.empty(n_labels, HIDDEN).normal_(std=0.01, generator=generator)
     return inner, torch.zeros(HIDDEN), outer, bias
 
 
@@ -266,12 +260,10 @@ def _minimised(start: Sequence[Tensor], train: _Answers, strength: float) -> tup
 
     def value() -> Tensor:
         solver.zero_grad()
-        penalty = strength / 2 * sum((weight.square().sum() for weight in weights[::2]), torch.zeros(()))  # ()
-        penalty.backward()
-        total = penalty.detach()
-        for part in train.losses(weights):
-            part.backward()
-            total = total + part.detach()
+        total = train.loss(weights)  # ()
+        for weight in weights[::2]:
+            total = total + strength / 2 * weight.square().sum()  # ()
+        total.backward()
         return total
 
     solver.step(value)
