@@ -7,9 +7,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 from cli.small import make
+from training.test_resume import ask
+from training.world import At
 
 import perdure
-from perdure.errors import SettingsError, UsageError
+from perdure.errors import Interrupted, SettingsError, UsageError
 
 ENCODER = {"name": "bert4rec", "width": 16, "blocks": 1, "heads": 2, "max_length": 20}
 
@@ -35,7 +37,10 @@ def recipe(folder: Path, tasks: tuple[str, ...], profile: dict, **objective: obj
 def test_the_whole_path(tmp_path):
     profile = {"fields": ["age", "gender", "status"], "friends": {"path": "friends.csv"}}
     made = recipe(tmp_path, ("watch", "buy", "gender"), profile, fields=["age", "status"])
-    done, again = (perdure.learn(made, tmp_path / name) for name in ("run", "again"))
+    done = perdure.learn(made, tmp_path / "run")
+    with pytest.raises(Interrupted):  # in the second epoch of the first task
+        perdure.learn(made, tmp_path / "again", show=At(at=5, do=ask))
+    again = perdure.learn(made, tmp_path / "again", resume="must")  # friends are drawn as if nothing had been
     assert done.metrics["watch"] == "ndcg@10" and done.matrix == again.matrix
     later = recipe(tmp_path, ("watch", "status"), {"fields": ["status"]})  # by a backbone that was taught it
     with pytest.raises(SettingsError, match="'status' asks for status, which objective uprec learns to tell"):
