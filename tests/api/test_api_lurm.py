@@ -18,8 +18,8 @@ from perdure.model import store
 @pytest.fixture
 def recipe(tmp_path) -> Path:
     """A small world, read as bags of 12 interests."""
-    lurm = {"name": "lurm", "interests": 12, "scales": [1, 2], "max_length": 40}
-    made = make(tmp_path, encoder=lurm, objective={"name": "lurm"}, tuning={"method": "peterrec"})
+    smen = {"name": "smen", "interests": 12, "scales": [1, 2], "max_length": 40}
+    made = make(tmp_path, encoder=smen, objective={"name": "lurm"}, tuning={"method": "peterrec"})
     text = made.read_text(encoding="utf-8")
     for other in ("blocks = 1\n", "heads = 2\n", "length = 3\n"):
         text = text.replace(other, "")

@@ -22,7 +22,7 @@ VARIANTS = {
     "bert4rec": [{"projection": False, "heads": 1}, {"block": "prenorm"}],
     "hstu": [{"heads": 2, "time": True}],
     "esasrec": [{"heads": 2, "inner": 5}],
-    "lurm": [{"windows": "time", "scales": [3], "weight": "count"}, {"interests": 4, "weight": "once"}],
+    "smen": [{"windows": "time", "scales": [3], "weight": "count"}, {"interests": 4, "weight": "once"}],
 }
 CASES = [(name, options) for name in members.ENCODERS for options in ({}, *VARIANTS.get(name, []))]
 CASES += [(f"{e}+{rich}", {}) for e in members.ENCODERS for rich in members.READS if e not in members.STATELESS]
@@ -122,7 +122,7 @@ def test_the_short_way_to_a_user_vector_is_the_long_one(encoder):
 
 
 READOUTS = ["mean", "max", "attention", "anchors"]
-POOLING = [name for name in members.ENCODERS if name not in ("dupn", "lurm")]  # which pool by themselves
+POOLING = [name for name in members.ENCODERS if name not in ("dupn", "smen")]  # which pool by themselves
 
 
 @pytest.mark.parametrize("readout", READOUTS)

@@ -13,7 +13,7 @@ import torch
 from contracts import members
 
 from perdure import registry
-from perdure.encoders.lurm import LURM, training_events
+from perdure.encoders.smen import SMEN, training_events
 from perdure.errors import ModelError, SettingsError, UsageError
 from perdure.events.batch import Batch
 from perdure.events.examples import Examples, Sequences, Task, TaskData
@@ -32,8 +32,8 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def made(dropout: float = 0.0, **options) -> LURM:
-    encoder = LURM(N, width=16, max_length=T, dropout=dropout, **{"interests": 4, "scales": (1, 3), **options})
+def made(dropout: float = 0.0, **options) -> SMEN:
+    encoder = SMEN(N, width=16, max_length=T, dropout=dropout, **{"interests": 4, "scales": (1, 3), **options})
     encoder.reset(rng())
     return encoder
 
@@ -285,7 +285,7 @@ def test_agreement_of_equal_vectors_is_none():
 
 
 def test_interests_are_saved_and_checked(tmp_path):
-    model = members.new_model("lurm", "frozen", encoder={"interests": 5})
+    model = members.new_model("smen", "frozen", encoder={"interests": 5})
     model.backbone.interest_of[2:] = torch.randint(2, 7, (members.N,), generator=rng())
     members.learn(model, "watch", "next_item")
     store.save(model, tmp_path / "model")
@@ -299,6 +299,6 @@ def test_interests_are_saved_and_checked(tmp_path):
 
 def test_what_learns_states_refuses_it():
     with pytest.raises(SettingsError, match="trains the state at each event"):
-        members.new_model("lurm", "frozen", objective="masked_item")
+        members.new_model("smen", "frozen", objective="masked_item")
     with pytest.raises(SettingsError, match="scales"):
         made(scales=())

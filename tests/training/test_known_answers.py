@@ -68,7 +68,7 @@ def learned(encoder, objective, data, epochs):
     return model.eval()
 
 
-CASES = [({"name": name}, {}) for name in registry.names("encoders") if name != "lurm"]  # which reads no order
+CASES = [({"name": name}, {}) for name in registry.names("encoders") if name != "smen"]  # which reads no order
 CASES += [({"name": "hstu", "time": True}, {}), ({"name": "bert4rec"}, {"corrupt": "bert", "last": 0.5})]
 
 

@@ -12,11 +12,11 @@ C. Yang et al., "Learning Universal User Representations via Self-Supervised Lif
 | z, z' | a, b: user vectors | (B, d) |
 | sub-sampled views | views = "parts" or "samples"; share | |
 | tau | tau | |
-| encoder (SMEN) | encoders.lurm, or any other | |
+| SMEN on bags of interests | the encoder `smen`, or any other | |
 
 Differs: the paper's equations were not available. That two sub-sampled views of one user are contrasted is theirs; how
 they are drawn is not known, and the loss is the usual one. By default the two have no event in common ("parts"), so
-that what they share is the user and not the sample. The encoder of the paper is `lurm`, but the objective trains any.
+that what they share is the user and not the sample. The encoder of the paper is `smen`, but the objective trains any.
 As clue_seq, it ranks nothing and is judged by split halves.
 """
 
@@ -51,6 +51,7 @@ class Lurm(Objective):
     summary: ClassVar[str] = "contrast two sub-samples of each history"
     any_readout: ClassVar[bool] = True
     measure: ClassVar[str] = "agreement"
+    whole_batch = True
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""LURM: a history as bags of interests, one for each window of time, read by several anchors at several scales.
+"""SMEN: a history as bags of interests, one for each window of time, read by several anchors at several scales.
 
 C. Yang et al., "Learning Universal User Representations via Self-Supervised Lifelong Behaviors Modeling" (LURM), arXiv
 2110.11337, 2021; as "Empowering General-purpose User Representation with Full-life Cycle Behavior Modeling", KDD 2023.
@@ -9,6 +9,8 @@ C. Yang et al., "Learning Universal User Representations via Self-Supervised Lif
     g_k   = W [z_1k ; ... ; z_Mk] + b                                                       multi-anchor reading
     s     = GRU(g_1 .. g_K), its last state, once for each scale K                          time aggregation
     u     = LN(W' [s_1 ; ... ; s_S] + b')                                                   scales
+
+SMEN (self-supervised multi-anchor encoder network) is LURM's name of what reads the bags; the counting is here, too.
 
 | paper | here | shape |
 |---|---|---|
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
     from perdure.events.examples import TaskData
     from perdure.events.marks import Marks
 
-__all__ = ["LURM", "Bags"]
+__all__ = ["SMEN", "Bags"]
 
 FIRST = 2  # row of the first interest, and of the first item
 
@@ -121,7 +123,7 @@ class Scales(nn.Module):
         return self.map(x.flatten(1))[:, None]
 
 
-class LURM(Encoder):
+class SMEN(Encoder):
     """Bags of interests over windows of several scales, read by anchors.
 
     Args:
@@ -137,7 +139,7 @@ class LURM(Encoder):
         dropout: on the interests' vectors.
     """
 
-    name: ClassVar[str] = "lurm"
+    name: ClassVar[str] = "smen"
     paper: ClassVar[str] = "Yang et al., KDD 2023"
     summary: ClassVar[str] = "bags of clustered items over windows at several scales, read by several anchors"
     causal: ClassVar[bool] = False
@@ -295,7 +297,7 @@ def training_events(data: TaskData) -> tuple[np.ndarray, np.ndarray]:
 
 def _check(encoder: nn.Module, keys: object) -> None:
     """ValueError unless every item has an interest there is, or none."""
-    if isinstance(encoder, LURM):
+    if isinstance(encoder, SMEN):
         rows = encoder.interest_of
         if bool(((rows != 0) & ((rows < FIRST) | (rows >= encoder.interests + FIRST))).any()):
             raise ValueError("items whose interest is none of the table")
