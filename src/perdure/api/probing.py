@@ -43,7 +43,8 @@ class Probe:
         models: per model: name, folder, digest, encoder, objective, width, and the tasks it has learned.
         rows: per task and representation: task, kind, representation, metric, mean with low and high (95 %: the test
             users and the repeats drawn anew), values (measure -> mean over repeats), spread (standard deviation of the
-            repeats), width, labelled (users), n (test users), strengths (of the penalty, a repeat each).
+            repeats), width, labelled (users), n (test users), strengths (of the penalty) and losses (of the validation users), a
+            repeat each; None where nothing was frozen.
         notes: what a reader must know. folder: where it is written, None if nowhere.
     """
 
@@ -264,7 +265,7 @@ class _Trial:
             folder = scratch / "tuned" / str(len(list((scratch / "tuned").glob("*"))))
             score = finetuned(one.model, self.settings, self.events, name, drawn, repeat, folder)
             facts = {"width": one.model.backbone.width, "labelled": int(drawn[self.datas[name].train.users].sum())}
-            told.append((score, {**facts, "strength": None}))
+            told.append((score, {**facts, "strength": None, "loss": None}))
         return told
 
     def _told(self, name: str, scores: Mapping[str, Sequence[tuple[Any, dict[str, Any]]]]) -> list[dict[str, Any]]:
@@ -298,6 +299,7 @@ class _Trial:
                     "labelled": facts[0]["labelled"],
                     "n": all_of[0][0].n,
                     "strengths": [fact["strength"] for fact in facts],
+                    "losses": [fact["loss"] for fact in facts],
                     "protocol": all_of[0][0].protocol,
                     "notes": list(all_of[0][0].notes),
                 }
