@@ -43,8 +43,8 @@ class Probe:
         models: per model: name, folder, digest, encoder, objective, width, and the tasks it has learned.
         rows: per task and representation: task, kind, representation, metric, mean with low and high (95 %: the test
             users and the repeats drawn anew), values (measure -> mean over repeats), spread (standard deviation of the
-            repeats), width, labelled (users), n (test users), strengths (of the penalty) and losses (of the validation users), a
-            repeat each; None where nothing was frozen.
+            repeats), width, labelled (users), n (test users), strengths (of the penalty) and losses (of the validation
+            users), one a repeat, None where nothing was frozen.
         notes: what a reader must know. folder: where it is written, None if nowhere.
     """
 
