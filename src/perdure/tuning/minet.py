@@ -100,10 +100,11 @@ class Attention(nn.Module):
 
     def forward(self, r: Tensor, kept: Tensor, q: Tensor, p: Tensor) -> Tensor:
         """Clicks (B, n, d) where kept (B, n), labels (B or 1, Q, d), profiles (B, D) -> (B, Q, d), 0 without."""
-        pairs = self.move(r)[:, None] * q[:, :, None]  # (B, Q, n, d)
-        alone = (self.click(r) + self.user(p)[:, None])[:, None]  # (B, 1, n, h)
-        x = F.relu(self.both(pairs) + self.label(q)[:, :, None] + alone)  # (B, Q, n, h)
-        weight = self.out(x).squeeze(-1).masked_fill(~kept[:, None], -1e4)  # (B, Q, n)
+        alone = self.click(r) + self.user(p)[:, None]  # (B, n, h)
+        mixed = self.both.weight * self.move(r)[:, :, None] + self.label.weight  # (B, n, h, d): of q and r * q in one
+        x = (mixed.flatten(1, 2) @ q.transpose(1, 2)).unflatten(1, alone.shape[1:])  # (B, n, h, Q)
+        x = F.relu(x + alone[..., None])  # (B, n, h, Q)
+        weight = torch.einsum("bnhq,h->bqn", x, self.out.weight[0]).masked_fill(~kept[:, None], -1e4)  # (B, Q, n)
         return (weight.softmax(-1) * kept[:, None]) @ r  # (B, Q, d)
 
 
