@@ -118,8 +118,8 @@ def _store(events: Any) -> Store:
 
 
 def check(recipe: Recipe, *, overrides: Sequence[str] = ()) -> Check:
-    """Try everything but the training: settings, files, columns, filters, tasks, leaks between what is asked and what is
-    trained on, memory. Writes nothing that stays.
+    """Try everything but the training: settings, files, columns, filters, tasks, memory, leaks between what is asked
+    and what is trained on. Writes nothing that stays.
 
     Raises:
         SettingsError, DataError, MachineError.
@@ -213,9 +213,7 @@ def run(
         started: told events and task data before the first step.
         page: write the report.
     """
-    from perdure.api import plan, start, vectors
-    from perdure.training import lifelong
-    from perdure.training.loop import make_fabric
+    from perdure.api import followers, plan, start, vectors
     from perdure.training.runlog import RunLog
 
     began, out = time.monotonic(), Path(out)
@@ -232,24 +230,13 @@ def run(
         model = start.begin(settings, events.item_ids, datas)
         if started is not None:
             started(events, datas)
-        evaluate = _evaluator(settings)
         told, board = identity(settings, events), settings.run.tensorboard
         with RunLog(out, told, resume=resume, expected=held, tensorboard=board) as log:
             if not log.resuming:
                 for note in notes:
                     log.log("warning", text=note)
-            learned = lifelong.learn(
-                model,
-                datas,
-                list(datas),
-                {name: settings.train_for(place) for place, name in enumerate(datas)},
-                log,
-                seed=settings.run.seed,
-                fabric=make_fabric(settings.run.device, settings.run.precision),
-                evaluate=measure(evaluate) if measure else evaluate,
-                compiled=settings.run.compile,
-                show=show,
-            )
+            with followers.together(settings, events.folder, log) as processes:
+                learned = live(settings, datas, model, log, processes, measure, show)
             notes += log.notes
     written = None
     if page:
@@ -258,6 +245,35 @@ def run(
         except MachineError as fault:
             notes.append(f"no report: {fault.found}; {fault.fix}")
     return _told(out, learned, written, notes, time.monotonic() - began)
+
+
+def live(
+    settings: Settings,
+    datas: Mapping[str, Any],
+    model: Any,
+    log: Any,
+    processes: Any,
+    measure: Callable[[Evaluate], Evaluate] | None = None,
+    show: Any = None,
+) -> Any:
+    """The life of a model as the settings have it, in one of the processes that train it; see `lifelong.learn`."""
+    from perdure.training import lifelong
+    from perdure.training.loop import make_fabric
+
+    evaluate = _evaluator(settings)
+    return lifelong.learn(
+        model,
+        datas,
+        list(datas),
+        {name: settings.train_for(place) for place, name in enumerate(datas)},
+        log,
+        seed=settings.run.seed,
+        fabric=make_fabric(settings.run.device, settings.run.precision, processes.number),
+        evaluate=measure(evaluate) if measure else evaluate,
+        compiled=settings.run.compile,
+        show=show,
+        processes=processes,
+    )
 
 
 def _begins(out: Path, settings: Settings, resume: str, expected: tuple[str, ...]) -> list[str]:

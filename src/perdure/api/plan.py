@@ -33,9 +33,13 @@ __all__ = ["check_machine", "estimate", "fresh", "sizes", "tasks_of", "threads"]
 def threads(settings: Settings) -> Iterator[list[str]]:
     """Set torch's threads for a run and put them back; gives the warnings to tell."""
     before, wanted, cores = torch.get_num_threads(), settings.run.threads, os.cpu_count() or 1
+    count = settings.run.processes
     notes = []
-    if wanted is not None and wanted > cores:
-        notes.append(f"run.threads = {wanted}, and this machine has {cores} cores: expect it to be slower, not faster")
+    if wanted is None and count > 1:
+        wanted = max(1, before // count)
+    if wanted is not None and wanted * count > cores:
+        what = f"run.threads = {wanted}" + (f" in each of {count} processes" if count > 1 else "")
+        notes.append(f"{what}, and this machine has {cores} cores: expect it to be slower, not faster")
     if wanted is not None:
         torch.set_num_threads(wanted)
     try:
@@ -51,12 +55,11 @@ def check_machine(settings: Settings) -> None:
         SettingsError: listing the devices there are.
     """
     kind, _, number = settings.run.device.partition(":")
-    count = torch.cuda.device_count() if kind == "cuda" else 1
-    if int(number or 0) >= count:
+    last = int(number or settings.run.processes - 1) if kind == "cuda" else 0  # each process has a GPU of its own
+    if kind == "cuda" and last >= torch.cuda.device_count():
         have = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
-        raise SettingsError(
-            f"run.device: there is no {settings.run.device}", expected=f"one of {have}", where=settings.file
-        )
+        missing = f"cuda:{last}" if last else settings.run.device
+        raise SettingsError(f"run.device: there is no {missing}", expected=f"one of {have}", where=settings.file)
 
 
 def estimate(settings: Settings, n_items: int, labels: Mapping[str, int]) -> int:
@@ -80,7 +83,7 @@ def check_memory(settings: Settings, n_items: int, labels: Mapping[str, int]) ->
     Raises:
         MachineError: with need and have.
     """
-    need = estimate(settings, n_items, labels)
+    need = estimate(settings, n_items, labels) * settings.run.processes
     have = memory_free()
     if settings.run.device == "cpu" and have is not None and need > have:
         raise MachineError(

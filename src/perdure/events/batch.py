@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from perdure.errors import UsageError
 
@@ -27,8 +28,8 @@ class Batch:
         source: (B, S) float32 vectors that another model gave, zeros where there is none, or None.
         marks: (B, T, M) int64 what else is told of each event (`events.marks`), 0 where nothing is, or None.
 
-    What changes which events a batch holds goes through `upto`, `picked` and `hidden`, and which users through `of`: no
-    field is forgotten.
+    What changes which events a batch holds goes through `upto`, `picked` and `hidden`, and which users through `of` and
+    `share`: no field is forgotten.
     """
 
     items: Tensor
@@ -92,6 +93,16 @@ class Batch:
         """Some of the users, (R,) rows of the batch, in that order, each as often as asked; without answers."""
         some = self._each((*self.OF_EVENTS, *self.OF_USERS), lambda field: field[rows])  # (R, ...)
         return replace(some, answers=None, answer_starts=None)
+
+    def share(self, number: int, count: int) -> Batch:
+        """Every count-th user from `number` on, with their answers; the `count` shares together are the batch."""
+        some = self.of(torch.arange(number, len(self), count, device=self.items.device))
+        if self.answers is None or self.answer_starts is None:
+            return some
+        counts = self.answer_starts.diff()  # (B,)
+        owner = torch.repeat_interleave(torch.arange(len(self), device=counts.device), counts)  # (A,)
+        starts = F.pad(counts[number::count].cumsum(0), (1, 0))  # (R + 1,)
+        return replace(some, answers=self.answers[owner % count == number], answer_starts=starts)
 
     def _each(self, names: tuple[str, ...] | list[str], change: Callable[[Tensor], Tensor]) -> Batch:
         held = {name: getattr(self, name) for name in names}

@@ -181,6 +181,13 @@ class UserModel(nn.Module):
             return self.objective.loss(self.learner(task), batch, rng)  # type: ignore[operator]
         return self.heads[task].loss(self.represent(batch, task), batch, self.item_table(task))  # type: ignore[operator]
 
+    def terms(self, batch: Batch, task: str) -> float:
+        """How many terms `loss` is the mean of; see `Objective.terms`. Answers, where the head learns from them."""
+        if self.tasks[task].kind == "next_item":
+            overlay = self.overlays.get(task)
+            return self.objective.terms(batch, overlay is not None and bool(overlay.predicts_first))  # type: ignore[operator]
+        return 0 if batch.answers is None else len(batch.answers)
+
     def judge(self, batch: Batch, task: str, rng: torch.Generator) -> Tensor:
         """(B,) what the objective of a next_item task measures of each user; see `Objective.judge`."""
         return self.objective.judge(self.learner(task), batch, rng)  # type: ignore[operator]

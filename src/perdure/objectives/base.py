@@ -60,6 +60,7 @@ class Objective(nn.Module, ABC):
         reads_times: training batches must bring the times of the events.
         measure: what `judge` measures; a next_item task is then judged by it, on the validation and test users, and
             ranks no items. Empty for objectives that learn to rank, whose tasks are judged by ranking.
+        whole_batch: its loss compares users of a batch with each other, so that processes cannot share one.
         passes_on: the class that options which the constructor does not name (`**options`) are for, or None.
     """
 
@@ -73,6 +74,7 @@ class Objective(nn.Module, ABC):
     measure: ClassVar[str] = ""
     passes_on: ClassVar[type | None] = None
     tied: bool = True
+    whole_batch: bool = False
 
     @classmethod
     def suits(cls, encoder: Encoder | type[Encoder]) -> None:
@@ -120,6 +122,15 @@ class Objective(nn.Module, ABC):
                 where="objective.name, tasks",
                 fix=f"leave {field} out of objective.fields, or out of profile.fields",
             )
+
+    def terms(self, batch: Batch, first: bool = False) -> float:
+        """How many terms `loss` is the mean of: what a share of a batch weighs where several processes have one each.
+        The users with events, unless an objective counts otherwise.
+
+        Args:
+            first: of the learner.
+        """
+        return int((batch.lengths > 0).sum())
 
     @abstractmethod
     def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:

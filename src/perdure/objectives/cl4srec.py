@@ -79,11 +79,15 @@ class CL4SRec(Objective):
         self.weight, self.tau, self.cosine = weight, tau, similarity == "cosine"
         self.shares = {"crop": crop, "mask": mask, "reorder": reorder}
         self.next_item = NextItem(**next_item)
-        self.tied = self.next_item.tied
+        self.tied, self.whole_batch = self.next_item.tied, weight > 0
 
     def prepare(self, counts: Tensor, data: TaskData | None = None) -> None:
         """Told once before training: counts (N,) of each item in the training histories."""
         self.next_item.prepare(counts, data)
+
+    def terms(self, batch: Batch, first: bool = False) -> float:
+        """Those of next_item."""
+        return self.next_item.terms(batch, first)
 
     def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """Scalar: both losses of windows of T + 1 events."""

@@ -56,6 +56,7 @@ class ClueSeq(Objective):
     summary: ClassVar[str] = "contrast two views of each history"
     any_readout: ClassVar[bool] = True
     measure: ClassVar[str] = "agreement"
+    whole_batch = True
 
     def __init__(
         self,

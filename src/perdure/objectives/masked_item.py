@@ -67,6 +67,11 @@ class MaskedItem(Objective):
         super().__init__()
         self.rate, self.most, self.last, self.corrupt, self.tied = rate, most, last, corrupt, tied
 
+    def terms(self, batch: Batch, first: bool = False) -> float:
+        """The events that are hidden in the mean."""
+        counts = (batch.lengths * self.rate).round().clamp(min=1, max=self.most) * (1 - self.last) + self.last  # (B,)
+        return float((counts * (batch.lengths > 0)).sum())
+
     def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """Scalar: mean loss over the masked events of windows of T events."""
         b, t = batch.items.shape

@@ -81,6 +81,10 @@ class NextItem(Objective):
         """Told once before training: counts (N,) of each item in the training histories."""
         self.sampler = Negatives(counts, self.alpha)
 
+    def terms(self, batch: Batch, first: bool = False) -> float:
+        """The positions with a next item."""
+        return int((batch.lengths - int(not first)).clamp(min=0).sum())
+
     def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """Scalar: mean loss over all valid positions of windows of T + 1 events."""
         table, bias, sparse, first = learner.table, learner.bias, learner.sparse, learner.first

@@ -112,6 +112,10 @@ class PTUM(Objective):
             return None
         return Places(encoder.max_length, self.following, encoder.width, generator)
 
+    def terms(self, batch: Batch, first: bool = False) -> float:
+        """The histories of two events or more."""
+        return int((batch.lengths > 1).sum())
+
     def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """Scalar: both losses of histories of two events or more."""
         batch = batch.of((batch.lengths > 1).nonzero().squeeze(1))

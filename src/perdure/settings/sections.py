@@ -174,7 +174,10 @@ class RunSettings(BaseModel):
 
     Attributes:
         seed: of everything that is drawn.
-        threads: CPU threads; by default as many as there are cores. Results are equal bit for bit at an equal number.
+        threads: CPU threads of each process; by default as many as there are cores, shared among the processes. Results
+            are equal bit for bit at an equal number.
+        processes: that train together on this machine, each on its share of the users of every batch: on the CPU, or
+            with device "cuda" on as many GPUs. A run goes on with the number it began with.
         device: "cpu", "cuda" or "cuda:1".
         precision: "32-true" or "bf16-mixed".
         compile: run the loss through torch.compile.
@@ -187,6 +190,7 @@ class RunSettings(BaseModel):
 
     seed: int = Field(0, ge=0, le=2**63 - 1)
     threads: int | None = Field(None, ge=1, le=1024)
+    processes: int = Field(1, ge=1, le=64)
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$")
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = False
@@ -198,6 +202,7 @@ class RunSettings(BaseModel):
 def contradictions(settings: Settings, parts: Parts) -> Iterator[Fault]:
     """What is wrong between sections that are each right by themselves. Reads no data."""
     yield from _objective(settings, parts)
+    yield from _processes(settings, parts)
     for place in range(len(settings.tasks)):
         yield from _training(settings, place)
     yield from _columns(settings)
@@ -211,6 +216,21 @@ def _objective(settings: Settings, parts: Parts) -> Iterator[Fault]:
         objective.suits(parts.find("encoders", settings.encoder.name))
     except SettingsError as fault:
         yield Fault("objective.name", fault.found, fault.expected, fault.fix)
+
+
+def _processes(settings: Settings, parts: Parts) -> Iterator[Fault]:
+    """Several processes share every batch, which not every loss allows, and want a device each."""
+    run: RunSettings = settings.run
+    if run.processes == 1:
+        return
+    if ":" in run.device:
+        yield Fault("run.device", f"names one GPU for {run.processes} processes", '"cuda" or "cpu"')
+    chosen = (("objectives", settings.objective, "objective.name"), ("methods", settings.tuning, "tuning.method"))
+    for kind, part, key in chosen:
+        made: Any = parts.find(kind, part.name)
+        if made(**part.options).whole_batch:
+            found = f"{part.name} compares the users of a batch with each other, and run.processes divides them"
+            yield Fault(key, found, fix="run.processes = 1")
 
 
 def _metric(settings: Settings) -> Iterator[Fault]:

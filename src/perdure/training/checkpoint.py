@@ -10,6 +10,7 @@ Nothing older is deleted before the newer one was read back and verified. [write
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import time
 from collections.abc import Callable
@@ -23,7 +24,8 @@ from torch import Tensor
 from perdure.errors import MachineError, ModelError, SettingsError
 from perdure.model.disk import DISK, Disk
 from perdure.model.files import parse, read_folder, remove_tree, tidy, write_folder
-from perdure.training.loop import Keeper, Snapshot
+from perdure.training.loop import ALONE, Keeper, Snapshot
+from perdure.training.processes import Processes
 from perdure.training.runlog import RunLog
 from perdure.training.signals import Asked, Signals
 
@@ -48,18 +50,20 @@ class Checkpoints:
     Args:
         folder: `checkpoints/` of the run.
         keep: how many to keep, 2 or more: with one, a crash in the wrong moment could leave none.
+        sweep: remove what killed saves left; only the process that writes here may.
 
     Attributes:
         notes: what was found wrong and left out, for the log.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, disk: Disk = DISK) -> None:
+    def __init__(self, folder: Path, keep: int = 2, disk: Disk = DISK, sweep: bool = True) -> None:
         if keep < 2:
             raise SettingsError(
                 f"keep = {keep} checkpoints", expected="2 or more", fix="a single one may be half written"
             )
         self.folder, self.keep, self.disk, self.notes = Path(folder), keep, disk, []
-        self._clean()
+        if sweep:
+            self._clean()
 
     def numbers(self) -> list[int]:
         """Numbers of the checkpoints on disk, oldest first."""
@@ -104,15 +108,7 @@ class Checkpoints:
         fault: ModelError | None = None
         for number in reversed(self.numbers()):
             try:
-                found = read_folder(self.path(number), name=MANIFEST, disk=self.disk)
-                if found.manifest.get("format") != FORMAT:
-                    raise ModelError(
-                        f"checkpoint format {found.manifest.get('format')}",
-                        expected=f"format {FORMAT}",
-                        where=str(self.path(number)),
-                        fix="resume with the release of perdure that wrote it",
-                    )
-                state = parse(found.documents["state.json"], f"{self.path(number)}/state.json")
+                found = self.read(number)
             except ModelError as error:
                 damaged.append(number)
                 fault = error
@@ -120,10 +116,29 @@ class Checkpoints:
             for bad in damaged:
                 self.notes.append(f"checkpoint {bad} is damaged and was dropped; {number} is used")
                 remove_tree(self.path(bad), self.disk)
-            return Checkpoint(number, found.tensors, state)
+            return found
         if fault is not None:
             raise fault
         return None
+
+    def agreed(self, processes: Processes) -> Checkpoint | None:
+        """`latest`, the same one in all processes."""
+        first = self.latest() if processes.first else None
+        number = int(processes.told(lambda: first.number if first is not None else 0))
+        return self.read(number) if number and first is None else first
+
+    def read(self, number: int) -> Checkpoint:
+        """One checkpoint. Raises ModelError where it is damaged."""
+        found = read_folder(self.path(number), name=MANIFEST, disk=self.disk)
+        if found.manifest.get("format") != FORMAT:
+            raise ModelError(
+                f"checkpoint format {found.manifest.get('format')}",
+                expected=f"format {FORMAT}",
+                where=str(self.path(number)),
+                fix="resume with the release of perdure that wrote it",
+            )
+        state = parse(found.documents["state.json"], f"{self.path(number)}/state.json")
+        return Checkpoint(number, found.tensors, state)
 
     def _clean(self) -> None:
         """Remove what killed saves left."""
@@ -136,6 +151,8 @@ class Checkpoints:
 
 class Saver(Keeper):
     """What `fit` talks to in a real run: checkpoints by the minute and at every epoch's end, signals, log, display.
+
+    Where several processes train, all of them save together and the first one writes; a signal to one stops them all.
 
     Args:
         life: tensors and state of everything outside the running fit.
@@ -153,7 +170,9 @@ class Saver(Keeper):
         minutes: float = 5.0,
         metric: str = "",
         show: Any = None,
+        processes: Processes = ALONE,
     ) -> None:
+        self.processes = processes
         self.checkpoints, self.run, self.signals, self.life = checkpoints, run, signals, life
         self.seconds, self.metric, self.show = minutes * 60, metric, show
         self._saved = time.monotonic()
@@ -163,20 +182,28 @@ class Saver(Keeper):
 
     def save(self, snapshot: Snapshot) -> None:
         tensors, state = self.life()
-        self.run.sync()
-        where = {**state, "log": self.run.offset, "fit": snapshot[1]}
-        self.checkpoints.save({**tensors, **snapshot[0]}, where)
+        if self.processes.first:
+            self.run.sync()
+            where = {**state, "log": self.run.offset, "fit": snapshot[1]}
+            self.checkpoints.save({**tensors, **snapshot[0]}, where)
         self._saved = time.monotonic()
-        if self.signals.asked is not None:
+        if self.processes.any(self.signals.asked is not None):
             raise self.signals.interrupted()
 
-    def work(self, work: Callable[[], Any], snapshot: Callable[[], Snapshot]) -> Any:
+    def work(self, work: Callable[[], float], snapshot: Callable[[], Snapshot]) -> float:
+        found = self.processes.told(lambda: self._uncut(work))
+        if math.isnan(found):
+            self.save(snapshot())
+            raise self.signals.interrupted()
+        return found
+
+    def _uncut(self, work: Callable[[], float]) -> float:
+        """The result, or nan where a signal came."""
         try:
             with self.signals.raising():
                 return work()
         except Asked:
-            self.save(snapshot())
-            raise self.signals.interrupted() from None
+            return math.nan
 
     def log(self, **line: Any) -> None:
         self.run.log("epoch", **line, metric=self.metric)

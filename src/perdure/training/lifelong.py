@@ -32,8 +32,9 @@ from perdure.train_settings import TrainSettings
 from perdure.training.cards import asked, card_of, item_counts
 from perdure.training.checkpoint import Checkpoint, Checkpoints, Saver, global_state, restore_global_state
 from perdure.training.life import Learned, Life, as_json, geometric_mean, seed_of
-from perdure.training.loop import Batches, Snapshot, fit, make_fabric
-from perdure.training.mixture import Mixture
+from perdure.training.loop import ALONE, Batches, Snapshot, fit, make_fabric
+from perdure.training.mixture import Mixture, refuse_torn_groups
+from perdure.training.processes import Processes
 from perdure.training.promises import ground, hold, probe
 from perdure.training.runlog import RunLog, now
 from perdure.training.signals import Asked, Signals
@@ -57,6 +58,7 @@ def learn(
     keep: int = 2,
     compiled: bool = False,
     show: Any = None,
+    processes: Processes = ALONE,
 ) -> Learned:
     """Teach `model` the tasks of `order`, one after the other, or in groups where its method learns several at once.
 
@@ -72,6 +74,8 @@ def learn(
         keep: checkpoints kept, 2 or more.
         compiled: torch.compile the losses.
         show: a `display.Display`, or anything with step, epoch and row.
+        processes: those that train together, each on its `fabric`'s device. The first measures and writes; the others
+            have a `runlog.Silent`, and what they return has no matrix.
 
     Raises:
         UsageError: the model knows other tasks, or part of a group. DataError: a task without test users.
@@ -84,7 +88,7 @@ def learn(
         raise UsageError(
             f"the model knows {', '.join(known)}", expected=f"the first tasks of {', '.join(order)}", where="tasks"
         )
-    _refuse_torn_groups(model.method, known, order)  # type: ignore[arg-type]
+    refuse_torn_groups(model.method, known, order)  # type: ignore[arg-type]
     for name in order:
         if name not in datas or not asked(datas[name].test):
             raise DataError(
@@ -99,29 +103,15 @@ def learn(
             run=run,
             signals=signals,
             fabric=fabric,
-            checkpoints=Checkpoints(run.folder / "checkpoints", keep, run.disk),
+            checkpoints=Checkpoints(run.folder / "checkpoints", keep, run.disk, sweep=processes.first),
             seed=seed,
             evaluate=evaluate,
             alone=alone or {},
             cards=cards or {},
             compiled=compiled,
             show=show,
+            processes=processes,
         ).live()
-
-
-def _refuse_torn_groups(method: Method, known: Sequence[str], order: Sequence[str]) -> None:
-    """UsageError where the model has learned some of the tasks that its method learns at once, and not the others."""
-    groups = method.order(order)
-    whole = [0, *(order.index(group[-1]) + 1 for group in groups)]
-    if len(known) in whole:
-        return
-    group = next(group for group in groups if order.index(group[-1]) >= len(known))
-    raise UsageError(
-        f"{method.name} learns {', '.join(group)} together, and this model has learned {', '.join(known)} already",
-        expected=f"a model that has learned {' or '.join(', '.join(order[:n]) or 'nothing' for n in whole[:-1])}",
-        where="tasks",
-        fix="train a new model on the data of all tasks",
-    )
 
 
 @dataclass
@@ -142,6 +132,7 @@ class _Teacher:
     cards: Mapping[str, TaskCard]
     compiled: bool
     show: Any
+    processes: Processes
     life: Life = field(default_factory=Life)
 
     @property
@@ -156,7 +147,7 @@ class _Teacher:
 
     def live(self) -> Learned:
         """All tasks, from the beginning or from the newest checkpoint."""
-        found = self.checkpoints.latest() if self.run.resuming else None
+        found = self.checkpoints.agreed(self.processes) if self.run.resuming else None
         if self.run.resuming:
             self.run.rewind(self.run.identity["log_from"] if found is None else found.state["log"])
         else:
@@ -172,7 +163,7 @@ class _Teacher:
                 fit_state = None
         self.run.state("finished", finished=now())
         for folder in (self.run.folder / name for name in TEACHERS):
-            if folder.exists():
+            if self.processes.first and folder.exists():
                 remove_tree(folder, self.run.disk)
         return self._learned()
 
@@ -192,10 +183,11 @@ class _Teacher:
         for task in group:
             self._remember(task)
             model.settle(task)
-        self._hold(group)
-        self._measure(name)
         life.task, life.stage = self.order.index(name) + 1, 0
-        self._publish(group)
+        if self.processes.first:
+            self._hold(group)
+            self._measure(name)
+            self._publish(group)
         life.ground, life.fits, life.trainable = {}, [], 0
         self._saver(name).save(({}, {}))
 
@@ -205,8 +197,9 @@ class _Teacher:
         if not self.method.needs_teacher or not self.model.tasks:
             return
         folder = self.run.folder / TEACHERS[len(self.model.tasks) % 2]
-        if fresh:
+        if fresh and self.processes.first:
             store.save(self.model, folder)
+        self.processes.any(False)  # the others read it when it is there
         self.method.taught_by(store.twin(self.model, folder))
 
     def _add(self, group: list[str]) -> None:
@@ -219,7 +212,9 @@ class _Teacher:
         rng = torch.Generator(self.fabric.device)
         rng.manual_seed(seed_of(self.seed, name, "remember", "loss"))
         batches = (batch.to(self.fabric.device) for batch in self._loader(name, "remember"))
-        self.method.remember(self.model, name, batches, rng)
+        if self.processes.first:
+            self.method.remember(self.model, name, batches, rng)
+        self.processes.spread(self.model.state_dict().values())
         self.life.relations[name] = self.method.relations(self.model, name)
         self.method.taught_by(None)
 
@@ -241,7 +236,10 @@ class _Teacher:
             counts = item_counts(pairs[-1], model.backbone.n_items)  # of the newest such task; it may be replayed
             self.objective.prepare(torch.from_numpy(counts).to(self.fabric.device), pairs[-1])
         rng = torch.Generator(self.fabric.device)
-        rng.manual_seed(seed_of(self.seed, name, stage, "loss"))
+        rng.manual_seed(seed_of(self.seed, name, stage, "loss", *self.processes.names))
+        self.processes.hold(model.state_dict(), f"before {name}, stage {stage}")
+        if fit_state is None and not self.processes.first:
+            torch.manual_seed(seed_of(self.seed, name, stage, "dropout", *self.processes.names))
         saver = self._saver(name)
         at = fit(
             model,
@@ -255,8 +253,10 @@ class _Teacher:
             keeper=saver,
             resume=fit_state,
             compiled=self.compiled,
+            processes=self.processes,
         )
         method.leave(stage, model, name)
+        self.processes.hold(model.state_dict(), f"after {name}, stage {stage}")
         if life.ground:
             hold(life.ground, self._ground(name, trained, shut), method.name, name)
         life.fits.append({"stage": stage, **{k: v for k, v in asdict(at).items() if k in ("epoch", "seconds", "best")}})
@@ -371,12 +371,13 @@ class _Teacher:
             minutes=minutes,
             metric=self.life.judged.get(name) or card.metric or PRIMARY[card.kind],
             show=self.show,
+            processes=self.processes,
         )
 
     def _snapshot(self) -> Snapshot:
         """All of the model, the global generators, and where the life stands."""
         tensors: dict[str, Tensor] = dict(self.model.state_dict())
-        random = {f"global {k}": v for k, v in global_state(self.fabric.device).items()}
+        random = self.processes.gathered({f"global {k}": v for k, v in global_state(self.fabric.device).items()})
         return {"model.safetensors": tensors, "random.safetensors": random}, {
             "life": asdict(self.life),
             "order": self.order,
@@ -409,9 +410,9 @@ class _Teacher:
         where = str(self.checkpoints.path(found.number))
         check_tensors(model.state_dict(), found.tensors["model.safetensors"], f"{where}/model.safetensors")
         model.load_state_dict(found.tensors["model.safetensors"])
-        states = {k.removeprefix("global "): v for k, v in found.tensors["random.safetensors"].items()}
-        restore_global_state(states, self.fabric.device)
-        if not self.run.same_machine:  # other bits are to be expected of the same weights
+        random = self.processes.own(found.tensors["random.safetensors"]).items()
+        restore_global_state({k.removeprefix("global "): v for k, v in random}, self.fabric.device)
+        if not self.run.same_machine and self.processes.first:  # other bits are to be expected of the same weights
             life.probes = {task: probe(model, self.datas[task]) for task in life.probes}
         if not state["fit"]:
             return None

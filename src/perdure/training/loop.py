@@ -8,7 +8,8 @@
 What may move is what `method.trains` names, nothing else: all other parameters are frozen and their modules run in
 eval mode, so that no dropout works in a frozen part. What `method.shut` names is put back after the step, whatever
 the optimiser's momentum or weight decay wanted. Where `average` is set, what is validated and kept is the average of
-the weights along the way; training goes on from the weights themselves.
+the weights along the way; training goes on from the weights themselves. Several processes sum their gradients and take
+the same step: see processes.py.
 """
 
 from __future__ import annotations
@@ -31,9 +32,12 @@ from perdure.model.user_model import UserModel
 from perdure.train_settings import TrainSettings
 from perdure.training.averages import Averages
 from perdure.training.optimizers import gradient_norm, make_optimizers, scale_gradients, share_of_rate, values_of
+from perdure.training.processes import Processes
 from perdure.training.rows import touched
 from perdure.tuning.base import Method
 
+ALONE = Processes()
+GENERATORS = "generator.safetensors"
 Snapshot = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]  # tensors by file and name; a JSON document
 
 
@@ -57,8 +61,8 @@ class Keeper:
     def save(self, snapshot: Snapshot) -> None:
         """Write a checkpoint. Raises Interrupted when somebody asked us to stop."""
 
-    def work(self, work: Callable[[], Any], snapshot: Callable[[], Snapshot]) -> Any:
-        """Do something long that changes nothing and may be cut short by a signal; its result."""
+    def work(self, work: Callable[[], float], snapshot: Callable[[], Snapshot]) -> float:
+        """Do something long that changes nothing and may be cut short by a signal; its result, finite."""
         return work()
 
     def log(self, **line: Any) -> None:
@@ -100,6 +104,7 @@ def fit(
     keeper: Keeper | None = None,
     resume: Snapshot | None = None,
     compiled: bool = False,
+    processes: Processes = ALONE,
 ) -> Progress:
     """Train `task` of `model` for one stage of its method.
 
@@ -113,6 +118,7 @@ def fit(
         resume: tensors and document of an earlier snapshot of the same fit; the model's own tensors and the global
             generators are put back by the caller.
         compiled: run the loss through torch.compile.
+        processes: those that train together; each calls `fit` in the same way, with a generator of its own.
 
     Returns:
         Where it ended. The model holds the best state.
@@ -134,11 +140,12 @@ def fit(
     averages = Averages(trained, shut, settings.average)
     at, best = Progress(done=not trained), {}
     if resume is not None:
-        at, best = _put_back(resume, trained, optimizers, averages, loader, rng)
+        at, best = _put_back(resume, trained, optimizers, averages, loader)
+        rng.set_state(processes.own(resume[0][GENERATORS])["loss"])
 
     def snapshot() -> Snapshot:
         averages.take_off()  # a signal may come while they are validated; what is kept are the weights
-        return _take(at, best, trained, optimizers, averages, loader, rng)
+        return _take(at, best, trained, optimizers, averages, loader, processes.gathered({"loss": rng.get_state()}))
 
     while not at.done:
         since = time.monotonic()
@@ -149,10 +156,12 @@ def fit(
                 for optimizer in optimizers:
                     optimizer.zero_grad(set_to_none=True)
                     optimizer.param_groups[0]["lr"] = settings.learning_rate * share_of_rate(at.step, steps, settings)
+                here = getattr(loader, "task", task)
+                share, weight = processes.share(batch, model, here)
                 with fabric.autocast():
-                    loss = loss_of(model, getattr(loader, "task", task), batch, rng, at.step / steps)  # ()
+                    loss = weight * loss_of(model, here, share, rng, at.step / steps)  # ()
                 fabric.backward(loss)
-                value, norm = float(loss.detach()), gradient_norm(trained.values())
+                value, norm = processes.sum(loss, trained.values()), gradient_norm(trained.values())
                 if not math.isfinite(value + norm):
                     raise _not_finite(task, at, value, model, trained)
                 if 0 < settings.clip < norm:
@@ -163,7 +172,7 @@ def fit(
                 keeper.tick(task=task, stage=stage, step=at.step, steps=steps, loss=value)
                 if at.step >= steps:
                     break
-                if at.in_epoch < len(loader) and keeper.due():
+                if at.in_epoch < len(loader) and processes.any(keeper.due()):
                     at.stepping, since = at.stepping + time.monotonic() - since, time.monotonic()
                     keeper.save(snapshot())
             at.phase, at.stepping, since = "validate", at.stepping + time.monotonic() - since, time.monotonic()
@@ -327,7 +336,7 @@ def _restore_best(model: nn.Module, trained: dict[str, Parameter], best: dict[st
 
 
 def _take(
-    at: Progress, best, trained, optimizers, averages: Averages, loader: Batches, rng: torch.Generator
+    at: Progress, best, trained, optimizers, averages: Averages, loader: Batches, random: dict[str, Tensor]
 ) -> Snapshot:
     """Everything of a running fit but the model's tensors and the global generators."""
     names = {parameter: name for name, parameter in trained.items()}
@@ -342,15 +351,15 @@ def _take(
                 else:
                     counts[where] = value
     tensors = {"optimizer.safetensors": moments, "best.safetensors": dict(best)}
-    tensors["generator.safetensors"] = {"loss": rng.get_state()}
+    tensors[GENERATORS] = random
     document = {"progress": asdict(at), "loader": loader.state(), "counts": counts}
     if averages.decay:
         tensors["average.safetensors"], document["average"] = averages.state()
     return tensors, document
 
 
-def _put_back(resume: Snapshot, trained, optimizers, averages: Averages, loader: Batches, rng: torch.Generator):
-    """The opposite of `_take`: progress and best state; optimisers, averages, loader and generator change in place."""
+def _put_back(resume: Snapshot, trained, optimizers, averages: Averages, loader: Batches):
+    """The opposite of `_take`: progress and best state; optimisers, averages and loader change in place."""
     tensors, document = resume
     owner = {parameter: optimizer for optimizer in optimizers for parameter in optimizer.param_groups[0]["params"]}
     for where, value in [*tensors["optimizer.safetensors"].items(), *document["counts"].items()]:
@@ -361,14 +370,14 @@ def _put_back(resume: Snapshot, trained, optimizers, averages: Averages, loader:
     if averages.decay:
         averages.restore(tensors["average.safetensors"], document["average"])
     loader.restore(document["loader"])
-    rng.set_state(tensors["generator.safetensors"]["loss"])
     device = next(iter(trained.values())).device if trained else "cpu"
     best = {name: tensor.to(device) for name, tensor in tensors["best.safetensors"].items()}
     return Progress(**document["progress"]), best
 
 
-def make_fabric(device: str = "cpu", precision: str = "32-true") -> Any:
-    """A Lightning Fabric on one device: "cpu", "cuda" or "cuda:1"; precision "32-true" or "bf16-mixed".
+def make_fabric(device: str = "cpu", precision: str = "32-true", number: int = 0) -> Any:
+    """A Lightning Fabric on one device: "cpu", "cuda" or "cuda:1"; precision "32-true" or "bf16-mixed". Where several
+    processes train on "cuda", each has the GPU of its `number`.
 
     Raises:
         MachineError: no such device.
@@ -378,10 +387,10 @@ def make_fabric(device: str = "cpu", precision: str = "32-true") -> Any:
 
     if precision not in ("32-true", "bf16-mixed"):
         raise SettingsError(f"precision {precision!r}", expected="32-true or bf16-mixed", where="[run] precision")
-    kind, _, number = device.partition(":")
-    count = torch.cuda.device_count() if kind == "cuda" else 1
-    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()) or int(number or 0) >= count:
+    kind, _, own = device.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else number + 1
+    if kind not in ("cpu", "cuda") or (own and not own.isdecimal()) or int(own or number) >= count:
         have = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
         raise MachineError(f"no device {device}", expected=f"one of {have}", where="[run] device")
     with contextlib.redirect_stderr(None):
-        return Fabric(accelerator=kind, devices=[int(number or 0)] if kind == "cuda" else 1, precision=precision)
+        return Fabric(accelerator=kind, devices=[int(own or number)] if kind == "cuda" else 1, precision=precision)

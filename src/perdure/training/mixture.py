@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
 from perdure.errors import DataError, UsageError
 from perdure.events.batch import Batch
 from perdure.events.loader import Loader
+from perdure.tuning.base import Method
 
 
 class Mixture:
@@ -65,6 +66,21 @@ class Mixture:
             loader.restore(state["loaders"][task])
         self._generator.set_state(torch.frombuffer(bytearray.fromhex(state["generator"]), dtype=torch.uint8))
         self._position = int(state["position"])
+
+
+def refuse_torn_groups(method: Method, known: Sequence[str], order: Sequence[str]) -> None:
+    """UsageError where the model has learned some of the tasks that its method learns at once, and not the others."""
+    groups = method.order(order)
+    whole = [0, *(order.index(group[-1]) + 1 for group in groups)]
+    if len(known) in whole:
+        return
+    group = next(group for group in groups if order.index(group[-1]) >= len(known))
+    raise UsageError(
+        f"{method.name} learns {', '.join(group)} together, and this model has learned {', '.join(known)} already",
+        expected=f"a model that has learned {' or '.join(', '.join(order[:n]) or 'nothing' for n in whole[:-1])}",
+        where="tasks",
+        fix="train a new model on the data of all tasks",
+    )
 
 
 def _next(loader: Loader) -> Batch:

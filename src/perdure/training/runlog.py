@@ -212,6 +212,37 @@ class RunLog:
             )
 
 
+class Silent(RunLog):
+    """A run in a process that writes nothing, because another one of it does.
+
+    Args:
+        folder: of the run; read alone.
+        identity, resuming, same_machine: as the writer has them.
+    """
+
+    def __init__(self, folder: Path | str, identity: Mapping[str, Any], resuming: bool, same_machine: bool) -> None:
+        super().__init__(folder, {})
+        self.identity, self.resuming, self.same_machine = dict(identity), resuming, same_machine
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def write(self, name: str, document: Any) -> None:
+        """Nothing."""
+
+    def log(self, event: str, **fields: Any) -> None:
+        """Nothing."""
+
+    def rewind(self, offset: int) -> None:
+        """Nothing."""
+
+    def need(self, size: int) -> None:
+        """Nothing."""
+
+
 def now() -> str:
     """The moment, UTC, ISO 8601 to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

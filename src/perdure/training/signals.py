@@ -64,4 +64,5 @@ class Signals:
 
     def interrupted(self) -> Interrupted:
         """The error to raise once everything is saved."""
-        return Interrupted(f"stopped by {self.asked}; everything is saved", fix="continue with --resume auto")
+        by = self.asked or "a signal to another process"
+        return Interrupted(f"stopped by {by}; everything is saved", fix="continue with --resume auto")

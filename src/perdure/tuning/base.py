@@ -100,6 +100,7 @@ class Method(nn.Module, ABC):
         stages: names of the phases of one task; a run can stop and resume between them.
         needs_teacher: learns from the model as it was before the task: the loop sets `teacher` while later tasks are
             learned.
+        whole_batch: its loss compares users of a batch with each other, so that processes cannot share one.
     """
 
     name: ClassVar[str]
@@ -109,6 +110,7 @@ class Method(nn.Module, ABC):
     begins_as_backbone: bool = True
     stages: ClassVar[tuple[str, ...]] = ("train",)
     needs_teacher: ClassVar[bool] = False
+    whole_batch: bool = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,0 +1,35 @@
+"""One of the other processes of a run that trains in several; see `followers`.                              [reads]"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from perdure.api import cells, child, learning, plan, start, vectors
+from perdure.events import sequences
+from perdure.training.processes import joined
+from perdure.training.runlog import Silent
+
+__all__ = ["follow", "serve"]
+
+
+def follow(request: Mapping[str, Any], teller: child.Teller) -> dict[str, Any]:
+    """One of the others, for its whole life: learn what the first one learns, and write nothing."""
+    out = Path(request["out"])
+    settings = vectors.found(cells.settings_of(request), [out])
+    with plan.threads(settings):
+        events = sequences.load(Path(request["store"]))
+        datas = plan.tasks_of(settings, events)
+        model = start.begin(settings, events.item_ids, datas)
+        log = Silent(out, request["identity"], request["resuming"], request["same_machine"])
+        teller.tell({"ready": request["number"]})
+        cuda = settings.run.device == "cuda"
+        with joined(Path(request["meeting"]), request["number"], settings.run.processes, cuda=cuda) as processes:
+            learning.live(settings, datas, model, log, processes)
+    return {}
+
+
+def serve() -> None:
+    """The process."""
+    child.answer({"follow": follow})
