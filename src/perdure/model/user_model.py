@@ -204,5 +204,4 @@ class UserModel(nn.Module):
             parts=head.parts,  # type: ignore[arg-type]
             sparse=self.backbone.sparse and bias is None,
             first=overlay is not None and bool(overlay.predicts_first),
-            marks=self.marks,
         )

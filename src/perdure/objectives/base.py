@@ -35,7 +35,6 @@ class Learner:
         parts: what `Objective.parts` made for the task, or None.
         sparse: give the table sparse gradients where the loss touches few of its rows.
         first: the position before the first event predicts that event; objectives that look both ways do not care.
-        marks: what `Batch.marks` tells, or None where the model reads items alone.
     """
 
     encode: Encode
@@ -45,7 +44,6 @@ class Learner:
     parts: nn.Module | None = None
     sparse: bool = False
     first: bool = False
-    marks: Marks | None = None
 
 
 class Objective(nn.Module, ABC):
