@@ -18,7 +18,8 @@ Model with Augmentation-Adaptive Self-Supervised Ranking", NeurIPS 2023 (arXiv 2
 | c | of each "user" or of the "batch": adapt | (2B,) |
 | shares | crop (kept), mask (hidden), reorder (shuffled) | |
 
-The encoder needs dropout, without which own = 1. As published it has learned before: two stages, two runs.
+The encoder needs dropout, without which own = 1. As published it has learned before: two stages, two runs. Begun with
+drawn weights, all users can fall on one vector (L stays at log 2).
 
     perdure learn RECIPE --out runs/first -s encoder.name=ENCODER -s objective.name=masked_item -s objective.rate=0.3
     perdure learn RECIPE --out runs/then -s encoder.name=ENCODER -s objective.name=adaptssr
@@ -66,6 +67,7 @@ class AdaptSSR(Objective):
     summary: ClassVar[str] = "order a history, another view of it, and other users by similarity"
     any_readout: ClassVar[bool] = True
     measure: ClassVar[str] = "agreement"
+    whole_batch = True
 
     def __init__(
         self,

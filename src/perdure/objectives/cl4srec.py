@@ -19,10 +19,11 @@ ICDE 2022 (arXiv 2010.14395).
 `recipes/ml1m-sasrec.toml` with `-s objective.name=cl4srec` is SASRec with it. Its task ranks items.
 
 Differs: no official code was found; defaults are those of SSLRec (github.com/HKUDS/SSLRec): the inner product with
-tau = 1, lambda = 0.1, shares 0.6, 0.3, 0.6. The operators are drawn for each history, and both views are made from the
-history itself: in SSLRec mask and reorder write into the array they read, so that its second view is made from the
-first one. L_next is that of `next_item` at every position (SSLRec: full softmax at the last one, on all prefixes; the
-paper: `loss = "sampled"` with `negatives = 1`). Windows of one user are no negatives of each other.
+tau = 1, lambda = 0.1, shares 0.6, 0.3, 0.6. States that end in a LayerNorm have inner products as large as d, and learn
+slowly at first with those; "cosine" with tau = 0.1 does not. Operators are drawn for each history, and both views are
+made from the history itself: in SSLRec mask and reorder write into the array they read, so that its second view is made
+from the first one. L_next is that of `next_item` at every position, by default the full softmax over all items (SSLRec:
+at the last position, on all prefixes). Windows of one user are no negatives of each other.
 """
 
 from __future__ import annotations
