@@ -1,0 +1,221 @@
+"""Several processes train as one: the same weights, one writer, one end for all. CPUs and gloo; GPUs are not tried."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pytest
+import torch
+from cli.small import environment, make, start
+from laws.house import PACKAGE, Module
+from safetensors.torch import load_file
+
+import perdure
+from perdure.errors import MachineError, SettingsError
+from perdure.events.batch import Batch
+from perdure.model.files import sha256
+from perdure.settings import load
+
+TIMES = ("seconds", "targets_per_second", "seconds_per_step", "at", "peak_rss")
+LONGER = {"train": {"epochs": 3, "checkpoint_minutes": 0.001}, "encoder": {"dropout": 0.2}}
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    files = sorted((run / "model").rglob("*.safetensors"))
+    return {f"{file.name}/{name}": tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def outcome(run: Path) -> dict:
+    """All that must be equal, bit for bit, between two runs of as many processes."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return {
+        "weights": {p.name: sha256(p.read_bytes()) for p in sorted((run / "model").rglob("*.safetensors"))},
+        "matrix": json.loads((run / "matrix.json").read_text()),
+        "log": [{k: v for k, v in line.items() if k not in TIMES} for line in lines if line["event"] != "warning"],
+    }
+
+
+# -- the same as one process -------------------------------------------------------------------------------------------
+
+
+def test_two_processes_learn_what_one_learns(tmp_path):
+    """Dropout 0 and the full softmax: nothing is drawn, so only the rounding of sums may differ. 120 users in batches
+    of 32 leave shares of unequal size, and histories of unequal length give them unequal weights."""
+    recipe = make(tmp_path, ("watch", "buy"), objective={"loss": "softmax"}, encoder={"dropout": 0.0})
+    runs = [perdure.learn(recipe, tmp_path / f"{n}", overrides=[f"run.processes={n}"]) for n in (1, 2)]
+    torch.testing.assert_close(torch.tensor(runs[1].matrix[-1]), torch.tensor(runs[0].matrix[-1]))
+    one, two = (weights(tmp_path / name) for name in ("1", "2"))
+    for name, tensor in one.items():  # Adam turns the rounding of a gradient that is zero into steps
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=2e-5, msg=name)
+    told = [json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[0])["loss"] for name in ("1", "2")]
+    assert told[0] == pytest.approx(told[1], rel=1e-5)
+
+
+def test_shares_together_are_the_batch():
+    starts, lengths = torch.tensor([0, 2, 2, 3, 6, 7]), torch.tensor([3, 2, 1, 3, 2])
+    told = {"users": torch.arange(5), "answers": torch.arange(7), "answer_starts": starts}
+    whole = Batch(torch.arange(15).view(5, 3) + 2, lengths, **told)
+    first, second = whole.share(0, 2), whole.share(1, 2)
+    assert first.users.tolist() == [0, 2, 4] and second.users.tolist() == [1, 3]
+    assert first.answers.tolist() == [0, 1, 2, 6] and first.answer_starts.tolist() == [0, 2, 3, 4]
+    assert second.answers.tolist() == [3, 4, 5] and second.answer_starts.tolist() == [0, 0, 3]
+    assert len(whole.share(5, 6)) == 0 and whole.share(5, 6).answer_starts.tolist() == [0]
+
+
+PAIR = """
+import sys
+from pathlib import Path
+import torch
+from perdure.training.processes import joined
+number, folder = int(sys.argv[1]), Path(sys.argv[2])
+table, line, idle = (torch.nn.Parameter(torch.zeros(*shape)) for shape in ((6, 2), (3,), (2,)))
+table.sparse = True
+with joined(folder, number, 2) as processes:
+    rows = torch.tensor([[1, 1, 4], [4]][number]) if number == 0 else torch.tensor([4])
+    loss = torch.nn.functional.embedding(rows, table, sparse=True).sum() * (number + 1)
+    if number == 0:
+        loss = loss + line.sum()
+    loss.backward()
+    value = processes.sum(loss + number + 1, [table, line, idle])
+    assert value == 3 and idle.grad is None and line.grad.tolist() == [1.0, 1.0, 1.0], (value, line.grad)
+    grad = table.grad
+    assert grad.is_coalesced() and grad.indices().tolist() == [[1, 4]] and grad.values()[:, 0].tolist() == [2.0, 3.0]
+    states = processes.gathered({"loss": torch.tensor([number], dtype=torch.uint8)})
+    assert {name: int(state) for name, state in states.items()} == {"loss": 0, "loss 1": 1}
+    assert int(processes.own(states)["loss"]) == number
+    assert processes.told(lambda: 0.1) == 0.1 and processes.any(number == 1) and not processes.any(False)
+    held = {"a": torch.ones(2), "b": torch.tensor([True, bool(number)])}
+    try:
+        processes.hold(held, "here")
+    except Exception as fault:
+        assert "b" in str(fault)
+    else:
+        raise SystemExit("nobody noticed")
+    processes.spread(held.values())
+    processes.hold(held, "here")
+"""
+
+
+def test_what_processes_tell_each_other(tmp_path):
+    """Gradients dense, sparse and missing; states, flags, and values that differ."""
+    pair = [subprocess.Popen([sys.executable, "-c", PAIR, str(n), str(tmp_path)], env=environment()) for n in (0, 1)]
+    assert [one.wait(120) for one in pair] == [0, 0]
+
+
+# -- what cannot be ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        (["objective.name=clue_seq"], "clue_seq compares the users of a batch"),
+        (["objective.name=cl4srec"], "cl4srec compares the users of a batch"),
+        (["tuning.method=ppr"], "ppr compares the users of a batch"),
+        (["run.device=cuda:1"], "names one GPU for 2 processes"),
+    ],
+)
+def test_refused(tmp_path, overrides, found):
+    from perdure import registry
+
+    recipe = make(tmp_path)
+    with pytest.raises(SettingsError, match=found):
+        load(recipe, ["run.processes=2", *overrides], parts=registry)
+    load(recipe, ["run.processes=2", "objective.name=cl4srec", "objective.weight=0.0"], parts=registry)
+
+
+def test_who_contrasts_users_says_so():
+    """A loss over pairs of users either divides among processes (it gathers their rows) or says that it does not."""
+    parts = [Module(path) for room in ("objectives", "tuning") for path in sorted((PACKAGE / room).glob("*.py"))]
+    contrasts = [m for m in parts if "perdure.functional.contrastive" in m.imports]
+    assert len(contrasts) >= 4
+    for module in contrasts:
+        names = {node.attr for node in ast.walk(module.tree) if isinstance(node, ast.Attribute)}
+        names |= {node.id for node in ast.walk(module.tree) if isinstance(node, ast.Name)}
+        assert "whole_batch" in names or "perdure.functional.gathering" in module.imports, module.place
+
+
+# -- stopped and gone on -----------------------------------------------------------------------------------------------
+
+
+def followers(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that a process has started."""
+    return [int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def gone(number: int) -> bool:
+    """Within ten seconds; a zombie is gone."""
+    stat, until = Path(f"/proc/{number}/stat"), time.monotonic() + 10
+    while time.monotonic() < until:
+        try:
+            if ") Z" in stat.read_text():
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def begun(recipe: Path, run: Path, lines: int) -> tuple[subprocess.Popen[str], list[int]]:
+    """A run of two processes that has written some lines of its log, and its others."""
+    process = start("learn", recipe, "--out", run)
+    log = run / "log.jsonl"
+    while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) >= lines):
+        time.sleep(0.02)
+    return process, followers(process)
+
+
+@cache
+def uninterrupted() -> tuple[Path, dict]:
+    folder = Path(mkdtemp())
+    recipe = make(folder, run={"processes": 2}, **LONGER)
+    perdure.learn(recipe, folder / "whole")
+    return recipe, outcome(folder / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lines", [1, 4, 6])
+@pytest.mark.parametrize("how", ["KILL", "TERM", "follower TERM", "follower KILL"])
+def test_stopped_and_resumed(tmp_path, how, lines):
+    """Dropout, shuffling and sampled negatives are on; the others are gone with the first, and the first with them."""
+    recipe, expected = uninterrupted()
+    process, others = begun(recipe, tmp_path / "run", lines)
+    assert len(others) == 1
+    os.kill(others[0] if how.startswith("follower") else process.pid, getattr(signal, f"SIG{how.split()[-1]}"))
+    told = process.communicate(timeout=60)[1]
+    code = {"KILL": -9, "TERM": 6, "follower TERM": 6, "follower KILL": MachineError.exit_code}[how]
+    assert process.returncode == code, told
+    if how == "follower KILL":
+        assert "process 2 of 2 was ended by signal 9" in told and len(told.split("process 2 of 2")) == 2
+    assert gone(others[0])
+    with pytest.raises(SettingsError, match="processes: 2 -> 1"):
+        perdure.learn(recipe, tmp_path / "run", overrides=["run.processes=1"], resume="must")
+    perdure.learn(recipe, tmp_path / "run", resume="must")
+    assert outcome(tmp_path / "run") == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"encoder": {"sparse": True}, "objective": {"loss": "sampled", "negatives": 16}},
+        {"tuning": {"method": "hat"}},
+        {"tuning": {"method": "teracon"}},
+        {"tuning": {"method": "ewc"}, "train": {"average": 0.9, "clip": 0.5}},
+        {"tuning": {"method": "replay"}},
+        {"tuning": {"method": "joint"}},
+    ],
+    ids=["sparse", "hat", "teracon", "ewc", "replay", "joint"],
+)
+def test_weights_stay_the_same_everywhere(tmp_path, sections):
+    """The loop compares the processes before and after each fit: a run that ends was never apart."""
+    recipe = make(tmp_path, run={"processes": 3}, **sections)
+    assert perdure.learn(recipe, tmp_path / "run").tasks == ["watch", "buy", "gender"]
