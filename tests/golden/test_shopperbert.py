@@ -43,7 +43,7 @@ def made(
     objective.read(marks)
     encoder.reset(rng(1))
     parts = objective.parts(encoder, None, rng(2))
-    return encoder, Learner(encoder, encoder.vector, encoder.item_table, parts=parts, marks=marks)
+    return encoder, Learner(encoder, encoder.vector, encoder.item_table, parts=parts)
 
 
 def log(users: int, seed: int = 0) -> Batch:

@@ -120,6 +120,10 @@ class ShopperBERT(Objective):
             )
         return PurchaseParts(self._marks, encoder.n_items, encoder.width, generator)
 
+    def terms(self, batch: Batch, first: bool = False) -> float:
+        """The purchases that are masked in the mean, of whole histories."""
+        return self.masked.terms(batch)
+
     def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """Scalar: the mean over the heads that have a target."""
         parts: PurchaseParts = learner.parts  # type: ignore[assignment]

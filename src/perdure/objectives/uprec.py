@@ -121,6 +121,7 @@ class UPRec(Objective):
     summary: ClassVar[str] = "predict hidden events, what is known of the user, and friends"
     causal: ClassVar[bool | None] = MaskedItem.causal
     passes_on: ClassVar[type | None] = MaskedItem
+    whole_batch = True  # friends are compared, and each attribute is a mean over other users
 
     def __init__(
         self,
@@ -139,7 +140,6 @@ class UPRec(Objective):
         self.item, self.attributes, self.friends, self.tied = item, attributes, friends, self.masked_item.tied
         self.fields, self.numbers, self.delta, self.alike = fields, list(numbers), delta, alike
         self._circle: Circle | None = None
-        self.whole_batch = friends > 0
 
     def predicts(self, fields: Fields | None) -> list[str]:
         """The profile fields it tells, or tells by who is alike; SettingsError where one is not there."""
