@@ -29,7 +29,7 @@ __all__ = ["augmented", "crop", "halves", "mask", "only", "parts", "reorder", "s
 def crop(batch: Batch, share: float, rng: torch.Generator) -> Batch:
     """A run of ceil(share n) events of each history, share in (0, 1], from a place drawn evenly."""
     n = batch.lengths  # (B,)
-    kept = torch.minimum((n * share).ceil().long(), n)  # (B,)
+    kept = torch.minimum((n.double() * share).ceil().long(), n)  # (B,)
     begin = (_rand((len(n),), batch, rng) * (n - kept + 1)).long()  # (B,)
     at = begin[:, None] + torch.arange(max(int(kept.max()), 1), device=n.device)  # (B, T')
     return _picked(batch, at, kept)
@@ -37,7 +37,7 @@ def crop(batch: Batch, share: float, rng: torch.Generator) -> Batch:
 
 def mask(batch: Batch, share: float, rng: torch.Generator, row: int = 1) -> Batch:
     """`row` in place of floor(share n) events of each history, share in [0, 1), drawn evenly."""
-    hidden = _drawn(batch, rng) < (batch.lengths * share).long()[:, None]  # (B, T)
+    hidden = _drawn(batch, rng) < (batch.lengths.double() * share).long()[:, None]  # (B, T)
     return batch.hidden(hidden, row)
 
 
@@ -45,7 +45,7 @@ def reorder(batch: Batch, share: float, rng: torch.Generator) -> Batch:
     """The events of a run of floor(share n) of each history, share in [0, 1], in an order drawn evenly. Times stay
     where they are: they ascend, whatever happens when."""
     n, t = batch.lengths, batch.items.shape[1]  # (B,)
-    moved = (n * share).long()  # (B,)
+    moved = (n.double() * share).long()  # (B,)
     begin = (_rand((len(n),), batch, rng) * (n - moved + 1)).long()[:, None]  # (B, 1)
     place = torch.arange(t, device=n.device).expand(len(n), t)  # (B, T)
     inside = (place >= begin) & (place < begin + moved[:, None])  # (B, T)
@@ -64,7 +64,7 @@ def only(batch: Batch, where: Tensor) -> Batch:
 def sample(batch: Batch, share: float, rng: torch.Generator) -> Batch:
     """ceil(share n) events of each history, share in (0, 1], drawn evenly, in their order."""
     n = batch.lengths  # (B,)
-    kept = torch.minimum((n * share).ceil().long(), n)  # (B,)
+    kept = torch.minimum((n.double() * share).ceil().long(), n)  # (B,)
     return only(batch, _drawn(batch, rng) < kept[:, None])
 
 
