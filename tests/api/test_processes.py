@@ -204,18 +204,20 @@ def test_stopped_and_resumed(tmp_path, how, lines):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "sections",
+    "overrides",
     [
-        {"encoder": {"sparse": True}, "objective": {"loss": "sampled", "negatives": 16}},
-        {"tuning": {"method": "hat"}},
-        {"tuning": {"method": "teracon"}},
-        {"tuning": {"method": "ewc"}, "train": {"average": 0.9, "clip": 0.5}},
-        {"tuning": {"method": "replay"}},
-        {"tuning": {"method": "joint"}},
+        ["encoder.sparse=true", "objective.loss=sampled", "objective.negatives=16"],
+        ["objective.name=clue_service", 'input.events=["domain"]', "encoder.dropout=0.0"],
+        ["tuning.method=hat"],
+        ["tuning.method=teracon"],
+        ["tuning.method=ewc", "train.average=0.9", "train.clip=0.5"],
+        ["tuning.method=replay"],
+        ["tuning.method=joint"],
     ],
-    ids=["sparse", "hat", "teracon", "ewc", "replay", "joint"],
+    ids=["sparse", "clue_service", "hat", "teracon", "ewc", "replay", "joint"],
 )
-def test_weights_stay_the_same_everywhere(tmp_path, sections):
+def test_weights_stay_the_same_everywhere(tmp_path, overrides):
     """The loop compares the processes before and after each fit: a run that ends was never apart."""
-    recipe = make(tmp_path, run={"processes": 3}, **sections)
-    assert perdure.learn(recipe, tmp_path / "run").tasks == ["watch", "buy", "gender"]
+    recipe = make(tmp_path)
+    run = perdure.learn(recipe, tmp_path / "run", overrides=["run.processes=3", *overrides])
+    assert run.tasks == ["watch", "buy", "gender"]
