@@ -166,7 +166,8 @@ class MeLU(Method):
     Args:
         hidden: h.
         field_width: of each profile field.
-        steps: local updates. rate: alpha.
+        steps: local updates.
+        rate: alpha.
         order: "second" learns through the local updates, "first" takes them as constants.
         negatives: K.
         loss: "softmax" over a right label and its others, or "bpr".

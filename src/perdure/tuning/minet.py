@@ -186,7 +186,9 @@ class MiNet(Method):
 
     Args:
         target_clicks, source_clicks: the last so many are read.
-        attention: h. rank: of M. hidden: of the first layer of deep; the second has half of it.
+        attention: h.
+        rank: of M.
+        hidden: of the first layer of deep; the second has half of it.
         field_width: of each profile field.
         weight: gamma.
         negatives: drawn for each batch.
