@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,17 @@ def test_who_contrasts_users_says_so():
         names = {node.attr for node in ast.walk(module.tree) if isinstance(node, ast.Attribute)}
         names |= {node.id for node in ast.walk(module.tree) if isinstance(node, ast.Name)}
         assert "whole_batch" in names or "perdure.functional.gathering" in module.imports, module.place
+
+
+def test_a_run_from_before_there_were_processes_goes_on(learned, tmp_path):
+    recipe, run = learned
+    shutil.copytree(run.folder, tmp_path / "run")
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    del told["settings"]["run"]["processes"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(told))
+    with pytest.raises(SettingsError, match="processes"):
+        perdure.learn(recipe, tmp_path / "run", overrides=["run.processes=2"], resume="must")
+    assert perdure.learn(recipe, tmp_path / "run", resume="must").matrix == run.matrix
 
 
 # -- stopped and gone on -----------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +48,10 @@ def check_same(out: Path, settings: Settings) -> None:
     Raises:
         SettingsError: lists the differences. ModelError: run.json cannot be read.
     """
-    from perdure.training.runlog import differences
+    from perdure.training.runlog import completed, differences
 
     now = effective(settings)
-    changed = differences(_completed(_settings_of(out), now, settings.origin), now, "settings")
+    changed = differences(completed(_settings_of(out), now, settings.origin), now, "settings")
     changed.sort(key=lambda one: one.endswith("-> None") or ": None ->" in one)  # what is there in both, first
     if changed:
         listed = "\n".join([*changed[:20], *([f"and {len(changed) - 20} more"] if len(changed) > 20 else [])])
@@ -60,22 +59,6 @@ def check_same(out: Path, settings: Settings) -> None:
         raise SettingsError(
             found, where=str(out / "run.json"), fix="resume with its settings, or choose another folder"
         )
-
-
-def _completed(before: Any, now: Any, origin: Mapping[str, str], at: str = "") -> Any:
-    """Settings as they were, with those of `now` that are missing there and have their default."""
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):  # [[tasks]]
-        return [_completed(a, b, origin, f"{at}.{n}") for n, (a, b) in enumerate(zip(before, now, strict=True))]
-    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
-        return before
-    told = dict(before)
-    for key, value in now.items():
-        place = f"{at}.{key}" if at else key
-        if key in told:
-            told[key] = _completed(told[key], value, origin, place)
-        elif all(how == "default" for one, how in origin.items() if one == place or one.startswith(f"{place}.")):
-            told[key] = value
-    return told
 
 
 def _settings_of(out: Path) -> Any:

@@ -49,6 +49,26 @@ def differences(before: Any, now: Any, at: str = "") -> list[str]:
     return [] if before == now else [f"{at}: {shorten(before, 60)} -> {shorten(now, 60)}"]
 
 
+def completed(before: Any, now: Any, origin: Mapping[str, str], at: str = "") -> Any:
+    """Settings as they were, with those of `now` that are missing there and have their default.
+
+    Args:
+        origin: dotted key -> "default", or who set it.
+    """
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):  # [[tasks]]
+        return [completed(a, b, origin, f"{at}.{n}") for n, (a, b) in enumerate(zip(before, now, strict=True))]
+    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
+        return before
+    told = dict(before)
+    for key, value in now.items():
+        place = f"{at}.{key}" if at else key
+        if key in told:
+            told[key] = completed(told[key], value, origin, place)
+        elif all(how == "default" for one, how in origin.items() if one == place or one.startswith(f"{place}.")):
+            told[key] = value
+    return told
+
+
 class RunLog:
     """The one writer of a run folder. Use as a context: `with RunLog(folder, {...}, resume="auto") as run:`.
 
@@ -139,6 +159,9 @@ class RunLog:
             self._writer = _tensorboard_writer(self.folder / "tensorboard")
 
     def _continue(self, before: dict[str, Any]) -> None:
+        if "origin" in self.identity:
+            then, given = before.get("settings"), self.identity.get("settings")
+            before = {**before, "settings": completed(then, given, self.identity["origin"])}
         changed = [d for key in IDENTITY for d in differences(before.get(key), self.identity.get(key), key)]
         if changed:
             more = [f"and {len(changed) - 20} more"] if len(changed) > 20 else []
