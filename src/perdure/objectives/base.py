@@ -90,7 +90,7 @@ class Objective(nn.Module, ABC):
                 f"objective {cls.name} trains the state at each event, and the readout is {encoder.readout!r}",
                 expected='readout "last", or an objective that trains whole user vectors',
                 where="encoder.readout",
-                fix='set encoder.readout = "last"; some methods read pooled states for later tasks',
+                fix='set encoder.readout = "last" where there is one; some methods read pooled states for later tasks',
             )
 
     def read(self, marks: Marks) -> None:
