@@ -1,6 +1,7 @@
-"""What a comparison measured, small enough to keep: docs/results/<recipe>.json, from which docs/methods.md is made.
+"""What a comparison or a run measured, small enough to keep: docs/results/<name>.json, from which docs/methods.md is made.
 
     python benchmarks/collect.py runs/compared              writes docs/results/<recipe>.json
+    python benchmarks/collect.py runs/one                   the same of one run of `perdure learn`, by the run's name
     python benchmarks/collect.py runs/compared --print      only shows it
 
 No times, nothing of the machine: recipe, date, seeds, and per encoder, order, protocol and method the means with their
@@ -33,6 +34,38 @@ def collect(out: Path) -> dict[str, Any]:
     objective = about["settings"]["objective"]["name"]
     groups = [_group(group) for group in summary["groups"]]
     return {"recipe": recipe, "date": about["written"][:10], "objective": objective, "groups": groups}
+
+
+def collect_run(out: Path) -> dict[str, Any]:
+    """The document of one run's folder: its last row of R.
+
+    Raises:
+        SystemExit: the run is not finished.
+    """
+    about, scores = (json.loads((out / name).read_text(encoding="utf-8")) for name in ("run.json", "scores.json"))
+    if about["state"] != "finished":
+        raise SystemExit(f"the run is {about['state']}: finish it first")
+    settings, last = about["settings"], {score["task"]: score for score in scores}  # by its last measurement
+    told = {
+        "seeds": [about["seed"]],
+        "average": [_short(sum(score["value"] for score in last.values()) / len(last)), None, None],
+        "gain": None,
+        "forgetting": None,
+        "trainable": None,
+        "bytes": None,
+        "tasks": {task: _spread({**score, "mean": score["value"]}) for task, score in last.items()},
+    }
+    group = {
+        "encoder": settings["encoder"]["name"],
+        "order": "forward",
+        "protocol": "clean",
+        "seeds": [about["seed"]],
+        "metrics": {task: score["metric"] for task, score in last.items()},
+        "measured": {task: score["protocol"] for task, score in last.items()},
+        "methods": {settings["tuning"]["method"]: told},
+    }
+    objective, date = settings["objective"]["name"], about["finished"][:10]
+    return {"recipe": about["name"], "date": date, "objective": objective, "groups": [group]}
 
 
 def _group(group: dict[str, Any]) -> dict[str, Any]:
@@ -74,10 +107,10 @@ def render(document: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("out", type=Path, help="the folder of a finished comparison")
+    parser.add_argument("out", type=Path, help="the folder of a finished comparison or run")
     parser.add_argument("--print", action="store_true", help="show the document and write nothing")
     asked = parser.parse_args()
-    document = collect(asked.out)
+    document = (collect if (asked.out / "compare.json").exists() else collect_run)(asked.out)
     if asked.print:
         print(render(document), end="")
         return
