@@ -1,6 +1,7 @@
 """Does a run survive kill -9? Six tasks of a synthetic world, killed at random moments and resumed until done.
 
-    python benchmarks/resume.py [--kills 20] [--tasks 6] [--users 400] [--method pcl] [--signal KILL] [--json]
+    python benchmarks/resume.py [--kills 20] [--tasks 6] [--users 400] [--method pcl] [--processes 1]
+                                [--signal KILL] [--json]
 
 One process imports everything and forks each session. Every run (store, training, evaluation, saving; no report) is
 killed once, at a moment drawn uniformly over the length of an uninterrupted run, and then resumed; it counts when all
@@ -27,7 +28,7 @@ METRICS = ("epoch", "row")  # notes and warnings may tell how a session was begu
 TIMES = ("seconds", "targets_per_second", "seconds_per_step", "at", "peak_rss")
 
 
-def recipe(folder: Path, tasks: int, users: int, method: str) -> dict:
+def recipe(folder: Path, tasks: int, users: int, method: str, processes: int) -> dict:
     """The settings of the run: dropout and shuffling on, several epochs a task."""
     from perdure.events.synthetic import world
 
@@ -35,7 +36,7 @@ def recipe(folder: Path, tasks: int, users: int, method: str) -> dict:
     tables["tasks"] = tables["tasks"][:tasks]
     return {
         **tables,
-        "run": {"seed": 3, "threads": 1},
+        "run": {"seed": 3, "threads": 1, "processes": processes},
         "encoder": {"name": "sasrec", "width": 16, "blocks": 1, "heads": 2, "max_length": 20, "dropout": 0.2},
         "objective": {"name": "next_item", "loss": "sampled", "negatives": 32},
         "tuning": {"method": method},
@@ -102,13 +103,13 @@ def outcome(out: Path) -> dict:
     }
 
 
-def measure(kills: int, tasks: int, users: int, method: str, name: str, seed: int, say=print) -> dict:
+def measure(kills: int, tasks: int, users: int, method: str, processes: int, name: str, seed: int, say=print) -> dict:
     """Run, kill, resume, compare."""
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="perdure-resume-") as temporary:
         root = Path(temporary)
         world = root / "tables.json"
-        if ended(forked(lambda: write(world, recipe(root / "world", tasks, users, method)))):
+        if ended(forked(lambda: write(world, recipe(root / "world", tasks, users, method, processes)))):
             raise SystemExit("no world could be made")
         tables = json.loads(world.read_text())
 
@@ -150,6 +151,7 @@ def measure(kills: int, tasks: int, users: int, method: str, name: str, seed: in
         "signal": name,
         "tasks": tasks,
         "method": method,
+        "processes": processes,
         "seconds": round(length, 2),
     }
 
@@ -173,6 +175,7 @@ def main() -> int:
     parser.add_argument("--tasks", type=int, default=6)
     parser.add_argument("--users", type=int, default=400)
     parser.add_argument("--method", default="pcl")
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--signal", default="KILL", choices=("KILL", "TERM", "INT"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
@@ -193,7 +196,8 @@ def main() -> int:
         if given.json
         else (lambda text: print(text, flush=True))
     )
-    told = measure(given.kills, given.tasks, given.users, given.method, given.signal, given.seed, say)
+    chosen = (given.method, given.processes, given.signal, given.seed)
+    told = measure(given.kills, given.tasks, given.users, *chosen, say)
     print(json.dumps(told) if given.json else f"{told['equal']} of {told['stopped']} equal")
     return 0 if told["equal"] == told["stopped"] == given.kills else 1
 

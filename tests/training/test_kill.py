@@ -31,6 +31,13 @@ def test_three_kills():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signal", ["KILL", "TERM"])
+def test_six_stops_of_two_processes(signal):
+    told = stopped("--kills", "6", "--tasks", "3", "--users", "150", "--signal", signal, "--processes", "2")
+    assert told["equal"] == told["stopped"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signal", ["KILL", "TERM"])
 @pytest.mark.parametrize("method", ["pcl", "finetune"])
 def test_twenty_stops(signal, method):
     told = stopped("--kills", "20", "--tasks", "3", "--users", "150", "--signal", signal, "--method", method)

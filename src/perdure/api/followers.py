@@ -8,6 +8,7 @@ dies. Where one of them dies the run ends with one error, and goes on from its l
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["together"]
 
 GRACE = 5.0  # seconds for a process to end whose connection was lost
+MEETING = ".processes-"  # folders in the run's, while it lasts
 
 
 @contextmanager
@@ -48,7 +50,9 @@ def together(settings: Settings, store: Path, log: RunLog) -> Iterator[Processes
     run = {"out": str(log.folder), "store": str(store), "identity": log.identity}
     run |= {"resuming": log.resuming, "same_machine": log.same_machine}
     others: list[subprocess.Popen[str]] = []
-    with tempfile.TemporaryDirectory(prefix="perdure-processes-") as folder:
+    for left in log.folder.glob(f"{MEETING}*"):  # of a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=MEETING, dir=log.folder) as folder:
         try:
             for number in range(1, count):
                 others.append(child.start("perdure.api.following"))

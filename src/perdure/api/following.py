@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from perdure.training.processes import joined
 from perdure.training.runlog import Silent
 
 __all__ = ["follow", "serve"]
+
+GRACE = 1.0  # seconds
 
 
 def follow(request: Mapping[str, Any], teller: child.Teller) -> dict[str, Any]:
@@ -26,7 +29,11 @@ def follow(request: Mapping[str, Any], teller: child.Teller) -> dict[str, Any]:
         teller.tell({"ready": request["number"]})
         cuda = settings.run.device == "cuda"
         with joined(Path(request["meeting"]), request["number"], settings.run.processes, cuda=cuda) as processes:
-            learning.live(settings, datas, model, log, processes)
+            try:
+                learning.live(settings, datas, model, log, processes)
+            except RuntimeError:  # the connection, where the first process has died: then this one is about to end
+                time.sleep(GRACE)
+                raise
     return {}
 
 

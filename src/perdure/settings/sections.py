@@ -176,8 +176,8 @@ class RunSettings(BaseModel):
         seed: of everything that is drawn.
         threads: CPU threads of each process; by default as many as there are cores, shared among the processes. Results
             are equal bit for bit at an equal number.
-        processes: how many train together on this machine, each on its share of the users of every batch: on the CPU, or
-            with device "cuda" on as many GPUs. A run goes on with the number it began with.
+        processes: how many train together on this machine, each on its share of the users of every batch: on the CPU,
+            or with device "cuda" on as many GPUs. A run goes on with the number it began with.
         device: "cpu", "cuda" or "cuda:1".
         precision: "32-true" or "bf16-mixed".
         compile: run the loss through torch.compile.
