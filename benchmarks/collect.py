@@ -1,4 +1,4 @@
-"""What a comparison or a run measured, small enough to keep: docs/results/<name>.json, from which docs/methods.md is made.
+"""What a comparison or a run measured, small enough to keep: docs/results/<name>.json, source of docs/methods.md.
 
     python benchmarks/collect.py runs/compared              writes docs/results/<recipe>.json
     python benchmarks/collect.py runs/one                   the same of one run of `perdure learn`, by the run's name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 
 import pytest
 from docs.pages import ROOT, module
@@ -71,11 +72,12 @@ def test_every_stored_result_is_of_a_recipe_and_of_things_that_exist():
     found = generate.results()
     assert found
     for one in found:
-        assert (ROOT / "recipes" / f"{one['recipe']}.toml").is_file()
+        recipe = tomllib.loads((ROOT / "recipes" / f"{one['recipe']}.toml").read_text(encoding="utf-8"))
+        variants = set(recipe.get("compare", {}))
         assert one["objective"] in registry.names("objectives")
         for group in one["groups"]:
             assert group["encoder"] in registry.names("encoders")
-            assert set(group["methods"]) <= set(registry.names("methods"))
+            assert set(group["methods"]) <= {*registry.names("methods"), *variants}
             assert not {"seconds", "peak_rss", "cpu"} & {key for told in group["methods"].values() for key in told}
 
 
@@ -85,6 +87,25 @@ def test_every_published_number_has_a_source_and_a_bound():
         assert set(one["of"]) <= known and one["source"]
         assert (ROOT / "recipes" / f"{one['recipe']}.toml").is_file()
         assert 0 < one["low"] <= one.get("high", 1.0)
+
+
+def test_collect_keeps_the_last_row_of_a_run(tmp_path):
+    about = {"state": "finished", "finished": "2026-11-21T10:00:00+00:00", "name": "two", "seed": 3}
+    about["settings"] = {"encoder": {"name": "sasrec"}, "objective": {"name": "ptum"}, "tuning": {"method": "pcl"}}
+    rows = [("a", "a", 0.5), ("b", "a", 0.4), ("b", "b", 0.2)]
+    scores = [
+        {"after": after, "task": task, "value": value, "low": value - 0.1, "high": None, "metric": "m", "protocol": "p"}
+        for after, task, value in rows
+    ]
+    for name, told in (("run.json", about), ("scores.json", scores)):
+        (tmp_path / name).write_text(json.dumps(told))
+    kept = collect.collect_run(tmp_path)
+    assert (kept["recipe"], kept["date"], kept["objective"]) == ("two", "2026-11-21", "ptum")
+    told = kept["groups"][0]["methods"]["pcl"]
+    assert told["average"] == [0.3, None, None] and told["tasks"] == {"a": [0.4, 0.3, None], "b": [0.2, 0.1, None]}
+    (tmp_path / "run.json").write_text(json.dumps({**about, "state": "running"}))
+    with pytest.raises(SystemExit, match="running"):
+        collect.collect_run(tmp_path)
 
 
 def test_collect_keeps_what_the_summary_says(tmp_path):
