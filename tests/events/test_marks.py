@@ -116,7 +116,7 @@ def test_vectors_of_items(events, tmp_path):
     scale = np.sqrt((9 + 16) / 2)
     np.testing.assert_allclose(marks.vectors, np.array([[0, 0], [0, 0], [4, 0], [0, 0], [0, 3]]) / scale, rtol=1e-6)
     pl.DataFrame({"item": ["z"], "vector": [[1.0]]}).write_parquet(path)
-    with pytest.raises(DataError, match="no item of the log has a vector"):
+    with pytest.raises(DataError, match="none of 1 ids is known"):
         marked(events, vectors=str(path))
 
 

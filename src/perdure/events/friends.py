@@ -77,15 +77,20 @@ def read_friends(path: str, user: str, friend: str, ids: Ids) -> Friends:
         user, friend: its columns. ids: the users of the log.
 
     Raises:
-        UsageError, ModelError: as for every table. DataError: a column is missing, or no pair of users is in the log.
+        UsageError, ModelError: as for every table. DataError: a column is missing, more than 1 % of the rows are
+            malformed, or no pair of users is in the log.
     """
     from perdure.events.detect import look
     from perdure.events.sources import Table, pieces
 
     source = look(Path(path), None, "profile.friends.path")
     table = Table((Path(path),), {"user": user, "friend": friend})
-    frames = [piece.frame.select(pl.col(user, friend).cast(pl.String)) for piece in pieces(table, source)]
-    pairs = pl.concat(frames).drop_nulls()
+    read = list(pieces(table, source))
+    bad, rows = [one for piece in read for one in piece.bad], sum(piece.frame.height for piece in read)
+    if len(bad) > 0.01 * (rows + len(bad)):
+        found = f"{len(bad)} of {rows + len(bad)} rows are malformed; first: line {bad[0].line}, {bad[0].reason}"
+        raise DataError(f"{found} {bad[0].sample}", expected="two columns of users", where=path)
+    pairs = pl.concat([piece.frame.select(pl.col(user, friend).cast(pl.String)) for piece in read]).drop_nulls()
     a, b = ids.rows(pairs[user]), ids.rows(pairs[friend])  # (n,)
     known = (a >= 0) & (b >= 0)
     if not (known & (a != b)).any():

@@ -276,7 +276,7 @@ def _vectors(path: Path, items: Ids) -> np.ndarray:
     vectors[at[at >= 0]] = flat[at >= 0]
     length = np.sqrt((vectors.astype(np.float64) ** 2).sum() / max((at >= 0).sum(), 1))
     if not length:
-        raise DataError("no item of the log has a vector", expected="ids of its items", where=str(path))
+        raise DataError("the vectors of all items of the log are zero", expected="others", where=str(path))
     return vectors / np.float32(length)
 
 

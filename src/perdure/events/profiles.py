@@ -166,7 +166,8 @@ def read_vectors(path: Path, ids: Ids, column: Literal["user", "item"]) -> tuple
     ids, -1 where unknown.
 
     Raises:
-        DataError: it cannot be read, has other columns, vectors of different widths or numbers that are not finite.
+        DataError: it cannot be read, has other columns or types, vectors of different widths or numbers that are not
+            finite, no id that is known, or one that stands twice.
     """
 
     def refuse(found: str) -> DataError:
@@ -181,10 +182,24 @@ def read_vectors(path: Path, ids: Ids, column: Literal["user", "item"]) -> tuple
     if column not in frame.columns or "vector" not in frame.columns or not frame.height:
         raise refuse(f"columns {', '.join(frame.columns[:8])}, {frame.height} rows")
     held: Any = frame["vector"]
-    widths = (held.arr if isinstance(held.dtype, pl.Array) else held.list).len().unique().to_list()
+    kind, named = held.dtype, frame[column]
+    if not isinstance(kind, pl.List | pl.Array) or not kind.inner.is_numeric():  # type: ignore[attr-defined]
+        raise refuse(f"vectors of type {shorten(kind)}")
+    if not (named.dtype.is_integer() or named.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null)):
+        raise refuse(f"ids of type {shorten(named.dtype)}")
+    widths = (held.arr if isinstance(kind, pl.Array) else held.list).len().unique().to_list()
     if len(widths) != 1 or not widths[0]:
         raise refuse(f"vectors of {', '.join(map(str, widths[:4]))} numbers")
     flat = held.explode().cast(pl.Float32).to_numpy().reshape(frame.height, widths[0])  # (n, S)
     if not np.isfinite(flat).all():
         raise refuse("a vector is not finite")
-    return flat, ids.rows(frame[column].cast(pl.String))
+    texts = named.cast(pl.String)
+    rows = ids.rows(texts)  # (n,)
+    known = rows >= 0
+    if not known.any():
+        raise refuse(f"none of {frame.height:,} ids is known, such as {shorten(texts[0])!r}")
+    twice = known.copy()
+    twice[np.unique(np.where(known, rows, -1), return_index=True)[1]] = False
+    if twice.any():
+        raise refuse(f"{shorten(texts[int(twice.argmax())])!r} stands twice")
+    return flat, rows

@@ -170,7 +170,7 @@ def missing_column(name: str, names: list[str], where: str) -> DataError:
     close = difflib.get_close_matches(name, names, 1, 0.4) or difflib.get_close_matches(name.lower(), names, 1, 0.4)
     listed = ", ".join(shorten(n, 30) for n in names[:20]) + (" ..." if len(names) > 20 else "")
     return DataError(f"no column {shorten(name)!r}", expected=f"one of: {listed}", where=where,
-                     fix=f"did you mean {shorten(close[0])!r}?" if close else "name the column in [data.columns]",
+                     fix=f"did you mean {shorten(close[0])!r}?" if close else "name the column in the settings",
                      )  # fmt: skip
 
 

@@ -100,6 +100,12 @@ class EvaluateSettings(BaseModel):
         return self.metric == "auc" or "@" in (self.metric or "")
 
 
+def _each_once(names: list[str]) -> list[str]:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"names {', '.join(twice)} twice")
+    return names
+
+
 class FriendsSettings(BaseModel):
     """A table of pairs of users who know each other, one pair a row; it holds both ways.
 
@@ -131,6 +137,11 @@ class ProfileSettings(BaseModel):
     fields: list[str] = Field([], max_length=64)
     vectors: str | None = None
     friends: FriendsSettings | None = None
+
+    @field_validator("fields")
+    @classmethod
+    def _once(cls, names: list[str]) -> list[str]:
+        return _each_once(names)
 
 
 class InputSettings(BaseModel):
@@ -164,9 +175,7 @@ class InputSettings(BaseModel):
     @field_validator("events", "items", "dates")
     @classmethod
     def _once(cls, names: list[str]) -> list[str]:
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"names {', '.join(twice)} twice")
-        return names
+        return _each_once(names)
 
 
 class RunSettings(BaseModel):
