@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 import perdure
+from perdure import registry
 from perdure.errors import ModelError, SettingsError, UsageError
 
 INPUT = {"events": ["behaviour"], "items": ["kind"], "dates": ["hour"], "gaps": 8}
@@ -74,6 +75,23 @@ def test_a_user_of_the_log_and_a_stranger_with_the_same_events_get_the_same_answ
     assert user["items"] == told["items"] and user["scores"] == told["scores"] != bare["scores"]
     with pytest.raises(UsageError, match="other events are told of"):
         perdure.recommend(learned, task="next", history=["i01"], marks=[])
+
+
+def test_it_is_probed_by_what_it_holds_though_its_sources_are_gone(learned, world):
+    """`learned` has no text.parquet any more; the untrained encoder is given the vectors that the model holds."""
+    from perdure.api import asking, frozen_vectors
+    from perdure.settings import from_dict
+
+    bare = recipe(world, input={})
+    told = perdure.probe([learned], bare, task="buy", repeats=1, finetune=True, store=world / "run" / "store")
+    assert len(told.rows) == 4
+    settings, events = from_dict(bare, parts=registry), asking._log(learned, None)
+    one = frozen_vectors.opened(learned, "run", settings, events, ["buy"])
+    first, given = frozen_vectors.untrained(one).backbone.state_dict(), learned.backbone.state_dict()
+    for name in ("attributes", "vectors"):
+        held = f"layers.input.features.{name}"
+        assert first[held].abs().sum() > 0 and first[held].equal(given[held])
+    assert not first["layers.input.items"].equal(given["layers.input.items"])
 
 
 def test_a_model_that_reads_other_things_is_no_beginning(learned, world, tmp_path):

@@ -48,11 +48,12 @@ def finetuned(
         "tasks": [{key: value for key, value in asked["tasks"][place].items() if key != "train"}],
         "train": settings.train_for(place).model_dump(),
         "pretrain": {"start": str(model.folder.absolute())},
+        "profile": {},  # the method reads none
         "evaluate": asked["evaluate"],
         "run": {**asked["run"], "seed": seed, "store": None, "name": None},
     }
     tuned = from_dict(raw, parts=registry, expand=False)
-    datas = plan.tasks_of(tuned, events)
+    datas = plan.tasks_of(tuned, events, [task], model)
     rows = np.flatnonzero(labelled[datas[task].train.users])
     datas[task] = replace(datas[task], train=some(datas[task].train, rows))
     measure, found = _evaluator(tuned), []

@@ -11,8 +11,9 @@ import numpy as np
 
 from perdure.errors import DataError, SettingsError, shorten
 from perdure.settings import Settings
+from perdure.settings.sections import ProfileSettings
 
-__all__ = ["PARTS", "Opened", "Vectors", "opened", "profiled", "represented"]
+__all__ = ["PARTS", "Opened", "Vectors", "opened", "profiled", "represented", "untrained"]
 
 Vectors = dict[tuple[str, str], Any]  # (task, part) -> (n, d) of its examples; a row of NaN where nothing is known
 PARTS = ("train", "valid", "test")
@@ -64,8 +65,8 @@ def opened(model: Any, name: str, settings: Settings, events: Any, names: Sequen
                 where=settings.file,
                 fix="its backbone may have met answers of this recipe's test users",
             )
-    own = dataclasses.replace(own, tasks=settings.tasks)
-    datas = plan.tasks_of(own, events, names)
+    own = dataclasses.replace(own, tasks=settings.tasks, profile=ProfileSettings(fields=[]))  # a backbone reads no profile
+    datas = plan.tasks_of(own, events, names, model)
     told = model.objective.predicts(model.fields)
     asked = {one.name: _attribute(one) for one in settings.tasks if one.name in names}
     if bad := [task for task, attribute in asked.items() if attribute in told]:
@@ -83,6 +84,18 @@ def opened(model: Any, name: str, settings: Settings, events: Any, names: Sequen
 def _attribute(task: Any) -> str:
     """The attribute of users that a task asks for, "" where none."""
     return task.answer.removeprefix("user.") if task.answer.startswith("user.") else ""
+
+
+def untrained(one: Opened) -> Any:
+    """The model before its first step: drawn as its run drew it, with what it was given and did not learn (attributes
+    and vectors of items, what an encoder found in the log), which are its backbone's buffers."""
+    from perdure.api import plan
+
+    start = plan.fresh(one.settings, one.model.item_ids, one.datas)
+    given = dict(one.model.backbone.named_buffers())
+    for name, buffer in start.backbone.named_buffers():
+        buffer.copy_(given[name])
+    return start
 
 
 def represented(model: Any, datas: Mapping[str, Any]) -> Vectors:

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from perdure.api.frozen_vectors import PARTS, Opened, Vectors, opened, profiled, represented
+from perdure.api.frozen_vectors import PARTS, Opened, Vectors, opened, profiled, represented, untrained
 from perdure.errors import SettingsError, UsageError, shorten
 from perdure.settings import Settings
 
@@ -209,8 +209,6 @@ class _Trial:
         """The table, task by task."""
         import torch
 
-        from perdure.api import plan
-
         nothing = {
             (name, part): torch.zeros(len(data.part(part)), 0) for name, data in self.datas.items() for part in PARTS
         }
@@ -219,8 +217,7 @@ class _Trial:
         for one in judged:
             key = json.dumps([one.model.spec["encoder"], one.settings.run.seed, repr(one.settings.input)])
             if drawn.setdefault(key, one.name) == one.name:
-                start = plan.fresh(one.settings, self.events.item_ids, one.datas)
-                vectors[f"{one.name}, untrained"] = represented(start, one.datas)
+                vectors[f"{one.name}, untrained"] = represented(untrained(one), one.datas)
             vectors[one.name] = represented(one.model, one.datas)
         found = []
         for name in self.datas:
