@@ -56,7 +56,7 @@ def new_model(
     seed: int = 0,
     encoder: dict | None = None,
     tied: bool = True,
-    objective: str | None = None,
+    objective: str | dict | None = None,
     **options: object,
 ) -> UserModel:
     """A small model without tasks; "sasrec+input" reads more of events than items."""
@@ -67,7 +67,7 @@ def new_model(
     spec = {
         "encoder": {"name": name, "width": 16, "max_length": T, **(encoder or {})},
         "method": {"name": method, **options},
-        "objective": plain if objective is None else {"name": objective},
+        "objective": objective if isinstance(objective, dict) else {"name": objective} if objective else plain,
     }
     generator = torch.Generator().manual_seed(seed)
     return build(spec, Ids([f"i{i:02d}" for i in range(N)], first=2), registry.find, generator, None, READS.get(rich))

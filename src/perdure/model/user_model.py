@@ -113,10 +113,9 @@ class UserModel(nn.Module):
         if head is None and card.kind == "next_item":
             tied = getattr(self.objective, "tied", True)
             head = ItemTableHead(self.backbone.n_items, self.backbone.width, generator, tied)
+            head.parts = self.objective.parts(self.backbone, self.fields, generator)  # type: ignore[operator]
         elif head is None:
             head = LabelsHead(len(card.labels), self.backbone.width, generator)
-        if card.kind == "next_item":
-            head.parts = self.objective.parts(self.backbone, self.fields, generator)  # type: ignore[operator]
         self.heads[card.name] = head.to(device)
         overlay = self.method.overlay(self, card, generator)  # type: ignore[operator]
         if overlay is not None:
@@ -172,8 +171,10 @@ class UserModel(nn.Module):
         return self.score_of(self.represent(batch, task), task)
 
     def ranks(self, task: str) -> bool:
-        """Whether scores of the task rank its labels; not where its objective learns user vectors alone."""
-        return not (self.card(task).kind == "next_item" and self.objective.measure)
+        """Whether scores of the task rank its labels; not where its objective learns user vectors alone, and no method
+        has brought a head that ranks."""
+        by_objective = self.card(task).kind == "next_item" and isinstance(self.heads[task], ItemTableHead)
+        return not (by_objective and self.objective.measure)
 
     def loss(self, batch: Batch, task: str, rng: torch.Generator) -> Tensor:
         """The task's own loss: the objective for next_item, the head's cross-entropy for the others."""
