@@ -104,9 +104,12 @@ class Axis(Overlay):
 
     def read(self, backbone: Encoder, batch: Batch, everywhere: bool = False) -> Tensor:
         """u_k - g h: (B, T, d) after every event, or (B, 1, d) after the last."""
-        own, network = self.own(batch), self.network(backbone.item_table, batch)
-        sums = summed(torch.cat([own, network, *(a.own(batch) for a in self.earlier)], -1), batch, everywhere)
-        p, q, z = sums.split([1, network.shape[-1], len(self.earlier)], -1)  # (B, Q, 1), (B, Q, r), (B, Q, k - 1)
+        parts = [self.own(batch), self.network(backbone.item_table, batch)]  # (B, T, 1), (B, T, r)
+        if self.earlier:
+            axes = torch.stack([a.axis for a in self.earlier], 1).detach()  # (N + 2, k - 1)
+            parts.append(F.embedding(batch.items, axes))  # (B, T, k - 1)
+        sums = summed(torch.cat(parts, -1), batch, everywhere)
+        p, q, z = sums.split([1, len(self.outer), len(self.earlier)], -1)  # (B, Q, 1), (B, Q, r), (B, Q, k - 1)
         u = p * self.direction + q @ self.outer  # (B, Q, d)
         if self.earlier:
             mean, deviation = (torch.stack([getattr(a, n) for a in self.earlier]) for n in ("mean", "deviation"))
