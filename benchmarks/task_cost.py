@@ -3,8 +3,9 @@
     python benchmarks/task_cost.py [--methods pcl peterrec axes] [--encoder sasrec] [--late 20]
 
 Random histories and weights as drawn; task 1 is next_item, the others have 8 classes. For every method two models, one
-about to learn its second task and one its last; their steps (loss, gradients, Adam) are timed in turn by CPU seconds, and
-the ratio of the medians counts. The last column is what the later model holds beyond the earlier: tasks, heads included.
+about to learn its second task and one its last; their steps (loss, gradients, Adam) are timed in turn by CPU seconds,
+and the ratio of the medians counts. The last column is what the later model holds beyond the earlier: tasks, with
+their heads.
 """
 
 from __future__ import annotations
