@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from perdure.encoders.sasrec import SASRec
 from perdure.events.batch import Batch
 from perdure.objectives.base import Learner
 from perdure.objectives.clue_seq import ClueSeq, agreement
+from perdure.objectives.lurm import Lurm
 
 N = 40
 
@@ -34,7 +36,8 @@ def histories(seed: int, users: int = 32, types: int = 4) -> Batch:
     draw = rng(seed)
     kind = torch.randint(types, (users, 1), generator=draw)
     span = N // types
-    return Batch(2 + kind * span + torch.randint(span, (users, 12), generator=draw), torch.full((users,), 12), users=kind[:, 0])
+    items = 2 + kind * span + torch.randint(span, (users, 12), generator=draw)
+    return Batch(items, torch.full((users,), 12), users=torch.arange(users))
 
 
 @pytest.mark.parametrize("views", ["crop", "mask", "reorder", "augment"])
@@ -69,6 +72,28 @@ def test_a_user_without_events_is_no_negative():
     )
 
 
+@pytest.mark.parametrize("objective", [ClueSeq(views="crop"), Lurm()])
+def test_another_window_of_a_user_is_no_negative(objective):
+    """Rows 0 and 1 are windows of one user: neither row's loss knows the other."""
+    made, batch = encoder(), histories(4, users=6)
+    split = replace(batch, users=torch.tensor([0, 0, 2, 3, 4, 5]))
+    a, b = (made.vector(view).detach() for view in objective.pair(split, rng()))
+    terms = []
+    for x, y in ((a, b), (b, a)):
+        cosines = torch.nn.functional.cosine_similarity(x[:, None], y, dim=2) / objective.tau  # (6, 6)
+        for u in range(6):
+            kept = [v for v in range(6) if v == u or {u, v} != {0, 1}]
+            terms.append(float(cosines[u, kept].logsumexp(0) - cosines[u, u]))
+    assert float(objective.loss(learner(made), split, rng()).detach()) == pytest.approx(sum(terms) / 12, rel=1e-5)
+
+
+def test_agreement_of_several_rows_of_a_user():
+    a = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
+    b = a[[1, 0, 2]]  # each of the first two is nearer to the other's
+    assert agreement(a, b).tolist() == [0, 0, 1]
+    assert agreement(a, b, torch.tensor([7, 7, 8])).tolist() == [1, 1, 1]
+
+
 def test_agreement_counts_who_finds_themselves():
     a = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     assert agreement(a, a).tolist() == [1, 1, 1]
@@ -89,7 +114,7 @@ def trained(types: int) -> float:
     with torch.inference_mode():
         u = torch.nn.functional.normalize(made.eval().vector(batch), dim=1)
     nearest = (u @ u.T).fill_diagonal_(-2).argmax(1)
-    labels = batch.users if types > 1 else torch.randint(4, (64,), generator=rng(5))
+    labels = (batch.items[:, 0] - 2) // (N // 4) if types > 1 else torch.randint(4, (64,), generator=rng(5))
     return float((labels[nearest] == labels).float().mean())
 
 

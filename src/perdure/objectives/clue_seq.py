@@ -15,8 +15,9 @@ Contrastive Pre-training", ICDM 2021. (Its authors call it CLUE, as do those of 
 | explicit view | views = "crop", "mask", "reorder" or "augment": two of the three drawn a batch | |
 
 Differs: the paper's body and code were not available, only its abstract. So tau is open (0.1 here), and so are encoder
-and readout (`encoder.readout`). Negatives are the other users of the batch. The task is judged by split halves: the
-share of users whose odd events find their own even events among those of all users of a batch.
+and readout (`encoder.readout`). Negatives are the other users of the batch; another row of the same user, where
+histories are split into windows, is none. The task is judged by split halves: the share of users whose odd events find
+their own even events among those of all users of a batch.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ class ClueSeq(Objective):
         batch = batch.of((batch.lengths > 0).nonzero().squeeze(1))
         first, second = self.pair(batch, rng)
         a, b = learner.vector(first), learner.vector(second)  # (B, d)
-        return (info_nce(a, b, self.tau) + info_nce(b, a, self.tau)) / 2
+        same = None if batch.users is None else batch.users[:, None] == batch.users  # (B, B)
+        return (info_nce(a, b, self.tau, same) + info_nce(b, a, self.tau, same)) / 2
 
     def pair(self, batch: Batch, rng: torch.Generator) -> tuple[Batch, Batch]:
         """Two views of each history."""
@@ -95,12 +97,16 @@ class ClueSeq(Objective):
 
     def judge(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """(B,) 1 where a user's odd events are nearest to the same user's even events, else 0."""
-        return agreement(*(learner.vector(half) for half in views.halves(batch)))
+        return agreement(*(learner.vector(half) for half in views.halves(batch)), batch.users)
 
 
-def agreement(a: Tensor, b: Tensor) -> Tensor:
-    """(B, d), (B, d) -> (B,): 1 where b_u is nearer to a_u by cosine than any other b_v; ties count as misses."""
+def agreement(a: Tensor, b: Tensor, users: Tensor | None = None) -> Tensor:
+    """(B, d), (B, d) -> (B,): 1 where b_u is nearer to a_u by cosine than any b_v of another user; ties count as misses.
+
+    Args:
+        users: (B,) whose rows they are, where a user can have several; every row is another user's where None.
+    """
     scores = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T  # (B, B)
-    own = scores.diagonal()[:, None]  # (B, 1)
-    others = (scores >= own).sum(1) - 1  # (B,)
-    return (others == 0).to(a.dtype)
+    owners = torch.arange(len(a), device=a.device) if users is None else users  # (B,)
+    beaten = (scores >= scores.diagonal()[:, None]) & (owners[:, None] != owners)  # (B, B)
+    return (~beaten.any(1)).to(a.dtype)

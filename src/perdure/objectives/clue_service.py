@@ -180,7 +180,7 @@ class ClueService(Objective):
     def judge(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """(B,) 1 where a user's events in one service are nearest to the same user's in another, else 0."""
         first, second, _ = self.pair(learner, batch, rng)
-        return agreement(learner.vector(first), learner.vector(second))
+        return agreement(learner.vector(first), learner.vector(second), batch.users)
 
     @staticmethod
     def _parts(learner: Learner) -> ServiceParts:

@@ -68,7 +68,8 @@ class Lurm(Objective):
         batch = batch.of((batch.lengths > 0).nonzero().squeeze(1))
         first, second = self.pair(batch, rng)
         a, b = learner.vector(first), learner.vector(second)  # (B, d)
-        return (info_nce(a, b, self.tau) + info_nce(b, a, self.tau)) / 2
+        same = None if batch.users is None else batch.users[:, None] == batch.users  # (B, B): a user's other row
+        return (info_nce(a, b, self.tau, same) + info_nce(b, a, self.tau, same)) / 2
 
     def pair(self, batch: Batch, rng: torch.Generator) -> tuple[Batch, Batch]:
         """Two sub-samples of each history, in their order."""
@@ -78,4 +79,4 @@ class Lurm(Objective):
 
     def judge(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """(B,) 1 where a user's odd events are nearest to the same user's even events, else 0."""
-        return agreement(*(learner.vector(half) for half in views.halves(batch)))
+        return agreement(*(learner.vector(half) for half in views.halves(batch)), batch.users)
