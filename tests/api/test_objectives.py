@@ -59,6 +59,15 @@ def test_options_of_next_item_are_checked_in_cl4srec(recipe):
     assert told["loss"] == "gbce" and told["weight"] == 0.1
 
 
+@pytest.mark.parametrize("objective", ["next_item", "cl4srec"])
+def test_a_softmax_over_all_items_is_refused_where_few_rows_may_move(recipe, tmp_path, objective):
+    options = ["tuning.method=finetune", f"objective.name={objective}", "encoder.sparse=true"]
+    with pytest.raises(SettingsError, match=r"softmax over all items .*sparse"):
+        perdure.learn(recipe, tmp_path / "run", overrides=options)
+    sampled = [*options, "objective.loss=sampled", "objective.negatives=8"]
+    assert perdure.learn(recipe, tmp_path / "sampled", overrides=sampled).metrics["watch"] == "ndcg@10"
+
+
 @pytest.mark.parametrize("change", [["encoder.name=bert4rec"], ["encoder.readout=mean"]])
 def test_cl4srec_is_refused_where_next_item_is(recipe, change):
     with pytest.raises(SettingsError, match="objective cl4srec"):

@@ -101,7 +101,7 @@ class ClueSeq(Objective):
 
 
 def agreement(a: Tensor, b: Tensor, users: Tensor | None = None) -> Tensor:
-    """(B, d), (B, d) -> (B,): 1 where b_u is nearer to a_u by cosine than any b_v of another user; ties count as misses.
+    """(B, d), (B, d) -> (B,): 1 where b_u is nearer to a_u by cosine than any b_v of another user; ties are misses.
 
     Args:
         users: (B,) whose rows they are, where a user can have several; every row is another user's where None.

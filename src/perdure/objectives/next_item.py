@@ -30,6 +30,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 from torch.nn import functional as F
 
+from perdure.errors import SettingsError
 from perdure.events.batch import Batch
 from perdure.functional import losses
 from perdure.functional.negatives import Negatives
@@ -86,7 +87,11 @@ class NextItem(Objective):
         return int((batch.lengths - int(not first)).clamp(min=0).sum())
 
     def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
-        """Scalar: mean loss over all valid positions of windows of T + 1 events."""
+        """Scalar: mean loss over all valid positions of windows of T + 1 events.
+
+        Raises:
+            SettingsError: a softmax over all items, whose table takes sparse gradients.
+        """
         table, bias, sparse, first = learner.table, learner.bias, learner.sparse, learner.first
         inputs = batch.upto(batch.items.shape[1] - 1, (batch.lengths - 1).clamp(min=0))  # (B, T)
         b, t = len(batch), batch.items.shape[1] - 1 + first
@@ -97,6 +102,13 @@ class NextItem(Objective):
         states = h.reshape(b * t, -1)[at]  # (M, d)
         targets = batch.items[:, 1 - first :].flatten()[at]  # (M,) item rows
         if self.kind == "softmax":
+            if sparse and table.requires_grad:
+                raise SettingsError(
+                    "a softmax over all items moves every row of the item table, and its gradients are sparse",
+                    expected="a loss that draws its negatives, or dense gradients",
+                    where="objective.loss, encoder.sparse",
+                    fix='loss = "sampled", tied = false, or sparse = false',
+                )
             return losses.softmax_loss(states, table, targets, bias=bias, first=2)
         positive = losses.pair_scores(states, table, targets, bias, sparse)  # (M,)
         if self.share == "sequence":
