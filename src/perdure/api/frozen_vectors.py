@@ -65,7 +65,7 @@ def opened(model: Any, name: str, settings: Settings, events: Any, names: Sequen
                 where=settings.file,
                 fix="its backbone may have met answers of this recipe's test users",
             )
-    own = dataclasses.replace(own, tasks=settings.tasks, profile=ProfileSettings(fields=[]))  # a backbone reads no profile
+    own = dataclasses.replace(own, tasks=settings.tasks, profile=ProfileSettings(fields=[]))  # it reads none
     datas = plan.tasks_of(own, events, names, model)
     told = model.objective.predicts(model.fields)
     asked = {one.name: _attribute(one) for one in settings.tasks if one.name in names}

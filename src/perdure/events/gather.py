@@ -118,7 +118,7 @@ class Gatherer:
             has = name in table.features or name in table.user_columns
             column = frame[name] if has else self._nulls(name, frame.height)
             if column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Date, pl.Datetime, pl.Null):
-                kept[name] = column
+                kept[name] = column.fill_nan(None) if column.dtype.is_float() else column
             else:
                 taken.append(self._text(name, column))
 

@@ -247,9 +247,14 @@ def _attributes(events: Events, names: Sequence[str]) -> tuple[dict[str, Ids], l
             have = ", ".join(there) or "no attributes: see [data] items_table"
             raise _missing("input.items: items have no attribute", name, there, have)
         column = table[name]
+        if isinstance(column.dtype, pl.Array):
+            column = column.arr.to_list()
         listed = column if isinstance(column.dtype, pl.List) else column.to_frame().select(pl.concat_list(name))[name]
         flat = listed.explode().cast(pl.String, strict=False)
         found = flat.drop_nulls().unique().sort()
+        if not len(found):
+            raise SettingsError(f"input.items: no item of the log has a {name}", expected="values for some of them",
+                                where="[input]", fix="are the ids of data.items_table those of the log?")  # fmt: skip
         if len(found) > MOST_VALUES:
             raise SettingsError(f"input.items: {name} has {len(found):,} values", where="[input]",
                                 expected=f"at most {MOST_VALUES:,}", fix="give it as groups")  # fmt: skip

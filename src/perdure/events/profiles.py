@@ -137,6 +137,8 @@ def profiles_of(events: Events, fields: Sequence[str], vectors: str | None = Non
                 where="[profile]",
                 fix=f"did you mean {near[0]}?" if near else "",
             )
+        if users[name].dtype.is_nested():
+            raise SettingsError(f"profile.fields: {name} holds lists", expected="one value a user", where="[profile]")
         column = users[name].cast(pl.String, strict=False)
         found = column.drop_nulls().unique().sort()
         if len(found) > MOST_VALUES:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from polars import selectors as cs
 
 from perdure.errors import DataError, ModelError, shorten
 from perdure.events.detect import Source, chunks, look
@@ -132,7 +133,7 @@ def _parquet(source: Source, wanted: list[str] | None, lists: bool = False) -> I
     scan = pl.scan_parquet(source.path, glob=False)
     schema = _guarded(source, scan.collect_schema)
     names = list(schema)
-    for name in wanted or []:
+    for name in names if wanted is None else wanted:
         if name not in schema:
             raise missing_column(name, names, str(source.path))
         _check_type(name, schema[name], source.path, lists)
@@ -149,7 +150,7 @@ def _parquet(source: Source, wanted: list[str] | None, lists: bool = False) -> I
 
 
 def _check_type(name: str, dtype: pl.DataType, path: Path, lists: bool) -> None:
-    one = dtype.inner if lists and isinstance(dtype, pl.List) else dtype  # attributes only may be several values
+    one = dtype.inner if lists and isinstance(dtype, pl.List | pl.Array) else dtype  # attributes may be several values
     if type(one).__name__ in {"Extension", "BaseExtension", "Object"}:
         raise ModelError(f"column {shorten(name)!r} has extension type {dtype}", where=str(path),
                          expected="plain Parquet types", fix="write the column as text or numbers")  # fmt: skip
@@ -157,7 +158,7 @@ def _check_type(name: str, dtype: pl.DataType, path: Path, lists: bool) -> None:
         raise DataError(f"column {shorten(name)!r} has type {shorten(dtype)}", where=str(path),
                         expected="text, whole or decimal numbers, booleans, dates, dictionary of text"
                         + (", and lists of these" if lists else ""),
-                        fix="write the column as one of these")  # fmt: skip
+                        fix="write the column as one of these, or name the columns that are needed")  # fmt: skip
 
 
 def read_attributes(attributes: Attributes, max_ratio: int = 200) -> tuple[pl.DataFrame, list[str]]:
@@ -177,7 +178,7 @@ def read_attributes(attributes: Attributes, max_ratio: int = 200) -> tuple[pl.Da
             first_bad = first_bad or (piece.bad[0] if piece.bad else None)
         source.unchanged()
         notes += source.notes
-    frame = pl.concat(frames, how="vertical_relaxed")
+    frame = pl.concat(frames, how="vertical_relaxed").with_columns(cs.float().fill_nan(None))
     if first_bad and bad > 0.01 * (frame.height + bad):
         raise DataError(f"{bad} of {frame.height + bad} rows are malformed; first: line {first_bad.line}, "
                         f"{first_bad.reason} {first_bad.sample}", where=str(table.paths[0]),
