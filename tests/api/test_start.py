@@ -69,6 +69,20 @@ def test_a_backbone_of_other_items_is_refused(first, tmp_path):
         perdure.learn(other, tmp_path / "no", overrides=options)
 
 
+@pytest.mark.parametrize("key", ["start", "model"])
+@pytest.mark.parametrize("verb", [perdure.learn, perdure.check])
+def test_a_backbone_that_met_users_held_out_here_is_refused(first, tmp_path, key, verb):
+    recipe, run = first
+    options = [*BERT, "objective.name=masked_item", "encoder.dropout=0.3", f"pretrain.{key}={run.model}"]
+    out = (tmp_path / "no",) if verb is perdure.learn else ()
+    with pytest.raises(SettingsError, match=r"learned from this log with another \[split\]"):
+        verb(recipe, *out, overrides=[*options, "split.seed=5"])
+    if verb is perdure.check:
+        assert verb(recipe, overrides=[*options, "split.kind=user-each"]).tasks
+        with pytest.raises(ModelError, match="no model in"):
+            verb(recipe, overrides=[*options[:-1], f"pretrain.{key}={tmp_path / 'nowhere'}"])
+
+
 def test_a_first_task_with_parts_is_taken_over_by_its_own_objective_only(tmp_path):
     recipe = make(tmp_path, ("watch", "gender"))
     ours = ["tuning.method=frozen", "objective.name=ptum", "objective.places=user"]

@@ -68,7 +68,7 @@ def finetuned(
     with RunLog(folder, identity(tuned, events)) as log:
         fabric = make_fabric(tuned.run.device, tuned.run.precision)
         lifelong.learn(
-            start.begin(tuned, events.item_ids, datas),
+            start.begin(tuned, events, datas),
             datas,
             list(datas),
             trained,

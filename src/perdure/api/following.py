@@ -24,7 +24,7 @@ def follow(request: Mapping[str, Any], teller: child.Teller) -> dict[str, Any]:
     with plan.threads(settings):
         events = sequences.load(Path(request["store"]))
         datas = plan.tasks_of(settings, events)
-        model = start.begin(settings, events.item_ids, datas)
+        model = start.begin(settings, events, datas)
         log = Silent(out, request["identity"], request["resuming"], request["same_machine"])
         teller.tell({"ready": request["number"]})
         cuda = settings.run.device == "cuda"

@@ -122,9 +122,9 @@ def check(recipe: Recipe, *, overrides: Sequence[str] = ()) -> Check:
     and what is trained on. Writes nothing that stays.
 
     Raises:
-        SettingsError, DataError, MachineError.
+        SettingsError, DataError, ModelError: of what [pretrain] names. MachineError.
     """
-    from perdure.api import plan
+    from perdure.api import plan, start
 
     settings = _settings(recipe, overrides)
     plan.check_machine(settings)
@@ -136,6 +136,7 @@ def check(recipe: Recipe, *, overrides: Sequence[str] = ()) -> Check:
         datas = plan.tasks_of(settings, events)
         labels = {name: len(data.labels) for name, data in datas.items()}
         memory = plan.check_memory(settings, events.n_items, labels)
+        start.begin(settings, events, datas)
         backbone, sizes = plan.sizes(settings, events.item_ids, datas)
         notes += [*settings.notes, *_warnings(settings, datas), *_leaks(events, datas)]
         told = []
@@ -227,7 +228,7 @@ def run(
         notes += _warnings(settings, datas)
         plan.check_memory(settings, events.n_items, {name: len(data.labels) for name, data in datas.items()})
         plan.sizes(settings, events.item_ids, datas)  # a task that cannot be added is refused before anything trains
-        model = start.begin(settings, events.item_ids, datas)
+        model = start.begin(settings, events, datas)
         if started is not None:
             started(events, datas)
         told, board = identity(settings, events), settings.run.tensorboard

@@ -12,34 +12,35 @@ import torch
 from torch import nn
 
 from perdure.api import asking, plan
-from perdure.errors import ModelError, SettingsError
+from perdure.errors import ModelError, SettingsError, shorten
 from perdure.events.examples import TaskData
-from perdure.events.ids import Ids
 from perdure.events.marks import Marks
+from perdure.events.sequences import Events
 from perdure.model.user_model import UserModel
 from perdure.settings import Settings
 
 __all__ = ["begin"]
 
 
-def begin(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData]) -> UserModel:
+def begin(settings: Settings, events: Events, datas: Mapping[str, TaskData]) -> UserModel:
     """The model that a run teaches, as `pretrain.model` or else `pretrain.start` tells.
 
     Raises:
         SettingsError, ModelError: the model named there is not one to begin with.
     """
-    model = plan.fresh(settings, item_ids, datas)
+    model = plan.fresh(settings, events.item_ids, datas)
     if settings.pretrain.model:
-        _take_over(model, settings)
+        _take_over(model, settings, events)
     elif settings.pretrain.start:
-        _start(model, settings)
+        _start(model, settings, events)
     return model
 
 
-def _found(folder: str, model: UserModel, settings: Settings) -> UserModel:
+def _found(folder: str, model: UserModel, settings: Settings, events: Events) -> UserModel:
     """A model that reads of events what `model` reads, and whose backbone was not taught the answer of a task, as its
-    objective tells."""
+    objective and its split tell."""
     found = asking.load(folder)
+    _apart(found, settings, events, folder)
     for task in settings.tasks:
         if task.answer.startswith("user."):
             found.objective.refuse_answer(task.name, task.answer.removeprefix("user."), found.fields)  # type: ignore[operator]
@@ -55,14 +56,32 @@ def _found(folder: str, model: UserModel, settings: Settings) -> UserModel:
     return found
 
 
+def _apart(found: UserModel, settings: Settings, events: Events, folder: str) -> None:
+    """SettingsError where it learned from this log what this recipe holds out. "example" leaks, and says so."""
+    ours = settings.split
+    if found.manifest.get("data_digest") != events.digest or ours.kind == "example":
+        return
+    own = asking._settings(found)
+    users, theirs = ("user", "user-each"), own.split
+    same = theirs == (dataclasses.replace(ours, kind=theirs.kind) if {theirs.kind, ours.kind} <= {*users} else ours)
+    if not same or (ours.kind == "last" and own.history != settings.history):
+        differ, ours = ("split", ours) if not same else ("history", settings.history)
+        raise SettingsError(
+            f"{folder} learned from this log with another [{differ}]: {shorten(getattr(own, differ), 150)}",
+            expected=shorten(ours, 150),
+            where="[pretrain]",
+            fix=f"give both the same [{differ}]: it may have met answers that this recipe holds out",
+        )
+
+
 def _told(marks: Marks | None) -> str:
     return ", ".join([*marks.names, *marks.items, *(["vectors"] if marks.width else [])]) if marks else "nothing"
 
 
-def _start(model: UserModel, settings: Settings) -> None:
+def _start(model: UserModel, settings: Settings, events: Events) -> None:
     """The weights of another model's backbone, whatever its tasks and objective. Its readout may be another one, and is
     then drawn as in a fresh model."""
-    found = _found(str(settings.pretrain.start), model, settings)
+    found = _found(str(settings.pretrain.start), model, settings, events)
     theirs, mine = found.backbone.sites(), model.backbone.sites()
     differ = {site for site in theirs.keys() | mine.keys() if _shapes(theirs.get(site)) != _shapes(mine.get(site))}
     other = any(getattr({**theirs, **mine}[site], "role", "") != "read" for site in differ)
@@ -81,10 +100,10 @@ def _shapes(layer: nn.Module | None) -> dict[str, tuple[int, ...]] | None:
     return None if layer is None else {name: tuple(tensor.shape) for name, tensor in layer.state_dict().items()}
 
 
-def _take_over(model: UserModel, settings: Settings) -> None:
+def _take_over(model: UserModel, settings: Settings, events: Events) -> None:
     """The first task as another model learned it, and the backbone it was learned with."""
     where, folder = "pretrain.model", str(settings.pretrain.model)
-    found = _found(folder, model, settings)
+    found = _found(folder, model, settings, events)
     first = next(iter(found.tasks), None)
     if first is None or first != settings.tasks[0].name:
         raise SettingsError(f"{where}: its first task is {first}", expected=settings.tasks[0].name, where=settings.file)
