@@ -9,7 +9,9 @@ import torch
 from perdure import registry
 from perdure.errors import SettingsError
 from perdure.model import store
+from perdure.training.loop import freeze, set_modes
 
+STILL = "nothing is dropped"
 OBJECTIVES = {  # one that ranks nothing, one with weights of its own, one with both
     "clue_seq": ("sasrec", {"views": "mask"}),
     "ptum": ("sasrec", {"places": "user"}),
@@ -47,3 +49,29 @@ def test_later_tasks_of_histories(objective, method, tmp_path):
     store.save(model, tmp_path / "model")
     again = answers(store.load(tmp_path / "model", registry.find))
     assert all(torch.equal(again[task], value) for task, value in found.items())
+
+
+@pytest.mark.parametrize("objective", ["clue_seq", "adaptssr"])
+@pytest.mark.parametrize(("method", "still"), [("pcl", True), ("finetune", False), ("single", False)])
+def test_views_that_differ_by_dropout_are_refused_on_a_frozen_backbone(objective, method, still):
+    """Where the same history is encoded twice, a frozen backbone gives the same vector twice."""
+    model = members.new_model("sasrec", method, objective=objective)
+    members.learn(model, "watch", "next_item", steps=1)
+    rng = torch.Generator().manual_seed(1)
+    model.add(members.card("read", "next_item"), rng)
+    set_modes(model, set(freeze(model, "read", "train").values()))
+    if still:
+        with pytest.raises(SettingsError, match=STILL):
+            model.method.loss(model, "read", members.batch(1), rng, 0.0)
+    else:
+        assert torch.isfinite(model.method.loss(model, "read", members.batch(1), rng, 0.0))
+
+
+@pytest.mark.parametrize("objective", ["clue_seq", "adaptssr"])
+def test_views_that_differ_by_dropout_are_refused_where_there_is_none(objective):
+    with pytest.raises(SettingsError, match=STILL):
+        members.learn(members.new_model("nextitnet", "finetune", objective=objective), "watch", "next_item", steps=1)
+    dropping = members.new_model("nextitnet", "finetune", encoder={"dropout": 0.1}, objective=objective)
+    members.learn(dropping, "watch", "next_item", steps=1)
+    views = members.new_model("nextitnet", "finetune", objective={"name": "clue_seq", "views": "crop"})
+    members.learn(views, "watch", "next_item", steps=1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from perdure.encoders.base import Encoder
-from perdure.errors import UsageError
+from perdure.errors import SettingsError, UsageError
 from perdure.events.batch import Batch
 from perdure.model.heads import ItemTableHead, LabelsHead
 from perdure.objectives.base import Learner
@@ -177,10 +177,27 @@ class UserModel(nn.Module):
         return not (by_objective and self.objective.measure)
 
     def loss(self, batch: Batch, task: str, rng: torch.Generator) -> Tensor:
-        """The task's own loss: the objective for next_item, the head's cross-entropy for the others."""
+        """The task's own loss: the objective for next_item, the head's cross-entropy for the others.
+
+        Raises:
+            SettingsError: in training, where the objective needs dropout and no layer that trains has some.
+        """
         if self.tasks[task].kind == "next_item":
+            if self.training and self.objective.needs_dropout and not self._drops(task):
+                raise SettingsError(
+                    f"objective {self.objective.name} encodes a history twice, and nothing is dropped in task {task!r}",
+                    expected="an encoder with dropout, whose layers train",
+                    where="objective, encoder.dropout, tuning.method",
+                    fix="set encoder.dropout; a method that freezes the backbone needs other views, or no such task",
+                )
             return self.objective.loss(self.learner(task), batch, rng)  # type: ignore[operator]
         return self.heads[task].loss(self.represent(batch, task), batch, self.item_table(task))  # type: ignore[operator]
+
+    def _drops(self, task: str) -> bool:
+        """Whether a layer that is in training drops something."""
+        layers = [*self.backbone.modules(), *(self.overlays[task].modules() if task in self.overlays else ())]
+        rates = ("dropout", "attention_dropout")
+        return any(layer.training and any(getattr(layer, rate, 0) for rate in rates) for layer in layers)
 
     def terms(self, batch: Batch, task: str) -> float:
         """How many terms `loss` is the mean of; see `Objective.terms`. Answers, where the head learns from them."""

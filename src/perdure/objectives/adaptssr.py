@@ -68,6 +68,7 @@ class AdaptSSR(Objective):
     any_readout: ClassVar[bool] = True
     measure: ClassVar[str] = "agreement"
     whole_batch = True
+    needs_dropout = True
 
     def __init__(
         self,

@@ -59,6 +59,7 @@ class Objective(nn.Module, ABC):
         measure: what `judge` measures; a next_item task is then judged by it, on the validation and test users, and
             ranks no items. Empty for objectives that learn to rank, whose tasks are judged by ranking.
         whole_batch: its loss compares users of a batch with each other, so that processes cannot share one.
+        needs_dropout: it encodes one history twice, which is twice the same where nothing is dropped.
         passes_on: the class that options which the constructor does not name (`**options`) are for, or None.
     """
 
@@ -73,6 +74,7 @@ class Objective(nn.Module, ABC):
     passes_on: ClassVar[type | None] = None
     tied: bool = True
     whole_batch: bool = False
+    needs_dropout: bool = False
 
     @classmethod
     def suits(cls, encoder: Encoder | type[Encoder]) -> None:

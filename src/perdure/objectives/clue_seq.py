@@ -70,6 +70,7 @@ class ClueSeq(Objective):
     ) -> None:
         super().__init__()
         self.views, self.tau, self.shares = views, tau, {"crop": crop, "mask": mask, "reorder": reorder}
+        self.needs_dropout = views == "dropout"
 
     def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """Scalar: the mean of both directions."""
