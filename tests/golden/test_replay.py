@@ -100,6 +100,7 @@ def test_fewer_examples_than_room():
     whole = {str(items): sorted(answers) for items, answers in told(data)}
     assert {str(items): sorted(answers) for items, answers in kept(memory)} == whole and int(memory.filled) == USERS
     drawn = memory.draw(300, torch.Generator())
+    assert len(drawn) == USERS, "no user stands beside themselves, which contrasts would push apart"
     assert {str(items): sorted(answers) for items, answers in told(drawn)} == whole
     memory.keep([split(data, 2)[0]], torch.Generator())
     assert int(memory.filled) == 2 and not memory.items[2:].any(), "what was kept before is gone"

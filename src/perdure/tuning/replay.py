@@ -12,7 +12,7 @@ Vitter, "Random Sampling with a Reservoir", 1985.
 |---|---|---|
 | M_j: histories, their lengths, up to A answers of each | overlays[j].items, lengths, answers | (m, L), (m,), (m, A) |
 | m, A | memory, answers | |
-| |B_j| | batch, drawn from M_j with replacement | |
+| |B_j| | batch, drawn from M_j, none twice | |
 
 L is what the encoder reads, and for a next_item task what its targets need besides.
 
@@ -95,8 +95,8 @@ class Memory(Overlay):
             buffer.zero_()[: len(tensor)] = tensor.to(buffer.dtype)
 
     def draw(self, size: int, rng: torch.Generator) -> Batch:
-        """`size` examples, with replacement."""
-        rows = torch.randint(int(self.filled), (size,), generator=rng, device=rng.device)  # (B,)
+        """`size` examples, or all there are; none twice, as an objective may hold users against each other."""
+        rows = torch.randperm(int(self.filled), generator=rng, device=rng.device)[:size]  # (B,)
         lengths = self.lengths[rows].long()  # (B,)
         t = max(int(lengths.max()), 1)
         times = None if self.times is None else self.times[rows, :t]  # (B, T)
