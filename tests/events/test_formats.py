@@ -151,7 +151,17 @@ def test_alidisplay_with_one_log(tmp_path: Path):
     (folder / "behavior_log.csv").unlink()
     clicks = made(tmp_path, folder, "alidisplay", where="behaviour = 'click'", allow_empty=True)
     assert clicks.n_events == 1 and ids(clicks, "558157") == ["4"]
-    (folder / "raw_sample.csv").unlink()
+    sample = folder / "raw_sample.csv"
+    sample.write_text(sample.read_text().replace("430548_1007,0,1", "430548_1007,0,yes"))
+    odd = made(tmp_path / "odd", folder, "alidisplay").columns(["item", "behaviour"]).collect()
+    assert dict(odd.rows()) == {"1": "show", "3": "show", "4": None}  # neither clicked nor not
+    sample.unlink()
+    (folder / "behavior_log.csv").write_text(
+        "user,time_stamp,btag,cate,brand\n1,1493741625,pv,,\n1,1493741626,pv,3,\n2,1493741627,pv,4,5\n"
+    )
+    events = made(tmp_path / "half", folder, "alidisplay", max_bad_share=0.4)
+    assert events.item_ids.text([2, 3]) == ["3:", "4:5"] and events.quarantine["reason"].to_list() == ["id_empty"]
+    (folder / "behavior_log.csv").unlink()
     with pytest.raises(UsageError, match="holds no log"):
         prepare(DataSettings(path=str(folder), format="alidisplay"), tmp_path / "other")
 
@@ -176,6 +186,9 @@ def test_qqbrowser(tmp_path: Path):
         made(tmp_path / "again", path, "qqbrowser")
     with pytest.raises(UsageError, match="one path"):
         made(tmp_path / "again", tmp_path / "click.csv", "qqbrowser")
+    for name in ("user", "item"):
+        with pytest.raises(UsageError, match=f"an attribute named '{name}'"):
+            made(tmp_path / "again", {"click": path["click"], name: path["gender"]}, "qqbrowser")
 
 
 # --- TTL ----------------------------------------------------------------------------------------------------------

@@ -39,8 +39,9 @@ class AliDisplay:
     def read(data: DataSettings) -> Reading:
         """Both logs, as two domains with no item in common; profiles of users, features of ads."""
         folder = Path(paths_of(data)[0]).expanduser()
-        shop = pl.concat_str("cate", "brand", separator=":").alias("item"), pl.col("btag").alias("behaviour")
-        clicked = pl.when(pl.col("clk") == "1").then(pl.lit("click")).otherwise(pl.lit("show"))
+        both = pl.concat_str("cate", "brand", separator=":")
+        shop = pl.when(both != ":").then(both).alias("item"), pl.col("btag").alias("behaviour")
+        clicked = pl.col("clk").replace_strict({"1": "click", "0": "show"}, default=None, return_dtype=pl.String)
         ads = pl.col("adgroup_id").alias("item"), clicked.alias("behaviour")
         readers = (
             _reader(["user", "time_stamp", "btag", "cate", "brand"], *shop),

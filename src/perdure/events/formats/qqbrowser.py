@@ -25,6 +25,7 @@ from perdure.events.formats.ttl import digest_of, lines_of, unpadded
 from perdure.events.sources import Reading, Table
 from perdure.events.text import Bad, Piece
 
+COLUMNS = ("user", "item", "time", "position", "order", "line", "value", "behaviour", "domain", "event")  # its own
 LINES = 1 << 13  # users exploded at a time
 
 
@@ -40,6 +41,9 @@ class QQBrowser:
         if not isinstance(data.path, dict):
             raise UsageError("one path", expected="{click: histories, gender: file, ...}", where="data.path")
         (_, log), *rest = data.path.items()
+        if taken := [name for name, _ in rest if name in COLUMNS]:
+            raise UsageError(f"an attribute named {taken[0]!r}", expected="any name but " + ", ".join(COLUMNS),
+                             where="data.path")  # fmt: skip
         known = {name: _classes(find([path])[0], data.max_ratio) for name, path in rest}
         table = Table(
             tuple(find([log])),
