@@ -121,6 +121,16 @@ def test_masks_of_the_contrastive_loss_come_from_its_generator():
     assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
 
 
+def test_without_tokens_nothing_of_the_profile_is_in_a_view():
+    """u_s does not read it then, and a view equal to the whole would only push users apart."""
+    losses = {}
+    for contrast in ("profile", "items", "both"):
+        model, batch = learned(tokens=0, variant="full", contrast=contrast)
+        rng = torch.Generator().manual_seed(0)
+        losses[contrast] = float(model.method.contrasted(model, "buy", batch, rng).detach())
+    assert losses["profile"] == 0 and losses["both"] == losses["items"] > 0
+
+
 def test_light_trains_little_and_full_all():
     small, _ = learned()
     whole, _ = learned(variant="full")

@@ -202,7 +202,7 @@ class PPR(Method):
             return torch.rand(shape, generator=rng, device=rng.device) >= self.mask
 
         whole, views = read(x), []
-        if self.contrast in ("profile", "both") and overlay.reads_profile:
+        if self.contrast in ("profile", "both") and overlay.reads_profile and self.tokens:  # or else u_s is without it
             views.append(read(x * drawn(x.shape)))  # gamma_1
         if self.contrast in ("items", "both"):
             views.append(read(x, drawn))  # gamma_2
