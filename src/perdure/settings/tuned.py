@@ -36,7 +36,10 @@ MAY = {
 NAMING = {"methods": "tuning.method", "encoders": "encoder.name"}
 VARIANT = {"methods": "method", "encoders": "encoder"}  # the key by which a variant says of what
 VARIANT_OF = "a method, an encoder, or a variant with the key method or encoder"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # of a variant: it becomes a folder's
+# of a variant: it becomes a folder's, on every system
+NAME = re.compile(
+    r"(?!(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|\Z))[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?"
+)
 
 
 def flat(tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -90,8 +93,11 @@ def faults(compare: Any, tables: Mapping[str, Any], parts: Parts, build: Callabl
         yield Fault("compare", f"found {shorten(repr(compare))}", "a table for each method, such as [compare.pcl]")
         return
     kinds = {name: kind for kind in MAY for name in parts.names(kind)}
+    met: dict[str, str] = {}
     for name, values in flat(compare).items():
         where, of = f"compare.{name}", part({name: values}, name)
+        if (first := met.setdefault(name.lower(), name)) != name:
+            yield Fault(where, f"differs from {first} in case alone", "another name for a variant")
         kind = kinds.get(of) if isinstance(of, str) else None
         wrong = _naming(where, name, values, kind, kinds)
         if kind is None or wrong is not None:
@@ -126,5 +132,7 @@ def _naming(
     if name.lower() in {one.lower() for one in kinds}:
         return Fault(where, f"{name} is the name of a method or encoder", "another name for a variant")
     if not NAME.fullmatch(name):
-        return Fault(where, "no name for a variant", "up to 64 letters, digits, dots, dashes")
+        return Fault(
+            where, "no name for a variant", "up to 64 letters, digits, dots, dashes; no dot last; not con, nul, ..."
+        )
     return None
