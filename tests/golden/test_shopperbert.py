@@ -144,6 +144,14 @@ def test_nothing_to_mask_is_refused():
             objective.parts(BERT4Rec(N), None, rng())
 
 
+@pytest.mark.parametrize("readout", ["attention", "anchors"])
+def test_a_readout_that_would_not_learn_is_refused(readout):
+    """The loss reads the states of masked purchases, never the readout's own weights."""
+    with pytest.raises(SettingsError, match=f"readout '{readout}' has weights"):
+        ShopperBERT().suits(BERT4Rec(N, width=16, max_length=T, readout=readout))
+    ShopperBERT().suits(BERT4Rec(N, width=16, max_length=T, readout="max"))
+
+
 @pytest.mark.parametrize("readout", ["mean", "last"])
 def test_both_readouts_give_user_vectors(readout):
     encoder, learner = made(ShopperBERT(), readout=readout)

@@ -105,6 +105,18 @@ class ShopperBERT(Objective):
         self.masked = MaskedItem(rate=rate, last=0.0)
         self._marks: Marks | None = None
 
+    @classmethod
+    def suits(cls, encoder: Encoder | type[Encoder]) -> None:
+        """SettingsError where the encoder is none that it can train, or its readout has weights, which it would not."""
+        super().suits(encoder)
+        if not isinstance(encoder, type) and "readout" in encoder.sites():
+            raise SettingsError(
+                f"objective {cls.name} trains the state at each event, and readout {encoder.readout!r} has weights",
+                expected='readout "mean", "last" or "max"',
+                where="encoder.readout",
+                fix='set encoder.readout = "mean"',
+            )
+
     def read(self, marks: Marks) -> None:
         """What is known of purchases."""
         self._marks = marks
