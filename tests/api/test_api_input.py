@@ -73,8 +73,14 @@ def test_a_user_of_the_log_and_a_stranger_with_the_same_events_get_the_same_answ
     told = perdure.recommend(learned, task="next", history=log["item"].to_list(), marks=marks)
     bare = perdure.recommend(learned, task="next", history=log["item"].to_list())
     assert user["items"] == told["items"] and user["scores"] == told["scores"] != bare["scores"]
+    assert "the model reads behaviour, time.hour, time.gap" in bare["notes"][0] and not told["notes"] + user["notes"]
     with pytest.raises(UsageError, match="other events are told of"):
         perdure.recommend(learned, task="next", history=["i01"], marks=[])
+    with pytest.raises(UsageError, match="a user, and marks"):
+        perdure.recommend(learned, task="next", user="u07", marks=[{}])
+    for odd in ([None], ["view"], {"behaviour": "view"}):
+        with pytest.raises(UsageError, match="tells of an event"):
+            perdure.recommend(learned, task="next", history=["i01"], marks=odd)
 
 
 def test_it_is_probed_by_what_it_holds_though_its_sources_are_gone(learned, world):

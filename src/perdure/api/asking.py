@@ -214,6 +214,8 @@ def recommend(
         raise UsageError(
             "give a user, or a history or profile", expected="one of both", where="--user, --history, --profile"
         )
+    if user is not None and marks is not None:
+        raise UsageError("a user, and marks", expected="marks of a history; the log tells of a user", where="marks")
     if isinstance(history, str):
         raise UsageError(f"history = {shorten(repr(history))}", expected="a list of item ids", where="history")
     if not isinstance(k, bool) and isinstance(k, int) and k > 10_000:
@@ -237,6 +239,8 @@ def recommend(
     answer["unknown"] = [*stranger, *answer["unknown"]]
     closed = allow is not None and not (len(allow) and (card.labels.rows(list(allow)) >= 0).any())
     notes = ["allow names no answer of this task, so there is none to give"] if closed else []
+    if raw and told is None and model.marks is not None and model.marks.names:
+        notes.append(f"nothing but its items is told of this history; the model reads {', '.join(model.marks.names)}")
     return {"task": card.name, "user": user, **answer, "notes": notes}
 
 

@@ -91,10 +91,13 @@ class Marks:
             `column=value`.
 
         Raises:
-            UsageError: a column that is not read (the nearest is named), a value that is no text, a time that is no
-                whole number.
+            UsageError: what is no mapping, a column that is not read (the nearest is named), a value that is no text, a
+                time that is no whole number.
         """
         flat = [(owner, event) for owner, events in enumerate(histories) for event in events]
+        if odd := [event for _, event in flat if not isinstance(event, Mapping)]:
+            found = f"{shorten(repr(odd[0]))} tells of an event"
+            raise UsageError(found, expected="a dict, column -> value, {} for nothing", where="marks")
         rows, times = np.zeros((len(flat), len(self.events)), np.int16), np.full(len(flat), UNTOLD, np.int64)
         strange: list[list[str]] = [[] for _ in histories]
         places = {name: place for place, name in enumerate(self.events)}
