@@ -79,4 +79,5 @@ class Lurm(Objective):
 
     def judge(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """(B,) 1 where a user's odd events are nearest to the same user's even events, else 0."""
-        return agreement(*(learner.vector(half) for half in views.halves(batch)), batch.users)
+        odd, even = (learner.vector(half) for half in views.halves(batch))  # (B, d)
+        return agreement(odd, even, batch.users)
