@@ -257,7 +257,9 @@ def test_check_says_what_leaks(recipe, capsys):
     told = []
     for kind in ("user", "example"):
         assert call("check", recipe, "--json", "-s", f"split.kind={kind}") == 0
-        told.append([note for note in json.loads(capsys.readouterr().out)["notes"] if note.startswith("leak: ")])
+        notes = json.loads(capsys.readouterr().out)["notes"]
+        assert not any(note.startswith("note: ") for note in notes)  # the command line says so itself
+        told.append([note for note in notes if note.startswith("leak: ")])
     assert not told[0] and told[1]
 
 

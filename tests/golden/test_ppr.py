@@ -156,3 +156,6 @@ def test_profiles_as_told():
     with pytest.raises(UsageError, match="no profile field 'gendre'") as fault:
         FIELDS.told([{"gendre": "F"}])
     assert "gender" in fault.value.fix
+    with pytest.raises(UsageError) as fault:
+        Fields({}).told([{"gender": "F"}])
+    assert fault.value.expected == "none: this model reads no profile"

@@ -212,7 +212,9 @@ def recommend(
 
     if (user is None) == (history is None and profile is None):
         raise UsageError(
-            "give a user, or a history or profile", expected="one of both", where="--user, --history, --profile"
+            "a user and a history or profile" if user is not None else "no user, no history and no profile",
+            expected="a user of the log, or a history, a profile or both",
+            where="--user, --history, --profile",
         )
     if user is not None and marks is not None:
         raise UsageError("a user, and marks", expected="marks of a history; the log tells of a user", where="marks")

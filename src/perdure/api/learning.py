@@ -154,7 +154,7 @@ def _leaks(events: Any, datas: Mapping[str, Any]) -> list[str]:
     """What the audit finds of what is asked in what is trained on; `perdure compare` refuses leaks."""
     from perdure.evaluation.leakage import audit
 
-    return [f"{finding.severity}: {finding.text}" for finding in audit(events, datas)]
+    return [f"leak: {one.text}" if one.severity == "leak" else one.text for one in audit(events, datas)]
 
 
 def _warnings(settings: Settings, datas: Mapping[str, Any]) -> list[str]:

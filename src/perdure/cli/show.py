@@ -292,7 +292,7 @@ def recommend(console: Console, told: Told) -> None:
     found = zip(told["items"], told["scores"], strict=True)
     rows(console, heads, [[at + 1, item, float(score)] for at, (item, score) in enumerate(found)])
     if told["source"] == "popularity":
-        console.print("note: nothing of this history is known to the model; these are the most popular answers")
+        console.print("note: nothing that was told is known to the model; these are the most popular answers")
     if told["unknown"]:
         console.print(f"note: not known to the model: {cell(', '.join(told['unknown'][:20]))}")
     notes(console, told["notes"])

@@ -351,7 +351,10 @@ def report(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write the page of a run or of a comparison, one HTML file; of a comparison its tables as Markdown, too."""
+    """Write the page of a run or of a comparison.
+
+    It is one HTML file; of a comparison its tables are written as Markdown, too.
+    """
     from perdure import api
     from perdure.cli import show
 

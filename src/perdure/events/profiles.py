@@ -52,7 +52,7 @@ class Fields:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         raise UsageError(
             f"no profile field {shorten(name)!r}",
-            expected=f"one of {', '.join(names) or '(this model reads none)'}",
+            expected=f"one of {', '.join(names)}" if names else "none: this model reads no profile",
             where="profile",
             fix=f"did you mean {near[0]}?" if near else "",
         )
