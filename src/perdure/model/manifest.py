@@ -55,6 +55,8 @@ def check_manifest(manifest: Mapping[str, Any], find: Callable[[str, str], type]
     _count(manifest.get("items"), "items", where)
     _profile(manifest.get("profile"), where)
     _input(manifest.get("input"), where)
+    if not isinstance(settings := manifest.get("settings") or {}, dict):
+        raise ModelError(f"settings: {shorten(repr(settings))}", expected="those it learned with", where=where)
     with refusals(where):
         _spec(manifest.get("spec"), find, where)
     cards = manifest.get("tasks")
