@@ -100,7 +100,8 @@ class Method(nn.Module, ABC):
         stages: names of the phases of one task; a run can stop and resume between them.
         needs_teacher: learns from the model as it was before the task: the loop sets `teacher` while later tasks are
             learned.
-        whole_batch: its loss compares users of a batch with each other, so that processes cannot share one.
+        whole_batch: its loss compares users of a batch with each other, or is no mean over answers, so that processes
+            cannot share one.
     """
 
     name: ClassVar[str]

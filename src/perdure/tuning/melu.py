@@ -178,6 +178,7 @@ class MeLU(Method):
     paper: ClassVar[str] = "Lee et al., KDD 2019"
     summary: ClassVar[str] = "decision layers meta-learned to adapt to a user's own events by a gradient step"
     keeps: bool = True
+    whole_batch: bool = True  # a mean over users, and processes weigh their shares by answers
     begins_as_backbone: bool = False
 
     def __init__(

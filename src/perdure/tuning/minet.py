@@ -199,6 +199,7 @@ class MiNet(Method):
     paper: ClassVar[str] = "Ouyang et al., CIKM 2020"
     summary: ClassVar[str] = "clicks in a target and a source domain, attended to for every label"
     keeps: bool = True
+    whole_batch: bool = True  # a mean over users, and processes weigh their shares by answers
     begins_as_backbone: bool = False
 
     def __init__(
