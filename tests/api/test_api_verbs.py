@@ -229,6 +229,16 @@ def test_a_task_that_cannot_be_added_is_refused_before_anything_trains(tmp_path)
     assert not (tmp_path / "run" / "run.json").exists()
 
 
+def test_a_profile_alone_is_asked_about(tmp_path):
+    recipe = make(tmp_path, ("watch", "buy"), users=60, tuning={"method": "ppr"}, profile={"fields": ["gender"]})
+    tables = tomllib.loads(recipe.read_text())
+    del tables["tuning"]["length"]
+    recipe.write_text(render(tables))
+    run = perdure.learn(recipe, tmp_path / "run")
+    told = perdure.recommend(run.model, task="buy", profile={"gender": "F"}, k=3)
+    assert told["source"] == "model" and len(told["items"]) == 3
+
+
 def test_vectors_of_users_are_kept_beside_the_model(tmp_path, monkeypatch):
     recipe = make(tmp_path, ("watch", "buy"), users=60, tuning={"method": "ppr"}, profile={"vectors": "users.parquet"})
     tables = tomllib.loads(recipe.read_text())

@@ -226,6 +226,8 @@ def _batch(
     """Histories items[begin:end] of at most `width` events as a Batch of exactly that width."""
     at = begin[:, None] + np.arange(width)  # (B, T)
     inside = at < end[:, None]  # (B, T)
+    if not len(items):  # nothing but profiles was told: one padding event stands where none is read
+        items, times = np.zeros(1, np.int32), None if times is None else np.zeros(1, np.int64)  # (1,)
     at = np.minimum(at, len(items) - 1)  # (B, T)
     rows = np.where(inside, items[at], 0).astype(np.int64)  # (B, T)
     if rows.max() >= n_items + 2 or rows.min() < 0:
