@@ -235,7 +235,7 @@ def test_a_profile_alone_is_asked_about(tmp_path):
     del tables["tuning"]["length"]
     recipe.write_text(render(tables))
     run = perdure.learn(recipe, tmp_path / "run")
-    told = perdure.recommend(run.model, task="buy", profile={"gender": "F"}, k=3)
+    told = perdure.recommend(run.model, task="buy", profile={"gender": "f"}, k=3)
     assert told["source"] == "model" and len(told["items"]) == 3
 
 
