@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
+from cli.small import call
 
 import perdure
 from perdure import registry
@@ -64,6 +67,19 @@ def test_it_is_measured_and_embedded_as_it_was_learned(learned, world, tmp_path)
     assert set(told) == {"next", "buy"} and all(0 <= value <= 1 for value in told.values())
     perdure.embed(learned, tmp_path / "vectors.parquet")
     assert pl.read_parquet(tmp_path / "vectors.parquet").height == 60
+
+
+def test_the_command_line_tells_marks(learned, world, capsys):
+    told = ";".join(("behaviour=view,time=1600000000", "", "behaviour=cart"))
+    asked = ("recommend", world / "run", "--task", "next", "--history", "i01,i02,i03", "--json")
+    assert call(*asked, "--marks", told) == 0
+    answer = json.loads(capsys.readouterr().out)
+    marks = [{"behaviour": "view", "time": 1_600_000_000}, {}, {"behaviour": "cart"}]
+    same = perdure.recommend(learned, task="next", history=["i01", "i02", "i03"], marks=marks)
+    assert answer["scores"] == pytest.approx(same["scores"]) and answer["items"] == same["items"]
+    for wrong, said in (("behaviour=view", "other events are told"), ("time=noon;;", "time=noon"), ("view;;", "view")):
+        assert call(*asked, "--marks", wrong) == 2
+        assert said in capsys.readouterr().out
 
 
 def test_a_user_of_the_log_and_a_stranger_with_the_same_events_get_the_same_answer(learned, world):

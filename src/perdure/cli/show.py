@@ -96,6 +96,25 @@ def fields(text: str | None, option: str) -> dict[str, str | None] | None:
     return told
 
 
+def marks(text: str | None, option: str) -> list[dict[str, Any]] | None:
+    """`behaviour=view,time=978300019;behaviour=buy` as a mapping for each event; nothing is told of an empty one.
+
+    Raises:
+        UsageError: as `fields`, or a time that is no whole number of seconds.
+    """
+    if text is None:
+        return None
+    told: list[dict[str, Any]] = [{**(fields(part, option) or {})} for part in text.split(";")]
+    for event in told:
+        if "time" in event:
+            try:
+                event["time"] = int(event["time"])
+            except ValueError:
+                wrong = f"time={shorten(str(event['time']))}"
+                raise UsageError(f"found {wrong!r}", expected="whole seconds since 1970", where=option) from None
+    return told
+
+
 def names(text: str | None) -> list[str] | None:
     """`a,b` as a list."""
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]

@@ -234,6 +234,12 @@ def recommend(
         str | None,
         typer.Option("--profile", help="what else is known, such as gender=F,age=25; with or without a history"),
     ] = None,
+    marks: Annotated[
+        str | None,
+        typer.Option(
+            "--marks", help="what else is told of each event of the history, such as 'behaviour=view;behaviour=buy'"
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="how many answers")] = 10,
     seen: Annotated[
         Seen,
@@ -256,6 +262,7 @@ def recommend(
         user=user,
         history=show.ids(history, "--history"),
         profile=show.fields(profile, "--profile"),
+        marks=show.marks(marks, "--marks"),
         k=k,
         seen=seen.value,  # type: ignore[arg-type]
         allow=show.ids(allow, "--allow"),
