@@ -18,6 +18,7 @@ from perdure.model.user_model import TaskCard, UserModel
 ENCODERS, METHODS = registry.names("encoders"), registry.names("methods")
 PAIRS = [(e, m) for e in ENCODERS for m in METHODS]
 STATELESS = {"smen": "lurm"}  # encoders that read a history as one, and what trains them
+STATEFUL = [name for name in ENCODERS if name not in STATELESS]  # a state at each event
 N, Y, T = 30, 7, 12
 MARKS = Marks(
     {"behaviour": Ids(["buy", "cart", "view"], first=1)},

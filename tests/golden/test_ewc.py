@@ -92,7 +92,7 @@ def close(found, expected, **how):
         torch.testing.assert_close(f, e, msg=lambda text, name=name: f"{name}: {text}", **how)
 
 
-@pytest.mark.parametrize("encoder", members.ENCODERS)
+@pytest.mark.parametrize("encoder", members.STATEFUL)
 @pytest.mark.parametrize("kind", ["next_item", "item", "one_of"])
 def test_fisher_against_a_loop_over_users(encoder, kind):
     model, batches = made(encoder, kind, group=1)

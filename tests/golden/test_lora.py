@@ -48,7 +48,7 @@ def test_the_sum_of_weights_is_the_two_steps_of_the_paper(rank, alpha):
     torch.testing.assert_close(overlay.via(None)("a", layer, x), slow)
 
 
-@pytest.mark.parametrize("encoder", members.ENCODERS)
+@pytest.mark.parametrize("encoder", members.STATEFUL)
 def test_only_a_and_b_are_stored_and_the_backbone_stays(encoder):
     model = members.new_model(encoder, "lora", rank=2)
     members.learn(model, "watch", "next_item")

@@ -16,8 +16,8 @@ from perdure.events.batch import Batch
 from perdure.tuning.base import everything
 from perdure.tuning.peterrec import Patch, Patches, PeterRec, with_tokens
 
-BOTH_WAYS = [name for name in members.ENCODERS if not registry.find("encoders", name).causal]
-READOUTS = [(name, "cls") for name in members.ENCODERS] + [(name, "both") for name in BOTH_WAYS]
+BOTH_WAYS = [name for name in members.STATEFUL if not registry.find("encoders", name).causal]
+READOUTS = [(name, "cls") for name in members.STATEFUL] + [(name, "both") for name in BOTH_WAYS]
 GELU_1 = 0.5 * (1 + math.erf(1 / math.sqrt(2)))  # 0.8413
 
 
@@ -177,7 +177,7 @@ def test_more_padding_never_changes_what_is_read(encoder, readout):
         torch.testing.assert_close(model.score(data, "buy"), model.score(longer, "buy"), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("encoder", [name for name in members.ENCODERS if name not in BOTH_WAYS])
+@pytest.mark.parametrize("encoder", [name for name in members.STATEFUL if name not in BOTH_WAYS])
 def test_a_first_token_is_refused_where_states_look_back_only(encoder):
     with pytest.raises(SettingsError, match='readout "both" reads a token before the first event') as caught:
         two_tasks(encoder, readout="both")
@@ -207,3 +207,11 @@ def test_the_promise_would_break_if_the_backbone_moved(monkeypatch):
     members.learn(model, "like", "item", seed=2)
     with torch.inference_mode():
         assert not torch.equal(model.score(data, "buy"), before)
+
+
+@pytest.mark.parametrize(("encoder", "options"), [("sasrec", {"readout": "mean"}), ("smen", {})])
+def test_a_token_is_not_read_where_all_states_are_pooled(encoder, options):
+    model = members.new_model(encoder, "peterrec", encoder=options, objective="lurm", readout="cls")
+    members.learn(model, "watch", "next_item")
+    with pytest.raises(SettingsError, match="pools all states"):
+        members.learn(model, "age", "one_of")

@@ -48,7 +48,7 @@ def two_tasks(encoder="sasrec", steps=3, **options):
     return model
 
 
-@pytest.mark.parametrize("encoder", members.ENCODERS)
+@pytest.mark.parametrize("encoder", members.STATEFUL)
 def test_a_score_moves_by_the_gradient_of_the_masked_weight_times_the_weight(encoder):
     """dL/dR = dL/d(m W) * W, against weights that are leaves of their own."""
     model = members.new_model(encoder, "piggyback")

@@ -147,7 +147,7 @@ def test_what_is_chosen_is_blocks(encoder, blocks):
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-@pytest.mark.parametrize("encoder", members.ENCODERS)
+@pytest.mark.parametrize("encoder", members.STATEFUL)
 def test_every_user_goes_through_the_blocks_chosen_for_him(encoder, choice):
     """Alone, with the policy's choice written out layer by layer."""
     model, data = one_more(encoder, choice), members.batch(8, size=12)

@@ -214,6 +214,13 @@ class PeterRec(Method):
 
     def _check(self, backbone: Encoder) -> None:
         """Whether this encoder has states to read at its tokens."""
+        if self.readout != "last" and backbone.readout != "last":
+            raise SettingsError(
+                f"readout {self.readout!r} reads the state at a token, and {backbone.name} pools all states to one",
+                expected='an encoder whose readout is "last"',
+                where="tuning.readout, encoder.readout",
+                fix='set tuning.readout = "last"',
+            )
         if self.readout == "both" and backbone.causal:
             raise SettingsError(
                 f'readout "both" reads a token before the first event, where {backbone.name} has seen nothing yet',
