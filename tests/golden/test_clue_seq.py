@@ -11,8 +11,9 @@ import torch
 from perdure.encoders.sasrec import SASRec
 from perdure.events.batch import Batch
 from perdure.objectives.base import Learner
-from perdure.objectives.clue_seq import ClueSeq, agreement
+from perdure.objectives.clue_seq import ClueSeq
 from perdure.objectives.lurm import Lurm
+from perdure.objectives.parts import agreement
 
 N = 40
 

@@ -22,8 +22,8 @@ from perdure.events.marks import Marks
 from perdure.functional.clustering import k_means, nearest, neighbour_vectors
 from perdure.model import store
 from perdure.objectives.base import Learner
-from perdure.objectives.clue_seq import agreement
 from perdure.objectives.lurm import Lurm
+from perdure.objectives.parts import agreement
 
 N, T, TYPES = 40, 24, 4
 

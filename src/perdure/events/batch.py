@@ -104,6 +104,10 @@ class Batch:
         starts = F.pad(counts[number::count].cumsum(0), (1, 0))  # (R + 1,)
         return replace(some, answers=self.answers[owner % count == number], answer_starts=starts)
 
+    def having(self, n: int) -> Batch:
+        """The users of n events or more; without answers."""
+        return self.of((self.lengths >= n).nonzero().squeeze(1))
+
     def _each(self, names: tuple[str, ...] | list[str], change: Callable[[Tensor], Tensor]) -> Batch:
         held = {name: getattr(self, name) for name in names}
         return replace(self, **{name: change(field) for name, field in held.items() if field is not None})

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from perdure.events.batch import Batch
 
-__all__ = ["augmented", "crop", "halves", "mask", "only", "parts", "reorder", "sample"]
+__all__ = ["OPERATORS", "augmented", "crop", "halves", "mask", "only", "parts", "reorder", "sample"]
 
 
 def crop(batch: Batch, share: float, rng: torch.Generator) -> Batch:
@@ -87,6 +87,9 @@ def halves(batch: Batch) -> tuple[Batch, Batch]:
     return _picked(batch, at, (n + 1) // 2), _picked(batch, others, torch.where(n == 1, n, n // 2))
 
 
+OPERATORS = {"crop": crop, "mask": mask, "reorder": reorder}  # (batch, share, rng) -> batch
+
+
 def augmented(batch: Batch, shares: Mapping[str, float], rng: torch.Generator) -> tuple[list[Batch], Tensor]:
     """Two views of each history, by two different operators drawn for it; each is made from the history itself.
 
@@ -97,11 +100,10 @@ def augmented(batch: Batch, shares: Mapping[str, float], rng: torch.Generator) -
         The 2B views of B 1 or more users, one batch an operator, and (2B,) where among them all the first view of each
         user stands, then where the second does.
     """
-    operators = {"crop": crop, "mask": mask, "reorder": reorder}
     kinds = _rand((len(batch), len(shares)), batch, rng).argsort(1)[:, :2].T.flatten()  # (2B,)
     owners = torch.arange(len(batch), device=kinds.device).repeat(2)  # (2B,)
     places = [(kinds == i).nonzero().squeeze(1) for i in range(len(shares))]  # one (R,) an operator
-    drawn = [(operators[kind], share, at) for (kind, share), at in zip(shares.items(), places, strict=True) if len(at)]
+    drawn = [(OPERATORS[kind], share, at) for (kind, share), at in zip(shares.items(), places, strict=True) if len(at)]
     return [make(batch.of(owners[at]), share, rng) for make, share, at in drawn], torch.cat(places).argsort()
 
 

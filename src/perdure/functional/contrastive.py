@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["info_nce", "nt_xent", "similarity_order"]
+__all__ = ["both_ways", "info_nce", "nt_xent", "similarity_order"]
 
 
 def info_nce(a: Tensor, b: Tensor, tau: float | Tensor, same: Tensor | None = None, cosine: bool = True) -> Tensor:
@@ -32,6 +32,17 @@ def info_nce(a: Tensor, b: Tensor, tau: float | Tensor, same: Tensor | None = No
         own = torch.eye(len(a), dtype=torch.bool, device=a.device)  # (B, B)
         scores = scores.masked_fill(same & ~own, -torch.inf)
     return F.cross_entropy(scores, torch.arange(len(a), device=a.device))
+
+
+def both_ways(a: Tensor, b: Tensor, tau: float | Tensor, users: Tensor | None = None) -> Tensor:
+    """The mean of info_nce from the first views to the second and back.
+
+    Args:
+        a, b: (B, d) first and second view of each row, B 1 or more.
+        users: (B,) whose rows they are, where a user can have several; those are no negatives of each other.
+    """
+    same = None if users is None else users[:, None] == users  # (B, B)
+    return (info_nce(a, b, tau, same) + info_nce(b, a, tau, same)) / 2
 
 
 def nt_xent(a: Tensor, b: Tensor, tau: float, users: Tensor | None = None, cosine: bool = True) -> Tensor:

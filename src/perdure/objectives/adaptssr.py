@@ -46,13 +46,13 @@ from torch import Tensor
 from perdure.events import views
 from perdure.events.batch import Batch
 from perdure.functional.contrastive import similarity_order
-from perdure.objectives.base import Learner, Objective
-from perdure.objectives.clue_seq import agreement
+from perdure.objectives.base import Learner
+from perdure.objectives.parts import Contrastive
 
 __all__ = ["AdaptSSR"]
 
 
-class AdaptSSR(Objective):
+class AdaptSSR(Contrastive):
     """The order of similarities of a history: itself, another view of it, other users.
 
     Args:
@@ -65,9 +65,6 @@ class AdaptSSR(Objective):
     name: ClassVar[str] = "adaptssr"
     paper: ClassVar[str] = "Yu et al., NeurIPS 2023"
     summary: ClassVar[str] = "order a history, another view of it, and other users by similarity"
-    any_readout: ClassVar[bool] = True
-    measure: ClassVar[str] = "agreement"
-    whole_batch = True
     needs_dropout = True
 
     def __init__(
@@ -83,13 +80,8 @@ class AdaptSSR(Objective):
 
     def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """Scalar: the mean over users and both views."""
-        batch = batch.of((batch.lengths > 0).nonzero().squeeze(1))
+        batch = batch.having(1)
         parts, order = views.augmented(batch, self.shares, rng)
         a, b = (torch.cat([learner.vector(part) for part in parts])[order] for _ in range(2))  # (2B, d)
         users = torch.arange(len(batch), device=a.device) if batch.users is None else batch.users  # (B,)
         return similarity_order(a, b, users, self.adapt)
-
-    def judge(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
-        """(B,) 1 where a user's odd events are nearest to the same user's even events, else 0."""
-        odd, even = (learner.vector(half) for half in views.halves(batch))  # (B, d)
-        return agreement(odd, even, batch.users)

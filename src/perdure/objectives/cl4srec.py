@@ -98,7 +98,7 @@ class CL4SRec(Objective):
     def contrast(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """Scalar: L_cl of the inputs of windows of T + 1 events; a user without an input has no part in it."""
         inputs = batch.upto(batch.items.shape[1] - 1, (batch.lengths - 1).clamp(min=0))  # (B, T)
-        inputs = inputs.of((inputs.lengths > 0).nonzero().squeeze(1))
+        inputs = inputs.having(1)
         parts, order = views.augmented(inputs, self.shares, rng)
         a, b = torch.cat([learner.vector(part) for part in parts])[order].chunk(2)  # (B, d)
         return nt_xent(a, b, self.tau, inputs.users, self.cosine)

@@ -27,20 +27,19 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
-from torch.nn import functional as F
 
-from perdure.encoders.base import MASK
 from perdure.events import views
 from perdure.events.batch import Batch
-from perdure.functional.contrastive import info_nce
-from perdure.objectives.base import Learner, Objective
+from perdure.functional.contrastive import both_ways
+from perdure.objectives.base import Learner
+from perdure.objectives.parts import Contrastive
 
-__all__ = ["ClueSeq", "agreement"]
+__all__ = ["ClueSeq"]
 
 View = Literal["dropout", "crop", "mask", "reorder", "augment"]
 
 
-class ClueSeq(Objective):
+class ClueSeq(Contrastive):
     """Contrast of two views of each history.
 
     Args:
@@ -55,9 +54,6 @@ class ClueSeq(Objective):
     name: ClassVar[str] = "clue_seq"
     paper: ClassVar[str] = "Cheng et al., ICDM 2021"
     summary: ClassVar[str] = "contrast two views of each history"
-    any_readout: ClassVar[bool] = True
-    measure: ClassVar[str] = "agreement"
-    whole_batch = True
 
     def __init__(
         self,
@@ -74,11 +70,10 @@ class ClueSeq(Objective):
 
     def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """Scalar: the mean of both directions."""
-        batch = batch.of((batch.lengths > 0).nonzero().squeeze(1))
+        batch = batch.having(1)
         first, second = self.pair(batch, rng)
         a, b = learner.vector(first), learner.vector(second)  # (B, d)
-        same = None if batch.users is None else batch.users[:, None] == batch.users  # (B, B)
-        return (info_nce(a, b, self.tau, same) + info_nce(b, a, self.tau, same)) / 2
+        return both_ways(a, b, self.tau, batch.users)
 
     def pair(self, batch: Batch, rng: torch.Generator) -> tuple[Batch, Batch]:
         """Two views of each history."""
@@ -91,24 +86,4 @@ class ClueSeq(Objective):
         return self._view(kinds[drawn[0]], batch, rng), self._view(kinds[drawn[1]], batch, rng)
 
     def _view(self, kind: str, batch: Batch, rng: torch.Generator) -> Batch:
-        share = self.shares[kind]
-        if kind == "crop":
-            return views.crop(batch, share, rng)
-        return views.mask(batch, share, rng, MASK) if kind == "mask" else views.reorder(batch, share, rng)
-
-    def judge(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
-        """(B,) 1 where a user's odd events are nearest to the same user's even events, else 0."""
-        odd, even = (learner.vector(half) for half in views.halves(batch))  # (B, d)
-        return agreement(odd, even, batch.users)
-
-
-def agreement(a: Tensor, b: Tensor, users: Tensor | None = None) -> Tensor:
-    """(B, d), (B, d) -> (B,): 1 where b_u is nearer to a_u by cosine than any b_v of another user; ties are misses.
-
-    Args:
-        users: (B,) whose rows they are, where a user can have several; every row is another user's where None.
-    """
-    scores = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T  # (B, B)
-    owners = torch.arange(len(a), device=a.device) if users is None else users  # (B,)
-    beaten = (scores >= scores.diagonal()[:, None]) & (owners[:, None] != owners)  # (B, B)
-    return (~beaten.any(1)).to(a.dtype)
+        return views.OPERATORS[kind](batch, self.shares[kind], rng)

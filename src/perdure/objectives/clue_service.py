@@ -43,10 +43,10 @@ from perdure.encoders.base import Encoder
 from perdure.errors import SettingsError
 from perdure.events import views
 from perdure.events.batch import Batch
-from perdure.functional.contrastive import info_nce
+from perdure.functional.contrastive import both_ways
 from perdure.functional.gathering import gathered
 from perdure.objectives.base import Learner, Objective
-from perdure.objectives.clue_seq import agreement
+from perdure.objectives.parts import agreement
 
 if TYPE_CHECKING:
     from perdure.events.marks import Marks
@@ -141,9 +141,7 @@ class ClueService(Objective):
         if not len(a):
             return a.sum() + 0.0 * tau
         users = batch.users if batch.users is not None else torch.arange(len(batch), device=kept.device)  # (B,)
-        owners = gathered(users[kept])  # (n,)
-        same = owners[:, None] == owners  # (n, n): a user's other row is no negative
-        return (info_nce(a, b, tau, same) + info_nce(b, a, tau, same)) / 2
+        return both_ways(a, b, tau, gathered(users[kept]))
 
     def encoded(self, learner: Learner, view: Batch) -> Tensor:
         """User vectors (B, d), `chunk` users at a time."""

@@ -30,14 +30,14 @@ from torch import Tensor
 
 from perdure.events import views
 from perdure.events.batch import Batch
-from perdure.functional.contrastive import info_nce
-from perdure.objectives.base import Learner, Objective
-from perdure.objectives.clue_seq import agreement
+from perdure.functional.contrastive import both_ways
+from perdure.objectives.base import Learner
+from perdure.objectives.parts import Contrastive
 
 __all__ = ["Lurm"]
 
 
-class Lurm(Objective):
+class Lurm(Contrastive):
     """Contrast of two sub-samples of each history.
 
     Args:
@@ -49,9 +49,6 @@ class Lurm(Objective):
     name: ClassVar[str] = "lurm"
     paper: ClassVar[str] = "Yang et al., KDD 2023"
     summary: ClassVar[str] = "contrast two sub-samples of each history"
-    any_readout: ClassVar[bool] = True
-    measure: ClassVar[str] = "agreement"
-    whole_batch = True
 
     def __init__(
         self,
@@ -65,19 +62,13 @@ class Lurm(Objective):
 
     def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """Scalar: the mean of both directions."""
-        batch = batch.of((batch.lengths > 0).nonzero().squeeze(1))
+        batch = batch.having(1)
         first, second = self.pair(batch, rng)
         a, b = learner.vector(first), learner.vector(second)  # (B, d)
-        same = None if batch.users is None else batch.users[:, None] == batch.users  # (B, B): a user's other row
-        return (info_nce(a, b, self.tau, same) + info_nce(b, a, self.tau, same)) / 2
+        return both_ways(a, b, self.tau, batch.users)
 
     def pair(self, batch: Batch, rng: torch.Generator) -> tuple[Batch, Batch]:
         """Two sub-samples of each history, in their order."""
         if self.views == "parts":
             return views.parts(batch, rng)
         return views.sample(batch, self.share, rng), views.sample(batch, self.share, rng)
-
-    def judge(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
-        """(B,) 1 where a user's odd events are nearest to the same user's even events, else 0."""
-        odd, even = (learner.vector(half) for half in views.halves(batch))  # (B, d)
-        return agreement(odd, even, batch.users)

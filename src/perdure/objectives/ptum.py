@@ -118,7 +118,7 @@ class PTUM(Objective):
 
     def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """Scalar: both losses of histories of two events or more."""
-        batch = batch.of((batch.lengths > 1).nonzero().squeeze(1))
+        batch = batch.having(2)
         hidden = self.mbp(learner, batch, rng)
         return hidden + self.weight * self.nbp(learner, batch, rng) if self.weight else hidden
 

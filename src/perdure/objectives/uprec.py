@@ -189,7 +189,7 @@ class UPRec(Objective):
         """Scalar: the weighted sum of three losses."""
         parts: UserParts = learner.parts  # type: ignore[assignment]
         total = self.item * self.masked_item.loss(learner, batch, rng) if self.item else 0.0 * learner.table.sum()
-        batch = batch.of((batch.lengths > 0).nonzero().squeeze(1))
+        batch = batch.having(1)
         told = parts.attributes if batch.profile is not None else ()
         if not len(told) and self._circle is None:
             return total

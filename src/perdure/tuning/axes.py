@@ -47,13 +47,12 @@ from perdure.encoders.base import Encoder
 from perdure.events.batch import Batch
 from perdure.model.heads import ItemsHead
 from perdure.tuning.base import Method, Overlay, own_unless_first
+from perdure.tuning.parts import FIRST
 
 if TYPE_CHECKING:
     from perdure.model.user_model import TaskCard, UserModel
 
 __all__ = ["Axes"]
-
-FIRST = 2  # rows of the item table before this one are no items
 
 
 class Axis(Overlay):
