@@ -65,6 +65,7 @@ class AdaptSSR(Contrastive):
     name: ClassVar[str] = "adaptssr"
     paper: ClassVar[str] = "Yu et al., NeurIPS 2023"
     summary: ClassVar[str] = "order a history, another view of it, and other users by similarity"
+    whole_batch = True
     needs_dropout = True
 
     def __init__(

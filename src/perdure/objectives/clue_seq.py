@@ -54,6 +54,7 @@ class ClueSeq(Contrastive):
     name: ClassVar[str] = "clue_seq"
     paper: ClassVar[str] = "Cheng et al., ICDM 2021"
     summary: ClassVar[str] = "contrast two views of each history"
+    whole_batch = True
 
     def __init__(
         self,

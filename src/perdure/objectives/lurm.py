@@ -49,6 +49,7 @@ class Lurm(Contrastive):
     name: ClassVar[str] = "lurm"
     paper: ClassVar[str] = "Yang et al., KDD 2023"
     summary: ClassVar[str] = "contrast two sub-samples of each history"
+    whole_batch = True
 
     def __init__(
         self,

@@ -22,7 +22,6 @@ class Contrastive(Objective, ABC):
 
     any_readout: ClassVar[bool] = True
     measure: ClassVar[str] = "agreement"
-    whole_batch = True
 
     def judge(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """(B,) 1 where a user's odd events are nearest to the same user's even events, else 0."""
