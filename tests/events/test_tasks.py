@@ -194,6 +194,13 @@ def test_last_holds_out_the_last_events():
     assert rows_of(two.test, two) == {0: ([2, 3, 4, 5], [4, 5])}
     assert rows_of(two.train, two) == {0: ([2, 3], []), 1: ([8, 9, 10, 11], [])}  # b is too short to be judged
     assert two.notes["left_out"] == {"history shorter than 2": 1}
+    none = compile_tasks(log_of(frame), [WATCH], None, Split(kind="last", valid_last=0))["watch"]
+    assert rows_of(none.train, none) == {0: ([2, 3, 4, 5, 6], []), 1: ([8, 9, 10], [])}  # what validated trains
+    assert rows_of(none.valid, none) == {}
+    assert rows_of(none.test, none) == rows_of(one.test, one)
+    more = compile_tasks(log_of(frame), [WATCH], None, Split(kind="last", valid_last=3))["watch"]
+    assert rows_of(more.train, more) == {0: ([2, 3], []), 1: ([8, 9, 10, 11], [])}
+    assert rows_of(more.valid, more) == {0: ([2, 3], [2, 3, 4])}
 
 
 def test_last_and_time_fall_back_on_users_for_attributes(shop):
@@ -370,6 +377,7 @@ def test_settings_are_checked(shop):
         lambda: Split(valid=-0.1),
         lambda: Split(kind="random"),  # pyright: ignore
         lambda: Split(last=0),
+        lambda: Split(valid_last=-1),
         lambda: Split(seed=-1),
         lambda: Split(kind="time"),
         lambda: Split(kind="time", valid_from="2020-01-02", test_from="2020-01-01"),
@@ -512,6 +520,12 @@ def test_check_no_leak_fails_loudly(shop):
         check_no_leak(replace(whole, valid=replace(whole.valid, end=whole.valid.end + 1)))
 
 
+def test_without_validation_the_last_events_are_still_not_learned(shop):
+    one = compile_tasks(shop, [WATCH], None, Split(kind="last", valid_last=0))["watch"]
+    with pytest.raises(DataError, match="asked of that user in a later part"):
+        check_no_leak(replace(one, train=replace(one.train, end=one.train.end + 1)))
+
+
 @pytest.mark.parametrize(("history", "last"), [(None, 1), (None, 2), (SOURCE, 1)])
 def test_leave_last_n_never_learns_what_it_asks(shop, history, last):
     one = compile_tasks(shop, [WATCH], history, Split(kind="last", last=last))["watch"]
@@ -573,7 +587,7 @@ logs = st.lists(
     st.sampled_from([None, "domain = 's'"]),
     st.sampled_from(
         [Split(), Split(valid=0.3, test=0.3, seed=3), Split(kind="last"), Split(kind="last", last=2),
-         Split(kind="time", valid_from="5", test_from="12")]
+         Split(kind="last", valid_last=0), Split(kind="time", valid_from="5", test_from="12")]
     ),
     st.sampled_from(
         [WATCH, Task("i", "item"), Task("i", "item", min_answers=2), Task("c", "one_of", answer="mood"),

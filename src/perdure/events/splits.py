@@ -30,7 +30,9 @@ class Split:
         valid, test: shares of the users (each 0 to 1, together below 1); read by "user", and by tasks that fall back
             on it. Of the examples for "example".
         seed: draws the partition of users; with the task's name, the shuffle of "example" and random labels.
-        last: events of a user that are test, and as many before them valid (kind "last").
+        last: events of a user that are test (kind "last").
+        valid_last: events before them that are valid (kind "last"); as many as `last` where none is given. With 0 they
+            train: for a last run, whose number of epochs an earlier run has chosen.
         valid_from, test_from: ISO dates or seconds since the epoch (kind "time"; UTC where no zone is given).
 
     Raises:
@@ -42,6 +44,7 @@ class Split:
     test: float = 0.15
     seed: int = 0
     last: int = 1
+    valid_last: int | None = None
     valid_from: str | None = None
     test_from: str | None = None
 
@@ -63,6 +66,10 @@ class Split:
             )
         if self.last < 1:
             raise SettingsError(f"last = {self.last!r}", expected="1 or more", where="[split], key last")
+        if self.valid_last is not None and self.valid_last < 0:
+            raise SettingsError(
+                f"valid_last = {self.valid_last!r}", expected="0 or more", where="[split], key valid_last"
+            )
         if self.seed < 0:
             raise SettingsError(f"seed = {self.seed!r}", expected="0 or more", where="[split], key seed")
         if self.kind == "time":

@@ -195,10 +195,12 @@ class _Workshop:
 
     def _next_by_last(self, users: np.ndarray) -> tuple[Examples, Examples, Examples]:
         n, end = self.split.last, self.starts[users + 1]
-        judged = end - self.starts[users] >= 2 * n + 1  # shorter histories only train
+        m = n if self.split.valid_last is None else self.split.valid_last  # nothing validates where m = 0
+        judged = end - self.starts[users] >= n + m + 1  # shorter histories only train
         who, stop = users[judged], end[judged]
-        train = self._shifted(users, np.where(judged, end - 2 * n, end))
-        return train, self._targets(who, stop - 2 * n, n), self._targets(who, stop - n, n)
+        train = self._shifted(users, np.where(judged, end - n - m, end))
+        valid = self._targets(who, stop - n - m, m) if m else self._targets(who[:0], stop[:0], 1)
+        return train, valid, self._targets(who, stop - n, n)
 
     def _next_by_time(self, users: np.ndarray) -> tuple[Examples, Examples, Examples]:
         first, second = (self._until(cut)[users] for cut in self.split.cuts)  # (n,) places
