@@ -93,6 +93,14 @@ def test_every_cell_is_run_once_and_backbones_first(compared):
     assert told["data_digest"] and told["data_card"] and told["findings"] == {"clean": []}
 
 
+def test_a_new_cell_warns_of_nothing(compared):
+    """A comparison goes on with what stands there; a cell that begins is nothing to warn of."""
+    logs = list(Path(compared[0].folder).glob("*/**/log.jsonl"))
+    events = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    assert len(logs) == 10 and len(events) > 10
+    assert not [line["text"] for line in events if line["event"] == "warning"]
+
+
 def test_a_shared_backbone_changes_no_number(compared, recipe, tmp_path):
     """Learning the first task by itself, a method comes to the same matrix, bit for bit."""
     for method in ("pcl", "finetune", "single", "conure"):

@@ -50,7 +50,8 @@ def learn(request: Mapping[str, Any], show: Any = None) -> dict[str, Any]:
         notes, seconds.
     """
     settings, out, kept = settings_of(request), Path(request["out"]), Kept()
-    done = run(settings, out, resume="auto", show=show, measure=kept.watched, started=kept.begin, page=False)
+    resume = "must" if (out / "run.json").is_file() else "never"
+    done = run(settings, out, resume=resume, show=show, measure=kept.watched, started=kept.begin, page=False)
     write_frame(out / USERS, kept.table(out))
     return {"notes": done.notes, "seconds": done.seconds}
 
