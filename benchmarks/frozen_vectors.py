@@ -2,10 +2,10 @@
 
     PERDURE_DATA=FOLDER python benchmarks/frozen_vectors.py ml1m --seeds 1 2 3 --out runs/frozen [--ways next_item ptum]
 
-Each way of frozen_vectors.toml learns the first task of the recipe alone, once a seed, on one thread; what is done is not
-done again. Then `perdure probe` judges all models of a seed with linear heads on the recipe's other tasks. Printed, and
-written to OUT/table.md: the mean over seeds of each task's measure (of classes accuracy and AUC), with the smallest and
-the largest seed, and the seconds that pre-training took. An encoder "before" is one before its first step.
+Each way of frozen_vectors.toml learns the first task of the recipe alone, once a seed, on one thread; what is done is
+not done again. Then `perdure probe` judges all models of a seed with linear heads on the recipe's other tasks. Printed,
+and written to OUT/table.md: the mean over seeds of each task's measure (of classes accuracy and AUC), with the smallest
+and the largest seed, and the seconds that pre-training took. An encoder "before" is one before its first step.
 """
 
 from __future__ import annotations
