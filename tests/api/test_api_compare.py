@@ -117,6 +117,18 @@ def test_a_method_that_remembers_examples_starts_from_the_backbone_too(near, rec
     assert there["R"] == run.matrix
 
 
+@pytest.mark.parametrize("method", ["ewc", "replay"])
+def test_what_a_method_stores_of_a_shared_first_task_is_its_own(near, recipe, tmp_path, method):
+    """The backbone was learned by another method, which stored neither Fisher nor examples."""
+    done = perdure.compare(recipe, tmp_path / "out", methods=[method])
+    told = table(done.folder).filter(pl.col("after_index") == pl.col("task_index"))["bytes"].to_list()
+    model = Path(done.folder) / near.asked[1] / "model"
+    stored = {path.name: path.stat().st_size for path in model.rglob("*.safetensors")}
+    more = stored.get("method.safetensors", 0)
+    assert told == [stored["watch.safetensors"] + more, stored["gender.safetensors"]]
+    assert told[0] > 2 * stored["backbone.safetensors"] or method == "replay"
+
+
 def test_a_method_that_learns_all_at_once(near, recipe, tmp_path):
     done = perdure.compare(recipe, tmp_path / "out", methods=["joint", "single"])
     assert near.asked == ["runs/sasrec/joint/forward/3", "backbones/sasrec-3", "runs/sasrec/single/forward/3"]

@@ -43,6 +43,14 @@ def test_a_recipe_from_python(learned, tmp_path):
     assert perdure.check(tables, overrides=["train.batch_size=7"]).settings["train"]["batch_size"] == 7
 
 
+def test_bytes_foretold_are_those_that_a_task_adds(learned):
+    """EWC keeps two tensors for each weight of the backbone, and a count; all of it from the first task on."""
+    recipe, _ = learned
+    told = {name: perdure.check(recipe, overrides=[f"tuning.method={name}"]) for name in ("frozen", "ewc")}
+    frozen, ewc = ([task["bytes"] for task in one.tasks] for one in told.values())
+    assert [e - f for e, f in zip(ewc, frozen, strict=True)] == [2 * 4 * told["ewc"].parameters + 8, 0, 0]
+
+
 def test_a_model_is_opened_once_and_asked_often(learned):
     _, run = learned
     model = perdure.load(run.model)

@@ -181,13 +181,27 @@ def test_costs_are_not_divided(tmp_path):
     assert second["seconds"] is None and last["together"] == world.ORDER
 
 
-def test_what_is_spent_by_hand():
+def test_what_is_spent_by_hand(tmp_path):
     life = Life(fits=[{"seconds": 2.0, "epoch": 3}, {"seconds": 1.5, "epoch": 1}], trainable=7, costs=[{"task": "a"}])
-    told = life.spent(["a", "b", "c"], {"a": 10, "b": 20, "c": 30})
+    (tmp_path / "tasks").mkdir()
+    for task, size in (("a", 10), ("b", 20), ("c", 30)):
+        (tmp_path / "tasks" / f"{task}.safetensors").write_bytes(bytes(size))
+    told = life.spent(["a", "b", "c"], tmp_path)
     assert [(c["task"], c["seconds"], c["epochs"], c["bytes"]) for c in told] == [
         ("b", None, None, 20),
         ("c", 3.5, 4, 30),
     ]
+
+
+def test_what_a_method_stores_is_counted_with_the_task_that_made_it_grow(tmp_path):
+    """Its file has 100 bytes after the first task, 100 after the second, 150 after the third."""
+    (tmp_path / "tasks").mkdir()
+    life = Life()
+    for task, size in (("a", 100), ("b", 100), ("c", 150)):
+        (tmp_path / "tasks" / f"{task}.safetensors").write_bytes(bytes(7))
+        (tmp_path / "method.safetensors").write_bytes(bytes(size))
+        life.costs += life.spent([task], tmp_path)
+    assert [cost["bytes"] for cost in life.costs] == [107, 7, 57]
 
 
 def test_the_first_alone_and_then_all(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from perdure import registry
 from perdure.errors import MachineError, SettingsError
@@ -147,16 +148,20 @@ def fresh(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData] | Non
 
 @torch.random.fork_rng(devices=[])  # heads and overlays draw from the global generator, too
 def sizes(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData]) -> tuple[int, dict[str, dict[str, int]]]:
-    """Parameters of the backbone, and per task: trainable parameters and bytes its file adds."""
-    model, told = fresh(settings, item_ids, datas), {}
+    """Parameters of the backbone, and per task: trainable parameters and bytes it adds, those of the method with it."""
+    model, told, before = fresh(settings, item_ids, datas), {}, 0
     backbone = sum(p.numel() for p in model.backbone.parameters())
     for name, data in datas.items():
         model.add(card_of(data), torch.Generator())
         method: Any = model.method
         trained = {p for stage in method.stages for p in method.trains(model, name, stage)}
         model.settle(name)
-        kept = list(model.heads[name].state_dict().values())
-        if name in model.overlays:
-            kept += list(model.overlays[name].state_dict().values())
-        told[name] = {"trainable": sum(p.numel() for p in trained), "bytes": sum(t.nbytes for t in kept)}
+        own, stored = _bytes(model.heads[name], model.overlays.get(name)), _bytes(method)
+        told[name] = {"trainable": sum(p.numel() for p in trained), "bytes": own + stored - before}
+        before = stored
     return backbone, told
+
+
+def _bytes(*modules: nn.Module | None) -> int:
+    """Of all that is saved of some modules."""
+    return sum(t.nbytes for module in modules if module is not None for t in module.state_dict().values())

@@ -63,8 +63,9 @@ def _rows(out: Path, cell: Cell) -> list[dict[str, Any]]:
     tasks = read(folder / "matrix.json")["tasks"]
     costs = {cost["task"]: cost for cost in read(folder / "cost.json")}
     shared = bool(read(folder / "run.json")["settings"]["pretrain"].get("model"))
-    if shared:  # what its first task cost, the backbone was charged
-        costs |= {cost["task"]: cost for cost in read(out / cell.backbone.folder / "cost.json")}
+    if shared:  # what its first task cost, the backbone was charged; what is stored of it is the method's own
+        first = read(out / cell.backbone.folder / "cost.json")
+        costs |= {cost["task"]: {**cost, "bytes": costs[cost["task"]]["bytes"]} for cost in first}
     place = {task: at for at, task in enumerate(tasks)}
     key = {name: getattr(cell, name) for name in KEY}
     told = []

@@ -24,9 +24,9 @@ class Learned:
     Attributes:
         matrix: R, the primary metric of every task on its test users after each task learned.
         scores: one entry per cell of R: `after`, and what `Score.to_dict` tells.
-        costs: per task: task, bytes (of its file), seconds, epochs, trainable, peak_rss (bytes, the process so far).
-            Tasks learned at once also have `together`, their names; what was spent on all of them stands with the last
-            and is None with the others.
+        costs: per task: task, bytes (what it adds to the model folder: its own file, and what the method's file grew
+            by), seconds, epochs, trainable, peak_rss (bytes, the process so far). Tasks learned at once also have
+            `together`, their names; what was spent on all of them stands with the last and is None with the others.
     """
 
     matrix: Matrix
@@ -47,14 +47,20 @@ class Life:
     ground: dict[str, str] = field(default_factory=dict)  # digests at the beginning of the running stage
     fits: list[dict[str, Any]] = field(default_factory=list)  # finished stages of the running task
     trainable: int = 0
+    kept: int = 0  # bytes of the method's file when the last task was published
     relations: dict[str, dict[str, float]] = field(default_factory=dict)  # task -> how much it draws on earlier ones
     judged: dict[str, str] = field(default_factory=dict)  # task -> label of its validation measure
 
-    def spent(self, group: Sequence[str], sizes: Mapping[str, int]) -> list[dict[str, Any]]:
-        """What each new task of a group just learned cost: an entry of `Learned.costs`, given the bytes of its file.
+    def spent(self, group: Sequence[str], model: Path) -> list[dict[str, Any]]:
+        """What each new task of a group just learned cost: an entry of `Learned.costs`, given the model folder that was
+        published then.
 
-        What was spent on all at once is not divided: it stands with the last.
+        What was spent on all at once is not divided: it stands with the last, as does what the method stores of them.
         """
+        files = {task: model / "tasks" / f"{task}.safetensors" for task in group}
+        sizes, method = {task: file.stat().st_size for task, file in files.items()}, model / "method.safetensors"
+        before, self.kept = self.kept, method.stat().st_size if method.exists() else 0
+        sizes[group[-1]] += self.kept - before
         spent = {
             "seconds": round(sum(f["seconds"] for f in self.fits), 3),
             "epochs": sum(f["epoch"] for f in self.fits),

@@ -345,8 +345,7 @@ class _Teacher:
         extra = {"matrix": matrix, "data_digest": run.identity.get("data_digest", ""), "seed": self.seed}
         extra |= {key: run.identity[key] for key in ("settings", "versions")} | {"probes": dict(life.probes)}
         store.save(self.model, run.folder / "model", extra)
-        sizes = {t: (run.folder / "model" / "tasks" / f"{t}.safetensors").stat().st_size for t in group}
-        life.costs += life.spent(group, sizes)
+        life.costs += life.spent(group, run.folder / "model")
         run.write("matrix.json", matrix)
         run.write("scores.json", life.scores)
         run.write("cost.json", life.costs)
