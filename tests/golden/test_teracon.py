@@ -172,27 +172,28 @@ def test_the_retention_loss_is_that_of_one_pass_a_task(encoder, monkeypatch):
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
-    drawn = _drawn(torch.full((3,), 5.0, dtype=torch.float64), len(data), torch.Generator().manual_seed(2))
+    held = [number for number, name in enumerate(method.teacher.tasks) if model.ranks(name)]  # smen learns no ranking
+    drawn = _drawn(torch.full((len(held),), 5.0, dtype=torch.float64), len(data), torch.Generator().manual_seed(2))
     monkeypatch.setattr(teracon, "_drawn", lambda *x: drawn)
-    monkeypatch.setattr(method, "rows", lambda rho, size: torch.full((3,), 5.0, dtype=torch.float64))
+    monkeypatch.setattr(method, "rows", lambda rho, size: torch.full((len(rho),), 5.0, dtype=torch.float64))
     method.s = s
     model.eval()
-    rho = method.rates(_in_order(model.overlays), _in_order(method.teacher.overlays))
+    rho = method.rates(_in_order(model.overlays), _in_order(method.teacher.overlays))[held]
     values = []
     for slow in (False, True):
         model.zero_grad()
         if slow:
             loss = torch.zeros(())
             masks = [method.masks(_in_order(m.overlays), s) for m in (model, method.teacher)]
-            for i, old in enumerate(method.teacher.tasks):
-                at = drawn[0][drawn[1] == i]
+            for place, i in enumerate(held):
+                at, old = drawn[0][drawn[1] == place], list(model.tasks)[i]
                 asked = Batch(data.items[at], data.lengths[at])
                 u, v = (
                     m.backbone.vector(asked, _masked(_sites(m), masks[j][i, None]))
                     for j, m in enumerate((model, method.teacher))
                 )
                 gap = F.mse_loss(model.score_of(u, old), method.teacher.score_of(v, old))
-                loss = loss + rho[i] / rho.sum() * gap
+                loss = loss + rho[place] / rho.sum() * gap
         else:
             loss = method.kept(model, data, torch.Generator())
         loss.backward()
@@ -204,6 +205,23 @@ def test_the_retention_loss_is_that_of_one_pass_a_task(encoder, monkeypatch):
     assert set(ours) == set(theirs)
     for n in ours:
         torch.testing.assert_close(ours[n], theirs[n], rtol=1e-3, atol=1e-5, msg=n)
+
+
+def test_a_task_that_ranks_nothing_is_not_distilled():
+    """All rows go to the tasks that have scores, however the first one's masks lie; where there are none, no loss."""
+    ranks_none = {"name": "clue_seq", "views": "mask"}
+    model, _, data = begun(objective=ranks_none, budget=0.0, min_rows=32)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    model.eval().method.s = model.method.s_max
+    kept = model.method.kept(model, data, torch.Generator())
+    gap = F.mse_loss(model.score(data, "buy"), model.method.teacher.score(data, "buy"))
+    assert gap > 1e-3
+    torch.testing.assert_close(kept, gap, rtol=1e-4, atol=1e-6)
+    model, name, data = begun(tasks=1, objective=ranks_none)
+    loss = model.eval().method.loss(model, name, data, torch.Generator(), 1.0)
+    torch.testing.assert_close(loss, model.loss(data, name, torch.Generator()))
 
 
 def test_distillation_reaches_everything_but_the_new_head():

@@ -18,9 +18,10 @@ pass of the model, shared by all tasks, one pass of the teacher without gradient
 there are.
 
 Differs: the entropy of q, a constant, is taken off L_old, so that a model that answers as before is at 0. A next_item
-task is asked what comes after a user's last event, over all items exactly, in pieces. The teacher answers as each
-batch comes (the paper records its answers for the whole of the new data first; they are the same, as inputs are not
-augmented). The warm-up, in which the paper first trains the new head alone, is an option, off. Weight decay is the
+task is asked what comes after a user's last event, over all items exactly, in pieces. A task whose objective ranks no
+items (`measure`) has no answers to hold and is left out: its user vectors move as in fine-tuning. The teacher answers
+as each batch comes (the paper records its answers for the whole of the new data first; they are the same, as inputs are
+not augmented). The warm-up, in which the paper first trains the new head alone, is an option, off. Weight decay is the
 recipe's.
 """
 
@@ -101,10 +102,10 @@ class LwF(Method):
     def kept(self, model: UserModel, u: Tensor, asked: Batch) -> Tensor:
         """sum_i L_old of the users of `asked`, whose vectors are u (B, d); scalar, at least 0."""
         teacher = self.teacher
+        held = [name for name in teacher.tasks if model.ranks(name)]
+        if not held:
+            return u.new_zeros(())
         with torch.no_grad():
             old = teacher.represent(asked)  # (B, d)
-        terms = [
-            softened_kl(factors(model, name, u), factors(teacher, name, old), self.temperature)
-            for name in teacher.tasks
-        ]
+        terms = [softened_kl(factors(model, i, u), factors(teacher, i, old), self.temperature) for i in held]
         return torch.stack(terms).sum()

@@ -37,8 +37,9 @@ start at 0, so that making room for a task changes no older answer (published: r
 each new task). The first task has the relation-aware mask from the start (published: first = "plain", sigma(s e) until
 there is a second task). s rises `rises` times over the stage instead of once an epoch. Task 1 is asked what comes
 after the last event, and answers so when served (published: after the event before). What is distilled goes through
-the encoder without dropout, which the paper's does not have. Loss on padding, batches dropped at the end, and a wrong
-mask for task 1 after two tasks, all in the authors' code, are not here.
+the encoder without dropout, which the paper's does not have. A task whose objective ranks no items (`measure`) has no
+scores: it has masks, and no part in L_KR. Loss on padding, batches dropped at the end, and a wrong mask for task 1
+after two tasks, all in the authors' code, are not here.
 """
 
 from __future__ import annotations
@@ -176,23 +177,25 @@ class TERACON(Method):
         """L_KR, scalar: the gaps between the model's and the teacher's scores of earlier tasks."""
         teacher = self.teacher
         mine, theirs = _in_order(model.overlays), _in_order(teacher.overlays)
-        rho = self.rates(mine, theirs)  # (k - 1,)
-        expected = self.rows(rho, len(batch))  # (k - 1,)
+        held = [number for number, name in enumerate(teacher.tasks) if model.ranks(name)]  # E of the k - 1
+        rho = self.rates(mine, theirs)[held]  # (E,)
+        expected = self.rows(rho, len(batch))  # (E,)
         at, of = _drawn(expected, len(batch), rng)  # (R,), (R,)
         if not len(at):
             return rho.new_zeros(())
-        asked = batch.of(at)
+        asked, masked = batch.of(at), torch.tensor(held, device=of.device)[of]  # (R,) the mask of each row
         with torch.no_grad():
-            via = _masked(mine[0].sites, self.masks(theirs, self.s)[of])
+            via = _masked(mine[0].sites, self.masks(theirs, self.s)[masked])
             old = teacher.backbone.vector(asked, via)  # (R, d)
         with without_dropout(model.backbone):
-            u = model.backbone.vector(asked, _masked(mine[0].sites, self.masks(mine, self.s)[of]))  # (R, d)
-        counts = torch.bincount(of, minlength=len(rho))  # (k - 1,)
-        weights = rho / rho.sum() * (counts / expected).to(rho.dtype)  # (k - 1,)
+            u = model.backbone.vector(asked, _masked(mine[0].sites, self.masks(mine, self.s)[masked]))  # (R, d)
+        counts = torch.bincount(of, minlength=len(rho))  # (E,)
+        weights = rho / rho.sum() * (counts / expected).to(rho.dtype)  # (E,)
         parts = [part.split(counts.tolist()) for part in (u, old)]
+        names = [list(teacher.tasks)[number] for number in held]
         gaps = [
             weight * logit_mse(factors(model, name, v), factors(teacher, name, w))
-            for name, weight, v, w in zip(teacher.tasks, weights, *parts, strict=True)
+            for name, weight, v, w in zip(names, weights, *parts, strict=True)
             if len(v)
         ]
         return torch.stack(gaps).sum()
