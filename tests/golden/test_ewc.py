@@ -106,6 +106,41 @@ def test_fisher_against_a_loop_over_users(encoder, kind):
     assert sum(float(f.sum()) for f in found) > 0
 
 
+@pytest.mark.parametrize("objective", ["clue_seq", "adaptssr"])
+def test_views_by_dropout_differ_in_the_fisher_too(objective):
+    """As in training, from the generator given and from nothing else."""
+    model, batches = made("sasrec", "next_item", group=6, objective=objective)
+    found = model.method.fisher(model, "task", batches, torch.Generator().manual_seed(3))
+    assert not any(part.training for part in model.modules())
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    again = model.method.fisher(model, "task", batches, torch.Generator().manual_seed(3))
+    assert torch.equal(before, torch.random.get_rng_state())
+    close(again, found, rtol=0, atol=0)
+    rng = torch.Generator().manual_seed(3)
+    torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
+    model.train()
+    slow = [gradients(model, model.loss(batch, "task", rng)) for batch in batches]
+    close(found, [torch.stack([(6 * g) ** 2 for g in gs]).sum(0) / 18 for gs in zip(*slow, strict=True)])
+    model.objective.needs_dropout = False
+    same = model.method.fisher(model, "task", batches, torch.Generator().manual_seed(3))
+    f, e = (torch.cat([t.flatten() for t in ts]) for ts in (found, same))
+    assert torch.linalg.norm(f - e) > 0.1 * torch.linalg.norm(f), "the loss of equal views is another"
+
+
+def test_users_that_are_compared_are_not_met_alone():
+    model = members.new_model("sasrec", "ewc", objective="clue_seq", group=1)
+    with pytest.raises(SettingsError, match="groups of one user"):
+        model.add(members.card("watch", "next_item"), torch.Generator())
+
+
+def test_nothing_is_drawn_from_scores_that_rank_nothing():
+    model, batches = made("sasrec", "next_item", objective={"name": "clue_seq", "views": "mask"}, labels="drawn")
+    found = model.method.fisher(model, "task", batches, torch.Generator().manual_seed(3))
+    model.method.labels = "data"
+    close(model.method.fisher(model, "task", batches, torch.Generator().manual_seed(3)), found, rtol=0, atol=0)
+
+
 def test_groups_are_squared_as_one():
     model, batches = made(kind="item", group=4)
     found = model.method.fisher(model, "task", batches[:1], torch.Generator())

@@ -26,12 +26,15 @@ of the scores that the model answers with: the Fisher proper, of that answer. Fo
 the history without its last event.
 
 Differs: heads of older tasks stay as they were. F is estimated on at most `users` users, and not normalised. Dropout is
-off while it is. Nothing is held while the first task is learned.
+off while it is, unless the task's objective makes its two views by dropout (`needs_dropout`): of equal views its loss
+is another. An objective that compares users compares those of a group. A task whose objective ranks no items (`measure`)
+has no answers to draw: of it, "drawn" takes the task's own loss, too. Nothing is held while the first task is learned.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -87,7 +90,15 @@ class EWC(Method):
         self.register_buffer("counted", torch.tensor(0))  # tasks whose Fisher is in A
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
-        """None; the first task makes room for A and m. SettingsError where a sparse item table would be held."""
+        """None; the first task makes room for A and m. SettingsError where a sparse item table would be held, or where
+        users that an objective compares would be met one by one."""
+        if card.kind == "next_item" and self.group == 1 and model.objective.whole_batch:
+            raise SettingsError(
+                f"groups of one user, and objective {model.objective.name} compares users with each other",
+                expected="groups of 2 users or more",
+                where="tuning.group, objective.name",
+                fix="leave tuning.group out",
+            )
         if model.is_first(card.name):
             if model.backbone.sparse and self.table == "held":
                 raise SettingsError(
@@ -145,27 +156,44 @@ class EWC(Method):
         """F of every weight held, of its shape, from the first users of `batches`."""
         weights = list(self.held(model).values())
         squares, n = [torch.zeros_like(p) for p in weights], 0
-        model.eval()
-        for few in _groups(batches, self.group):
-            if n >= self.users:
-                break
-            loss = self._surprise(model, task, few, rng)  # ()
-            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-            for square, gradient in zip(squares, gradients, strict=True):
-                if gradient is not None:
-                    square.addcmul_(gradient, gradient, value=len(few) ** 2)
-            n += len(few)
+        with _still(model, task, rng):
+            for few in _groups(batches, self.group):
+                if n >= self.users:
+                    break
+                loss = self._surprise(model, task, few, rng)  # ()
+                gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+                for square, gradient in zip(squares, gradients, strict=True):
+                    if gradient is not None:
+                        square.addcmul_(gradient, gradient, value=len(few) ** 2)
+                n += len(few)
         return [square / max(n, 1) for square in squares]
 
     def _surprise(self, model: UserModel, task: str, batch: Batch, rng: torch.Generator) -> Tensor:
         """L_c: mean loss of the training answers, or of one drawn answer a user; scalar."""
-        if self.labels == "data":
+        if self.labels == "data" or not model.ranks(task):
             return model.loss(batch, task, rng)
         if batch.answers is None:
             batch = _cut(batch, slice(None), batch.lengths - 1)
         scores = model.score(batch, task)  # (B, Y)
         drawn = torch.multinomial(scores.detach().softmax(1), 1, generator=rng)[:, 0]  # (B,)
         return F.cross_entropy(scores, drawn)
+
+
+@contextmanager
+def _still(model: UserModel, task: str, rng: torch.Generator) -> Iterator[None]:
+    """Inside, and afterwards, nothing is dropped; but where two views of a history differ by dropout alone, it is drawn
+    inside as `rng` tells. The global generators stay as they are."""
+    model.eval()
+    if model.tasks[task].kind != "next_item" or not model.objective.needs_dropout:
+        yield
+        return
+    with torch.random.fork_rng([rng.device] if rng.device.type == "cuda" else []):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=rng, device=rng.device)))
+        model.train()
+        try:
+            yield
+        finally:
+            model.eval()
 
 
 def _groups(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
