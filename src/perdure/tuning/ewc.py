@@ -27,8 +27,9 @@ the history without its last event.
 
 Differs: heads of older tasks stay as they were. F is estimated on at most `users` users, and not normalised. Dropout is
 off while it is, unless the task's objective makes its two views by dropout (`needs_dropout`): of equal views its loss
-is another. An objective that compares users compares those of a group. A task whose objective ranks no items (`measure`)
-has no answers to draw: of it, "drawn" takes the task's own loss, too. Nothing is held while the first task is learned.
+is another. An objective that compares users compares those of a group. A task whose objective ranks no items
+(`measure`) has no answers to draw: of it, "drawn" takes the task's own loss, too. Nothing is held while the first task
+is learned.
 """
 
 from __future__ import annotations
