@@ -51,6 +51,8 @@ CASES = [(*pair, {}) for pair in members.PAIRS]
 CASES += [("sasrec", method, options) for method, variants in VARIANTS.items() for options in variants]
 CASES += [("bert4rec", "peterrec", {"readout": "both"}), ("bert4rec+input", "peterrec", {"readout": "both"})]
 CASES += [("sasrec+input", method, {}) for method in members.METHODS]
+TOKEN = {"encoder": {"readout": "cls"}, "objective": {"name": "clue_seq", "views": "crop"}}
+CASES += [("sasrec+input", method, TOKEN) for method in members.METHODS]
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join([*case[:2], *map(str, case[2].values())]))

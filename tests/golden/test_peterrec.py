@@ -213,5 +213,5 @@ def test_the_promise_would_break_if_the_backbone_moved(monkeypatch):
 def test_a_token_is_not_read_where_all_states_are_pooled(encoder, options):
     model = members.new_model(encoder, "peterrec", encoder=options, objective="lurm", readout="cls")
     members.learn(model, "watch", "next_item")
-    with pytest.raises(SettingsError, match="pools all states"):
+    with pytest.raises(SettingsError, match="reads user vectors by"):
         members.learn(model, "age", "one_of")

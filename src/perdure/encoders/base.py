@@ -3,7 +3,7 @@
 An encoder turns histories into states: Batch (B, T) -> h (B, P + T, d). It calls each of its layers as
 `via(site, layer, x, *context)`. `plain` just calls the layer; a method hands in its own `via` and may change the
 weights, the input or the output, or put P prompt positions in front at the site "input". A user vector is the state at
-the last event of `question(batch)`, or what another readout makes of the states.
+the last event of `question(batch)`, or what another readout makes of the states, or the state at a token of its own.
 """
 
 from __future__ import annotations
@@ -72,7 +72,10 @@ class Encoder(nn.Module, ABC):
 
     def sites(self) -> dict[str, nn.Module]:
         """Site name -> layer, in the order x passes. Names are part of the model format."""
-        return dict(self.layers.items())
+        sites = dict(self.layers.items())
+        if self.readout == "cls":  # the token is drawn last and joins the events first
+            return {"input": sites.pop("input"), "readout": sites.pop("readout"), **sites}
+        return sites
 
     @property
     def _input(self) -> EventEmbedding:
@@ -106,11 +109,29 @@ class Encoder(nn.Module, ABC):
 
     def vector(self, batch: Batch, via: Via = plain) -> Tensor:
         """User vectors (B, d), as `readout` says. Encoders that can spare work override `_last`."""
+        if self.readout == "cls":
+            return self._at_token(batch, via)  # (B, d)
         return self._last(batch, via) if self.readout == "last" else self._pooled(batch, via)  # (B, d)
 
     def _last(self, batch: Batch, via: Via) -> Tensor:
         """(B, d): the state at each user's last event."""
         return self.last(self(batch, via), batch)  # (B, d)
+
+    def _at_token(self, batch: Batch, via: Via) -> Tensor:
+        """(B, d): the state at a token behind each user's last event, which has the time of that event. Only the site
+        "input" reads histories without it."""
+        n, t = batch.lengths[:, None], batch.items.shape[1]  # (B, 1)
+        at = torch.arange(t + 1, device=n.device)  # (T + 1,)
+        longer = batch.picked(torch.minimum(at, n - 1).clamp(min=0), batch.lengths + 1).hidden(at >= n, 0)
+
+        def door(site: str, layer: nn.Module, x: Tensor, *context: Tensor) -> Tensor:
+            if site != "input":
+                return via(site, layer, x, *context)
+            x = via(site, layer, x[:, :t], *(told[:, :t] for told in context))  # (B, P + T, d)
+            ends = batch.lengths + (x.shape[1] - t)  # (B,)
+            return via("readout", self.layers["readout"], x, ends)  # (B, P + T + 1, d)
+
+        return self._last(longer, door)  # (B, d)
 
     def _pooled(self, batch: Batch, via: Via) -> Tensor:
         """(B, d): all states of the events read as one."""

@@ -5,6 +5,7 @@ n events.
     max         u_j = max_t h_tj
     attention   a = softmax_t(q . tanh(W h_t + b));  u = sum_t a_t h_t
     anchors     a_m = softmax_t(q_m . h_t / sqrt(d));  u = W [sum_t a_1t h_t ; ... ; sum_t a_Mt h_t]
+    cls         u = h_{n+1} of [x_1 .. x_n, c]; c is learned
 
 | readout | source |
 |---|---|
@@ -12,9 +13,16 @@ n events.
 | max | UPRec, arXiv 2102.10989 |
 | attention | Z. Yang et al., "Hierarchical Attention Networks", NAACL 2016; as PTUM (EMNLP Findings 2020) reads users |
 | anchors | several readers of one history, as in LURM, arXiv 2110.11337, whose exact form is not published |
+| cls | J. Devlin et al., "BERT", NAACL 2019; behind the last event as in PeterRec, SIGIR 2020 |
 
-Prompts in front of the events are not read. A user without events is read at position 0. The queries q begin at zero:
-attention begins as the mean.
+Where events are pooled, prompts in front of them are not read and a user without events is read at position 0. The
+queries q begin at zero: attention begins as the mean.
+
+The token c stands behind the last event, where an encoder that looks back only has seen all of them, and behind prompts
+alone where there is no event. It has no position vector, so that a full history stays whole and that, where all look at
+all, any other place (BERT's is the first) would give the same u. What is put on events at the input, prompts and
+dropout, is not put on it. It stands there for user vectors only: the states that an objective trains are without it, so
+that objectives of states, which would never train it, refuse it.
 """
 
 from __future__ import annotations
@@ -24,10 +32,11 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["Anchors", "AttentionPooling", "Readout", "max_of_events", "mean_of_events", "pooling"]
+__all__ = ["Anchors", "AttentionPooling", "Readout", "Token", "max_of_events", "mean_of_events", "pooling"]
 
-Readout = Literal["last", "mean", "max", "attention", "anchors"]
+Readout = Literal["last", "mean", "max", "attention", "anchors", "cls"]
 
 
 def mean_of_events(h: Tensor, lengths: Tensor) -> Tensor:
@@ -96,8 +105,33 @@ class Anchors(nn.Module):
         nn.init.zeros_(self.map.bias)
 
 
+class Token(nn.Module):
+    """One learned vector that is put behind each user's last event.
+
+    Args:
+        width: d.
+    """
+
+    role: ClassVar[str] = "read"
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor, ends: Tensor) -> Tensor:
+        """(B, T, d), of which `ends` (B,) positions count -> (B, T + 1, d), of which one more does."""
+        x = F.pad(x, (0, 0, 0, 1))  # (B, T + 1, d)
+        here = torch.arange(x.shape[1], device=x.device) == ends[:, None]  # (B, T + 1)
+        return torch.where(here[..., None], self.vector.to(x.dtype), x)  # (B, T + 1, d)
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Normal(0, 0.02), as item vectors."""
+        nn.init.normal_(self.vector, std=0.02, generator=generator)
+
+
+WEIGHTED = {"attention": AttentionPooling, "anchors": Anchors, "cls": Token}
+
+
 def pooling(readout: Readout, width: int) -> dict[str, nn.Module]:
-    """The site of a readout that has weights: the last of an encoder, which only user vectors pass. Else none."""
-    if readout == "attention":
-        return {"readout": AttentionPooling(width)}
-    return {"readout": Anchors(width)} if readout == "anchors" else {}
+    """The site of a readout that has weights, which only user vectors pass. Else none."""
+    return {"readout": WEIGHTED[readout](width)} if readout in WEIGHTED else {}

@@ -216,7 +216,7 @@ class PeterRec(Method):
         """Whether this encoder has states to read at its tokens."""
         if self.readout != "last" and backbone.readout != "last":
             raise SettingsError(
-                f"readout {self.readout!r} reads the state at a token, and {backbone.name} pools all states to one",
+                f"readout {self.readout!r} has a token, and {backbone.name} reads user vectors by {backbone.readout!r}",
                 expected='an encoder whose readout is "last"',
                 where="tuning.readout, encoder.readout",
                 fix='set tuning.readout = "last"',
