@@ -25,7 +25,7 @@ def one_weight(monkeypatch, **options):
     model = SimpleNamespace(tasks={}, backbone=SimpleNamespace(sparse=False), is_first=lambda name: name == "0")
     for number, (f, theta) in enumerate(PARABOLAS):
         model.tasks[str(number)] = None
-        method.overlay(model, SimpleNamespace(name=str(number)), torch.Generator())
+        method.overlay(model, SimpleNamespace(name=str(number), kind="item"), torch.Generator())
         w.data.fill_(theta)
         monkeypatch.setattr(EWC, "fisher", lambda *_, f=f: [torch.tensor([f])])
         method.remember(model, str(number), [], torch.Generator())
@@ -171,7 +171,7 @@ def test_drawn_labels_give_the_fisher_proper(group):
     assert torch.linalg.norm(f - e) < 0.1 * torch.linalg.norm(e)
 
 
-@pytest.mark.parametrize("encoder", members.ENCODERS)
+@pytest.mark.parametrize("encoder", members.STATEFUL)
 def test_a_drawn_next_item_is_asked_of_the_events_before(encoder):
     """Windows of one event more than the encoder reads."""
     model, _ = made(encoder, "next_item", labels="drawn", group=2)
