@@ -51,6 +51,16 @@ def test_the_whole_path(tmp_path):
     assert len(answer["items"]) == 10
 
 
+def test_friends_are_not_replayed(tmp_path):
+    """Who they are is not kept; refused at the first step, not after a task was learned."""
+    profile = {"fields": ["age"], "friends": {"path": "friends.csv"}}
+    made = recipe(tmp_path, ("watch", "buy"), profile)
+    with pytest.raises(SettingsError, match="looks users up") as told:
+        perdure.learn(made, tmp_path / "run", overrides=["tuning.method=replay"])
+    assert "friends" in told.value.fix and not (tmp_path / "run" / "model").exists()
+    perdure.learn(made, tmp_path / "without", overrides=["tuning.method=replay", "objective.friends=0"])
+
+
 def test_an_answer_of_a_task_is_no_target(tmp_path):
     made = recipe(tmp_path, ("watch", "gender"), {"fields": ["age", "gender"]})
     for act in (lambda: perdure.check(made), lambda: perdure.learn(made, tmp_path / "run")):

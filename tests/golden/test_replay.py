@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,10 @@ from contracts import members
 from training import world
 
 from perdure import registry
+from perdure.errors import SettingsError
 from perdure.events.batch import Batch
+from perdure.events.ids import Ids
+from perdure.events.profiles import Fields
 from perdure.model import store
 from perdure.tuning.replay import Memory, _some_of_each
 
@@ -114,6 +118,54 @@ def test_what_teaches_nothing_is_not_kept():
     assert kept(memory) == [([3, 4], None)]
 
 
+def test_who_is_who_is_kept_and_nobody_is_named():
+    """Examples of one user stay of one user, each has its profile, and no row of the log is in the memory."""
+    items = torch.tensor([[2, 3], [4, 5], [6, 7], [8, 9], [3, 2]])
+    users, profile = torch.tensor([70, 70, 30, 990, 70]), torch.tensor([[1, 0], [1, 0], [2, 4], [0, 3], [1, 0]])
+    memory = Memory(5, 2, most=0, timed=False, fields=2)
+    lengths = torch.full((5,), 2)
+    memory.keep([Batch(items, lengths, None, users, profile=profile)], torch.Generator())
+    assert memory.users.unique().tolist() == [0, 1, 2] and memory.users.dtype == torch.int32
+    drawn = memory.draw(4, torch.Generator().manual_seed(1))
+    own = [(items == history).all(1).nonzero().item() for history in drawn.items]
+    assert torch.equal(drawn.users[:, None] == drawn.users, users[own][:, None] == users[own])
+    assert torch.equal(drawn.profile, profile[own])
+    memory.keep([Batch(items, lengths)], torch.Generator())
+    assert sorted(memory.users.tolist()) == [0, 1, 2, 3, 4], "without users every example is another's"
+
+
+def told_of_users(**objective):
+    """A model whose objective tells fields of a profile from histories, and users with both."""
+    fields = Fields({"age": Ids(["20", "30"], first=1), "town": Ids(["a", "b", "c"], first=1)})
+    spec = {"encoder": {"name": "bert4rec", "width": 16, "max_length": members.T, "dropout": 0.0}}
+    spec |= {"method": {"name": "replay"}, "objective": {"name": "uprec", "friends": 0.0, **objective}}
+    ids = Ids([f"i{i:02d}" for i in range(members.N)], first=2)
+    model = store.build(spec, ids, registry.find, torch.Generator().manual_seed(0), fields)
+    model.add(members.card("watch", "next_item"), torch.Generator().manual_seed(1))
+    data, rng = members.batch(0, size=USERS, length=members.T), torch.Generator().manual_seed(2)
+    rows = torch.stack([torch.randint(3, (USERS,), generator=rng), torch.randint(4, (USERS,), generator=rng)], 1)
+    return model, replace(data, times=None, marks=None, lengths=data.lengths.clamp(min=2), profile=rows)
+
+
+def test_what_an_objective_learns_of_users_is_replayed_too():
+    """All users are kept: the loss of attributes is that of the batch itself."""
+    model, data = told_of_users(item=0.0)
+    model.method.remember(model, "watch", [data], torch.Generator())
+    replayed = model.overlays["watch"].draw(USERS, torch.Generator())
+    own, again = (model.eval().loss(batch, "watch", torch.Generator()) for batch in (data, replayed))
+    assert own > 1 and len(replayed) == USERS
+    torch.testing.assert_close(again, own)
+    model, _ = told_of_users(attributes=0.0)
+    assert model.overlays["watch"].profile is None, "nothing learns it, so nothing keeps it"
+
+
+def test_who_must_be_looked_up_cannot_be_replayed():
+    model, data = told_of_users()
+    model.objective.reads_users = True
+    with pytest.raises(SettingsError, match="uprec looks users up, and replay does not keep who they are"):
+        model.method.loss(model, "watch", data, torch.Generator(), 0.0)
+
+
 def life(**options):
     model = members.new_model("sasrec", "replay", encoder={"dropout": 0.0}, **options)
     for seed, (name, kind) in enumerate([("watch", "next_item"), ("buy", "item")]):
@@ -181,7 +233,8 @@ def test_what_the_model_folder_holds(tmp_path):
     again = store.load(tmp_path / "model", registry.find)
     for task in ("watch", "buy"):
         mine, theirs = model.overlays[task].state_dict(), again.overlays[task].state_dict()
-        assert set(mine) - {"answers"} == {"items", "lengths", "filled"}, "no user ids; times only where they are read"
+        assert set(mine) - {"answers", "users"} == {"items", "lengths", "filled"}, "times only where they are read"
+        assert ("users" in mine) == (task == "watch")
         assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
     assert model.overlays["watch"].items.shape == (6, members.T + 1)
 

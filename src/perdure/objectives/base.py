@@ -59,6 +59,8 @@ class Objective(nn.Module, ABC):
         measure: what `judge` measures; a next_item task is then judged by it, on the validation and test users, and
             ranks no items. Empty for objectives that learn to rank, whose tasks are judged by ranking.
         whole_batch: its loss compares users of a batch with each other, so that processes cannot share one.
+        reads_users: it looks up who a user of a batch is, as for friends: `Batch.users` must be rows of the log. Others
+            only ask which rows of a batch are of one user.
         needs_dropout: it encodes one history twice, which is twice the same where nothing is dropped.
         passes_on: the class that options which the constructor does not name (`**options`) are for, or None.
     """
@@ -74,6 +76,7 @@ class Objective(nn.Module, ABC):
     passes_on: ClassVar[type | None] = None
     tied: bool = True
     whole_batch: bool = False
+    reads_users: bool = False
     needs_dropout: bool = False
 
     @classmethod

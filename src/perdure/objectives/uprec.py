@@ -177,6 +177,7 @@ class UPRec(Objective):
             return
         told = self.attributes and data.profiles is not None and self.predicts(data.profiles.fields)
         self._circle = Circle(data.friends, data) if self.friends and data.friends is not None else None
+        self.reads_users = self._circle is not None
         if not told and self._circle is None:
             raise SettingsError(
                 "objective uprec: nothing is told of users but their events",

@@ -11,13 +11,16 @@ Vitter, "Random Sampling with a Reservoir", 1985.
 | paper | here | shape |
 |---|---|---|
 | M_j: histories, their lengths, up to A answers of each | overlays[j].items, lengths, answers | (m, L), (m,), (m, A) |
+| of M_j for a next_item task: whose, and rows of the profile | overlays[j].users, profile | (m,), (m, F) |
 | m, A | memory, answers | |
 | |B_j| | batch, drawn from M_j, none twice | |
 
 L is what the encoder reads, and for a next_item task what its targets need besides.
 
-Privacy: M_j holds histories of users, item by item and, where the encoder reads them, with times and marks. It is
-stored in the file of task j in the model folder: whoever has the model has these histories. User ids are not stored.
+Privacy: M_j holds histories of users, item by item and, where the encoder reads them, with times and marks; where an
+objective learns them, with the profile. It is stored in the file of task j in the model folder: whoever has the model
+has these histories. Who the users are is not stored: of a next_item task only which examples are of one user, whom an
+objective must not tell apart. So friends cannot be looked up, and an objective that reads them is refused.
 
 Differs: the papers store classes or transitions; here an example is a user's history with at most A of the user's
 answers, a uniform sample of them. Every task has a head of its own: those of older tasks stay as they were unless
@@ -34,6 +37,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from perdure.errors import SettingsError
 from perdure.events.batch import Batch
 from perdure.tuning.base import Method, Overlay, everything
 
@@ -48,8 +52,9 @@ class Memory(Overlay):
     """Examples of one task.
 
     Args:
-        size: m. length: L. most: A, answers kept of a history; 0 where the task has none. timed: events have times.
-        marks: M, of each event.
+        size: m. length: L. most: A, answers kept of a history; 0 where the task has none, and users are then told
+            apart. timed: events have times.
+        marks: M, of each event. fields: F, of each profile.
     """
 
     passive: ClassVar[bool] = True
@@ -59,15 +64,19 @@ class Memory(Overlay):
     answers: Tensor | None
     times: Tensor | None
     marks: Tensor | None
+    users: Tensor | None
+    profile: Tensor | None
     filled: Tensor
 
-    def __init__(self, size: int, length: int, most: int, timed: bool, marks: int = 0) -> None:
+    def __init__(self, size: int, length: int, most: int, timed: bool, marks: int = 0, fields: int = 0) -> None:
         super().__init__()
         self.register_buffer("items", torch.zeros(size, length, dtype=torch.int32))
         self.register_buffer("lengths", torch.zeros(size, dtype=torch.int32))
         self.register_buffer("answers", torch.full((size, most), -1, dtype=torch.int32) if most else None)
         self.register_buffer("times", torch.zeros(size, length, dtype=torch.int64) if timed else None)
         self.register_buffer("marks", torch.zeros(size, length, marks, dtype=torch.int16) if marks else None)
+        self.register_buffer("users", None if most else torch.zeros(size, dtype=torch.int32))
+        self.register_buffer("profile", torch.zeros(size, fields, dtype=torch.int16) if fields else None)
         self.register_buffer("filled", torch.tensor(0))  # rows in use, from the first
 
     def keep(self, batches: Iterable[Batch], rng: torch.Generator) -> None:
@@ -83,6 +92,10 @@ class Memory(Overlay):
                 some["times"] = _wide(batch.times, length)  # (B, L)
             if self.marks is not None and batch.marks is not None:
                 some["marks"] = _wide(batch.marks, length)  # (B, L, M)
+            if self.users is not None and batch.users is not None:
+                some["users"] = batch.users  # (B,)
+            if self.profile is not None and batch.profile is not None:
+                some["profile"] = batch.profile  # (B, F)
             some["key"] = torch.rand(len(batch), generator=rng, device=rng.device, dtype=torch.float64)  # (B,)
             teaches = batch.lengths > (1 if self.answers is None else 0)  # (B,)
             some = {name: t[teaches] for name, t in some.items()}
@@ -90,6 +103,9 @@ class Memory(Overlay):
             best = both["key"].topk(min(size, len(both["key"]))).indices
             kept = {name: t[best] for name, t in both.items()}
         self.filled.fill_(len(kept.pop("key", ())))
+        if self.users is not None:  # numbers from 0 in place of rows of the log
+            one = torch.arange(int(self.filled), device=self.users.device)  # (m,)
+            kept["users"] = kept["users"].unique(return_inverse=True)[1] if "users" in kept else one
         for name, tensor in kept.items():
             buffer = self.get_buffer(name)  # (m, ...)
             buffer.zero_()[: len(tensor)] = tensor.to(buffer.dtype)
@@ -101,12 +117,14 @@ class Memory(Overlay):
         t = max(int(lengths.max()), 1)
         times = None if self.times is None else self.times[rows, :t]  # (B, T)
         marks = None if self.marks is None else self.marks[rows, :t].long()  # (B, T, M)
+        users = None if self.users is None else self.users[rows].long()  # (B,)
+        profile = None if self.profile is None else self.profile[rows].long()  # (B, F)
         answers = starts = None
         if self.answers is not None:
             kept = self.answers[rows]  # (B, A)
             answers, counts = kept[kept >= 0].long(), (kept >= 0).sum(1)  # (all,), (B,)
             starts = F.pad(counts.cumsum(0), (1, 0))  # (B + 1,)
-        return Batch(self.items[rows, :t].long(), lengths, times, None, answers, starts, marks=marks)
+        return Batch(self.items[rows, :t].long(), lengths, times, users, answers, starts, profile, marks=marks)
 
 
 class Replay(Method):
@@ -142,11 +160,13 @@ class Replay(Method):
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
         """An empty memory; the backbone serves as it is."""
-        shifted = card.kind == "next_item"
-        length = model.backbone.max_length + (cast("Objective", model.objective).extra if shifted else 0)
-        most = 0 if shifted else 1 if card.kind == "one_of" else self.answers
         marks = 0 if model.marks is None else len(model.marks.sizes)
-        return Memory(self.memory, length, most, model.backbone.reads_times, marks)
+        length, timed = model.backbone.max_length, model.backbone.reads_times
+        if card.kind != "next_item":
+            return Memory(self.memory, length, 1 if card.kind == "one_of" else self.answers, timed, marks)
+        objective = cast("Objective", model.objective)
+        fields = len(model.fields) if model.fields is not None and objective.predicts(model.fields) else 0
+        return Memory(self.memory, length + objective.extra, 0, timed or objective.reads_times, marks, fields)
 
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
         """The backbone and the task's head, and where asked those of older tasks."""
@@ -154,7 +174,18 @@ class Replay(Method):
         return [*everything(model, task), *(p for j in older for p in model.heads[j].parameters())]
 
     def loss(self, model: UserModel, task: str, batch: Batch, rng: torch.Generator, progress: float) -> Tensor:
-        """The task's own loss and, on later tasks, that of what is replayed."""
+        """The task's own loss and, on later tasks, that of what is replayed.
+
+        Raises:
+            SettingsError: the objective reads who a user's friends are.
+        """
+        if cast("Objective", model.objective).reads_users:
+            raise SettingsError(
+                f"objective {model.objective.name} looks users up, and replay does not keep who they are",
+                expected="an objective that learns from histories and profiles, or another method",
+                where="tuning.method, profile.friends",
+                fix="leave [profile] friends out, or set objective.friends = 0",
+            )
         own = model.loss(batch, task, rng)
         older = [j for j in _older(model, task) if int(cast(Memory, model.overlays[j]).filled)]
         if not older:
