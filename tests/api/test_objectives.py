@@ -17,6 +17,7 @@ CASES = {
     "cl4srec-windows": ["objective.tied=false", "pretrain.windows=split", "encoder.max_length=8"],
     "ptum": ["encoder.readout=attention"],
     "ptum-user": ["objective.places=user", "objective.others=uniform", "encoder.name=bert4rec"],
+    "ptum-token": ["encoder.readout=cls"],
     "ptum-own": ["objective.tied=false", "objective.following=1", "encoder.readout=max"],
     "lurm": ["objective.views=samples", "encoder.readout=anchors"],
     "clue_service": [*SERVICES, "encoder.readout=mean", "objective.chunk=16"],

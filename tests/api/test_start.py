@@ -28,10 +28,11 @@ def first(tmp_path_factory):
     return recipe, perdure.learn(recipe, folder / "run", overrides=options)
 
 
-def test_another_objective_goes_on_from_the_weights(first, tmp_path):
+@pytest.mark.parametrize("readout", ["attention", "cls"])
+def test_another_objective_goes_on_from_the_weights(first, tmp_path, readout):
     """The readout is new, and so drawn; all else begins as it was learned."""
     recipe, run = first
-    options = [*BERT, *STAY, "objective.name=adaptssr", "encoder.readout=attention", f"pretrain.start={run.model}"]
+    options = [*BERT, *STAY, "objective.name=adaptssr", f"encoder.readout={readout}", f"pretrain.start={run.model}"]
     then = perdure.learn(recipe, tmp_path / "then", overrides=options)
     before, after = weights(run.model), weights(then.model)
     assert set(after) - set(before) == {name for name in after if "readout" in name}

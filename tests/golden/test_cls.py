@@ -4,6 +4,7 @@ is refused."""
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from perdure.errors import SettingsError
 from perdure.events.batch import Batch
 from perdure.objectives.base import Learner
 from perdure.objectives.clue_seq import ClueSeq
+from perdure.tuning.base import Overlay
 
 ENCODERS = [name for name in members.ENCODERS if name not in ("dupn", "smen")]  # which have no choice of readouts
 CASES = [(name, {}) for name in [*ENCODERS, *(f"{name}+input" for name in ENCODERS)]]
@@ -25,6 +27,11 @@ def model(name, method="frozen", **options):
     """A model that reads user vectors at a token, in evaluation mode."""
     options = {"readout": "cls", **options}
     return members.new_model(name, method, encoder=options, objective={"name": "clue_seq", "views": "crop"}).eval()
+
+
+def token(encoder):
+    """(d,) the weights of the site."""
+    return cast(Token, encoder.layers["readout"]).vector
 
 
 def users(batch):
@@ -41,8 +48,8 @@ def slow(encoder, alone, n, via=lambda site, layer, x, *context: layer(x, *conte
         if site != "input":
             return via(site, layer, x, *context)
         rows = via(site, layer, alone.items, *encoder._input.told(alone))[:, : None if n else -1]
-        token = encoder.layers["readout"].vector.expand(1, 1, -1)
-        return torch.cat([token, rows] if first else [rows, token], 1)
+        one = token(encoder).expand(1, 1, -1)
+        return torch.cat([one, rows] if first else [rows, one], 1)
 
     h = encoder(alone.picked(places, torch.tensor([n + 1])), door)[0]  # (P + n + 1, d)
     return h[0] if first else h[-1]
@@ -56,10 +63,10 @@ def with_empty(seed):
 
 
 def test_where_the_token_stands_by_hand():
-    token, x = Token(1), torch.tensor([[1.0, 2.0, 3.0], [4.0, 9.0, 9.0], [9.0, 9.0, 9.0]])[..., None]
+    layer, x = Token(1), torch.tensor([[1.0, 2.0, 3.0], [4.0, 9.0, 9.0], [9.0, 9.0, 9.0]])[..., None]
     with torch.no_grad():
-        token.vector.fill_(7.0)
-    stands = token(x, torch.tensor([3, 1, 0]))[..., 0].tolist()
+        layer.vector.fill_(7.0)
+    stands = layer(x, torch.tensor([3, 1, 0]))[..., 0].tolist()
     assert [row[:n] for row, n in zip(stands, (4, 2, 1), strict=True)] == [[1, 2, 3, 7], [4, 7], [7]]
 
 
@@ -90,7 +97,7 @@ def test_it_reads_every_event_and_no_state_reads_it(name):
         other[0, t] = other[0, t] % members.N + 2
         moved = (encoder.vector(replace(data, items=other)) != u).any(1)
         assert moved.tolist() == [True] + [False] * (len(data) - 1)
-    encoder.layers["readout"].vector += 1.0
+    token(encoder).add_(1.0)
     assert torch.equal(encoder(data), h) and bool((encoder.vector(data) != u).any(1).all())
 
 
@@ -101,7 +108,7 @@ def test_overlays_meet_events_as_they_stand_and_the_token_behind_them(name, meth
     made = model(name, method, **({"time": True} if name == "hstu" else {}))
     members.learn(made, "watch", "next_item", steps=1)
     members.learn(made, "buy", "item", seed=1)
-    data, overlay = members.batch(4, size=8), made.overlays["buy"]
+    data, overlay = members.batch(4, size=8), cast(Overlay, made.overlays["buy"])
     with torch.inference_mode():
         expected = [slow(made.backbone, alone, n, overlay.via(alone)) for alone, n in users(data)]
         if method == "uaf":  # the token's own site is copied too, and mixed
@@ -137,7 +144,7 @@ def steps(encoder, weights, rate, number, fresh):
 def test_the_token_learns(name):
     """While all else stands still, the loss that reads it falls."""
     encoder = model(name).backbone
-    losses = steps(encoder, [encoder.layers["readout"].vector], 0.003, 20, fresh=False)
+    losses = steps(encoder, [token(encoder)], 0.003, 20, fresh=False)
     assert losses[-1] < losses[0] - 1e-4
 
 

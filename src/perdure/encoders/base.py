@@ -73,7 +73,7 @@ class Encoder(nn.Module, ABC):
     def sites(self) -> dict[str, nn.Module]:
         """Site name -> layer, in the order x passes. Names are part of the model format."""
         sites = dict(self.layers.items())
-        if self.readout == "cls":  # the token is drawn last and joins the events first
+        if self.readout == "cls":  # the token joins the events behind the input
             return {"input": sites.pop("input"), "readout": sites.pop("readout"), **sites}
         return sites
 
@@ -118,8 +118,8 @@ class Encoder(nn.Module, ABC):
         return self.last(self(batch, via), batch)  # (B, d)
 
     def _at_token(self, batch: Batch, via: Via) -> Tensor:
-        """(B, d): the state at a token behind each user's last event, which has the time of that event. Only the site
-        "input" reads histories without it."""
+        """(B, d): the state at a token behind each user's last event, with the time of that event. All sites behind the
+        input take it for one more event."""
         n, t = batch.lengths[:, None], batch.items.shape[1]  # (B, 1)
         at = torch.arange(t + 1, device=n.device)  # (T + 1,)
         longer = batch.picked(torch.minimum(at, n - 1).clamp(min=0), batch.lengths + 1).hidden(at >= n, 0)

@@ -18,11 +18,11 @@ n events.
 Where events are pooled, prompts in front of them are not read and a user without events is read at position 0. The
 queries q begin at zero: attention begins as the mean.
 
-The token c stands behind the last event, where an encoder that looks back only has seen all of them, and behind prompts
-alone where there is no event. It has no position vector, so that a full history stays whole and that, where all look at
-all, any other place (BERT's is the first) would give the same u. What is put on events at the input, prompts and
-dropout, is not put on it. It stands there for user vectors only: the states that an objective trains are without it, so
-that objectives of states, which would never train it, refuse it.
+The token c stands behind the last event, where an encoder that looks back only has seen all of them, or behind prompts
+alone where there is no event. It joins the events behind the site "input", so it has no position vector: a full history
+stays whole, and where all look at all, any other place (BERT's is the first) would give the same u. Nor has it the
+dropout of that site, or what a method adds to events there. It stands there for user vectors only. The states of events
+that an objective trains are without it, and objectives of states, which would never train it, refuse it.
 """
 
 from __future__ import annotations
