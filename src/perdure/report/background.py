@@ -97,13 +97,13 @@ def settings(c: Compared) -> Section:
     """What the methods have in common, with its origin, and what was tuned for one alone."""
     parts: list[Any] = []
     tuned = c.about.get("tuned") or {}
-    rows = [[Cell(m), Cell(key), Cell(words.plain(value))] for m, some in tuned.items() for key, value in some.items()]
+    rows = [[Cell(m), Cell(_given(some))] for m, some in tuned.items() if some]
     own = [method for method in c.axis("methods") if tuned.get(method)]
     told = f"Settings of their own have {words.listed(own)}." if own else "No method has settings of its own."
     parts.append(f"All methods share the recipe's settings. {told}")
     if rows:
-        heads = [Cell("method"), Cell("setting"), Cell("value")]
-        parts.append(Table("Tuned for one method", heads, rows, "From [compare.<method>] of the recipe.", words=(1, 2)))
+        heads = [Cell("method"), Cell("settings")]
+        parts.append(Table("Of one method alone", heads, rows, "From [compare.<method>] of the recipe.", words=(1,)))
     by_section: dict[str, list[list[Cell]]] = {}
     for section, key, value, origin in c.facts.settings:
         by_section.setdefault(section, []).append([Cell(key), Cell(words.plain(value)), Cell(origin)])
@@ -113,6 +113,11 @@ def settings(c: Compared) -> Section:
         note = f"{given} given, {len(some) - given} at their default"
         parts.append(Fold(f"[{section}]", [Table(f"Settings of [{section}]", heads, some, words=(1, 2))], note))
     return Section("Settings", parts)
+
+
+def _given(some: dict[str, Any]) -> str:
+    """`train.learning_rate 0.001, tuning.length 6`."""
+    return ", ".join(f"{key} {words.plain(value)}" for key, value in some.items())
 
 
 def files(c: Compared) -> Section:

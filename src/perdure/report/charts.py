@@ -22,7 +22,7 @@ def curves(points: list[dict[str, Any]], metric: str, best: int | None, width: i
     """
     alt = altair()
     panels = []
-    for key, title, colour, height in (("valid", metric, FIRST, 96), ("loss", "loss", SECOND, 58)):
+    for key, title, colour, height, count in (("valid", metric, FIRST, 96, 4), ("loss", "loss", SECOND, 58, 3)):
         rows = [{"epoch": p["epoch"], "value": p[key]} for p in points if p.get(key) is not None]
         if not rows:
             continue
@@ -39,7 +39,7 @@ def curves(points: list[dict[str, Any]], metric: str, best: int | None, width: i
             {"domain": [low - 0.05, high + 0.05]} if high - low < 1e-9 else {}
         )  # a line in the middle, not on an edge
         scale = alt.Scale(zero=False, nice=True, **flat)
-        y = alt.Y("value:Q", title=title, axis=alt.Axis(tickCount=4, titlePadding=8), scale=scale)
+        y = alt.Y("value:Q", title=title, axis=alt.Axis(tickCount=count, titlePadding=8), scale=scale)
         base = alt.Chart(data(rows)).encode(x=x, y=y)
         drawn: Any = base.mark_line(color=colour, strokeWidth=1.8, clip=False)
         if len(rows) <= 40:
@@ -51,7 +51,7 @@ def curves(points: list[dict[str, Any]], metric: str, best: int | None, width: i
         panels.append(drawn.properties(width=width, height=height))
     if not panels:
         return ""
-    chart = alt.vconcat(*panels, spacing=8) if len(panels) > 1 else panels[0]
+    chart = alt.vconcat(*panels, spacing=16) if len(panels) > 1 else panels[0]
     return svg(chart, f"learning curve: {metric} and loss by epoch")
 
 

@@ -47,11 +47,11 @@ def card(facts: Facts) -> list[tuple[str, str]]:
     books = told.pop("books", None)
     if books:
         names = sorted((name for name in books if name != "received"), key=lambda name: (name != "stored", name))
-        parts = " + ".join(f"{words.plain(books[name])} {name}" for name in names)
+        parts = " + ".join(f"{words.plain(books[name])} {name}" for name in names if books[name])
         rows.append(("rows read", f"{words.plain(books.get('received'))} = {parts}"))
     times = told.pop("time_range", None)
     if times:
-        rows.append(("time", f"{times.get('first')} to {times.get('last')}"))
+        rows.append(("time", " to ".join(words.moment(str(times.get(end))) for end in ("first", "last"))))
     lengths = told.pop("history_length", None)
     if lengths and "50%" in lengths:
         usual = f"nine in ten from {lengths['5%']:,} to {lengths['95%']:,}"
@@ -59,10 +59,8 @@ def card(facts: Facts) -> list[tuple[str, str]]:
         rows.append(("events of a user", text))
     if "density" in told:
         rows.append(("density", f"{told.pop('density'):.2%} of all pairs of user and item"))
-    said = {
-        key: value for key, value in told.items() if value and any(value.values() if isinstance(value, dict) else [1])
-    }
-    return rows + [(key.replace("_", " "), words.plain(value)) for key, value in said.items()]
+    counts = {k: {n: v for n, v in one.items() if v} if isinstance(one, dict) else one for k, one in told.items()}
+    return rows + [(key.replace("_", " "), words.plain(value)) for key, value in counts.items() if value]
 
 
 def tasks(facts: Facts) -> dict[str, Any] | None:
@@ -112,7 +110,9 @@ def machine(facts: Facts) -> list[tuple[str, str]]:
     run = facts.run
     told = [(str(name), str(version)) for name, version in (run.get("versions") or {}).items()]
     return told + [
-        (key, words.plain(run[key])) for key in ("cpu", "device", "data_digest", "started", "finished") if run.get(key)
+        (key.replace("_", " "), words.moment(words.plain(run[key])))
+        for key in ("cpu", "device", "data_digest", "started", "finished")
+        if run.get(key)
     ]
 
 
@@ -125,7 +125,7 @@ def notes(facts: Facts) -> list[str]:
 def missing(facts: Facts) -> list[str]:
     """What the folder does not tell, and why the page is silent about it."""
     lines = list(facts.missing)
-    if facts.R and not facts.alone:
+    if len(facts.tasks) > 1 and facts.R and not facts.alone:
         lines.append(
             "forward transfer: no run that learned each task alone (method single) to compare with (no alone.json)"
         )

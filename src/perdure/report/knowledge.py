@@ -25,7 +25,7 @@ def matrices(c: Compared) -> Section | None:
     for group in c.main:
         whole = np.concatenate([group.mean_matrix(method) for method in group.matrices])  # (methods K, K)
         top = np.nanmax(whole, 0)  # (K,) best of each column: every task is measured at the end
-        maps = [_map(group, method, np.where(top > 0, top, 1.0)) for method in group.matrices]
+        maps = [_map(c, group, method, np.where(top > 0, top, 1.0)) for method in group.matrices]
         grids += [*filter(None, [_names(group)]), Grid(maps)]
     if not grids:
         return None
@@ -37,7 +37,7 @@ def matrices(c: Compared) -> Section | None:
     return Section("What each method knew after each task", [intro, *grids])
 
 
-def _map(group: Group, method: str, top: np.ndarray) -> Table:
+def _map(c: Compared, group: Group, method: str, top: np.ndarray) -> Table:
     R, tasks = group.mean_matrix(method), group.tasks
     rows = []
     for t, after in enumerate(tasks):
@@ -54,7 +54,12 @@ def _map(group: Group, method: str, top: np.ndarray) -> Table:
     note = f"mean {words.score(one['average']['mean'])}" + (", sampled" if group.sampled else "")
     note += "; measured once, at the end" if lost is None else f", forgetting {words.lost(lost)}"
     heads = [Cell("after"), *[Cell(str(k + 1), title=task) for k, task in enumerate(tasks)]]
-    return Table(f"{method}, {group.encoder}", heads, rows, note, _kind(group))
+    return Table(_whose(c, group, method), heads, rows, note, _kind(group))
+
+
+def _whose(c: Compared, group: Group, method: str) -> str:
+    """The method, and its encoder where there are several."""
+    return method if len(c.main) == 1 else f"{method}, {group.encoder}"
 
 
 def _numbered(group: Group, task: str) -> Cell:
@@ -105,7 +110,7 @@ def _lost(group: Group) -> Table:
 
 def relations(c: Compared) -> Section | None:
     """How much each task draws on the tasks before it, by the methods that can tell."""
-    maps = [_drawn_on(group, m, told) for group in c.main for m, told in group.relations.items()]
+    maps = [_drawn_on(c, group, m, told) for group in c.main for m, told in group.relations.items()]
     if not maps:
         return None
     intro = (
@@ -116,7 +121,7 @@ def relations(c: Compared) -> Section | None:
     return Section("What tasks draw on", [intro, *filter(None, names), Grid(maps)])
 
 
-def _drawn_on(group: Group, method: str, told: dict[str, dict[str, float]]) -> Table:
+def _drawn_on(c: Compared, group: Group, method: str, told: dict[str, dict[str, float]]) -> Table:
     earlier = [task for task in group.tasks if any(task in one for one in told.values())]
     most = max(abs(value) for one in told.values() for value in one.values()) or 1.0
     rows = []
@@ -131,7 +136,7 @@ def _drawn_on(group: Group, method: str, told: dict[str, dict[str, float]]) -> T
                 cells.append(Cell(f"{value:.2f}", shade=min(1.0, abs(value) / most), title=title))
         rows.append(cells)
     heads = [Cell("task"), *[Cell(str(group.tasks.index(task) + 1), title=task) for task in earlier]]
-    return Table(f"{method}, {group.encoder}", heads, rows, f"largest weight {most:.2f}", _kind(group))
+    return Table(_whose(c, group, method), heads, rows, f"largest weight {most:.2f}", _kind(group))
 
 
 def curves(c: Compared) -> Section | None:

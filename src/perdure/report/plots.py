@@ -12,6 +12,7 @@ from perdure.report.drawing import DASHES, FIRST, INK, LINES, SOFT, altair, data
 __all__ = ["front", "frontier", "gains", "look", "many"]
 
 LETTER = 6.2  # pixels of a letter of a label, about
+COLUMN = 14  # pixels between names that stand in a column
 
 
 def gains(rows: Sequence[Mapping[str, Any]], encoder: str, width: int = 360) -> str:
@@ -100,7 +101,11 @@ def frontier(points: Sequence[Mapping[str, Any]], cost: str, quality: str, width
         if some:
             mark = alt.Chart(data(some)).mark_point(color=FIRST, filled=inside, size=62, strokeWidth=1.6, opacity=1)
             chart = chart + mark.encode(x=x, y=y)
-    for align, dx, dy, some in _labels(told, xs, ys, width, height):
+    labels, crowded = _labels(told, xs, ys, width, height)
+    if crowded:
+        height = max(height, COLUMN * len(told))
+        chart = chart + _column(told, x, y, ys, width, height)
+    for align, dx, dy, some in [] if crowded else labels:
         text = alt.Chart(data(some)).mark_text(align=align, dx=dx, dy=dy, color=INK, fontSize=11, baseline="middle")
         chart = chart + text.encode(x=x, y=y, text="name:N")
     said = "; ".join(f"{p['name']} {words.score(p['y'])} at {p['x']:,.4g}" for p in told)
@@ -112,14 +117,37 @@ PLACES = (("left", 8, 0), ("right", -8, 0), ("center", 0, -12), ("center", 0, 13
           ("right", -7, -10), ("right", -7, 11))  # fmt: skip
 
 
-def _labels(points: list[dict[str, Any]], xs: list[float], ys: list[float], width: int, height: int) -> list[Any]:
-    """Where each name goes so that few overlap: (align, dx, dy, points), tried in the order of PLACES."""
+def _column(points: list[dict[str, Any]], x: Any, y: Any, ys: list[float], width: int, height: int) -> Any:
+    """The names in a column at the right, the best on top, each joined to its point by a line."""
+    alt = altair()
+    least, lowest = COLUMN / height, 1.0  # as shares of the height, from the bottom
+    told = []
+    for place, point in enumerate(sorted(points, key=lambda p: -p["y"])):
+        wanted = (point["y"] - ys[0]) / (ys[1] - ys[0])
+        lowest = min(lowest - least * bool(place), max(wanted, least * (len(points) - place - 0.5)))
+        told.append(dict(point) | {"at": ys[0] + lowest * (ys[1] - ys[0])})
+    base = alt.Chart(data(told))
+    joined = base.mark_rule(color=SOFT, strokeWidth=0.8, opacity=0.5).encode(
+        x=x, y=y, x2=alt.value(width + 10), y2="at:Q"
+    )
+    named = base.mark_text(align="left", dx=3, color=INK, fontSize=11, baseline="middle")
+    return joined + named.encode(x=alt.value(width + 10), y=alt.Y("at:Q"), text="name:N")
+
+
+def _labels(
+    points: list[dict[str, Any]], xs: list[float], ys: list[float], width: int, height: int
+) -> tuple[list[Any], bool]:
+    """Where each name goes so that few overlap, tried in the order of PLACES; and whether some still do.
+
+    Returns: (align, dx, dy, points) of each place that is used; whether a name meets another, a point or an edge.
+    """
     spots = []
     for p in points:
         across = math.log(p["x"] / xs[0]) / math.log(xs[1] / xs[0]) * width
         spots.append((across, (ys[1] - p["y"]) / (ys[1] - ys[0]) * height))
     taken = [(a - 6, b - 6, a + 6, b + 6) for a, b in spots] + _along_steps(points, spots, width, height)
     told: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
+    crowded = False
     for point, (a, b) in zip(points, spots, strict=True):
         size = LETTER * len(point["name"])
         options = []
@@ -129,10 +157,11 @@ def _labels(points: list[dict[str, Any]], xs: list[float], ys: list[float], widt
             out = box[0] < 0 or box[2] > width + 24 or box[1] < -6 or box[3] > height + 2
             hits = sum(_meet(box, other) for other in taken) + 2 * out
             options.append((hits, place, box, (align, dx, dy)))
-        _, _, box, where = min(options)
+        hits, _, box, where = min(options)
+        crowded = crowded or hits > 0
         taken.append(box)
         told.setdefault(where, []).append(point)
-    return [(*where, some) for where, some in told.items()]
+    return [(*where, some) for where, some in told.items()], crowded
 
 
 def _along_steps(

@@ -21,7 +21,11 @@ def head(facts: Facts) -> dict[str, Any]:
     final = [v for v in _final(facts) if v is not None]
     if final:
         tiles.append(
-            {"label": "mean score now", "value": words.score(words.mean(final)), "note": f"over {count} tasks"}
+            {
+                "label": "mean score now",
+                "value": words.score(words.mean(final)),
+                "note": f"over {words.count(count, 'task', digits=True)}",
+            }
         )
         if facts.oracle:
             best = [facts.oracle[t] for t in facts.tasks if t in facts.oracle]
@@ -104,7 +108,7 @@ def _chips(facts: Facts) -> list[tuple[str, bool]]:
 
 def matrix(facts: Facts) -> dict[str, Any] | None:
     """R as cells with text, shade and what changed since the task was learned."""
-    if not facts.R:
+    if not facts.R or _lonely(facts):
         return None
     tops = []
     for k, task in enumerate(facts.tasks):
@@ -147,8 +151,8 @@ def _foot(name: str, told: dict[str, float], names: list[str]) -> dict[str, Any]
 
 
 def life(facts: Facts) -> dict[str, Any] | None:
-    """Per task: when learned, now, lost, alone, transfer, best reachable."""
-    if not facts.R:
+    """Per task: when learned, now, lost, alone, transfer, best reachable; None where one score is all there is."""
+    if not facts.R or _lonely(facts):
         return None
     final, lost_by, first = _final(facts), facts.matrix.forgotten(), facts.matrix.learned()
     points, rows = [], []
@@ -272,6 +276,11 @@ def _by_cut(values: dict[str, float]) -> dict[str, Any]:
     ]
     singles = [f"{name} {words.score(value)}" for name, value in values.items() if "@" not in name]
     return {"cuts": [f"@{k}" for k in ks], "ranked": rows, "singles": ", ".join(singles)}
+
+
+def _lonely(facts: Facts) -> bool:
+    """One task and nothing to set its score against: `scores` tells all there is."""
+    return len(facts.tasks) == 1 and not facts.alone and not facts.oracle
 
 
 def _final(facts: Facts) -> list[float | None]:

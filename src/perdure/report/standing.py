@@ -34,6 +34,7 @@ def _sentence(group: Group) -> str:
     """Who gains most, how certain that is, and who forgets."""
     name = next(iter(group.methods))
     best, over = group.methods[name], " over " + words.count(len(group.counted), "task")
+    over += f", in {few}" if (few := _fewer(group, name)) else ""
     first = f"With {group.encoder}, {name} is best: {words.score(best['average']['mean'])} on average{over}"
     first += f" ({group.sampled})" if group.sampled else ""
     gain = best.get("gain")
@@ -66,10 +67,16 @@ def _losses(group: Group) -> str:
     if forgets:
         others = [f"{method} {words.lost(mean[method])}" for method in forgets[1:]]
         told = f"{forgets[0]} forgets{' most' if others else ''}: {words.lost(mean[forgets[0]])} on average"
-        told += f"; then {words.listed(others)}." if others else "."
+        told += f"; then {words.few(others)}." if others else "."
     if len(keeps) == len(group.methods):
         return "No method forgets anything."
-    return f"{told} {words.listed(keeps)} forget{'s' * (len(keeps) == 1)} nothing.".strip() if keeps else told
+    return f"{told} {words.few(keeps)} forget{'s' * (len(keeps) == 1)} nothing.".strip() if keeps else told
+
+
+def _fewer(group: Group, method: str) -> str:
+    """`1 of 3 seeds`, of a method that has not all of its group; else empty."""
+    have, all_ = group.methods[method]["seeds"], group.seeds
+    return "" if have == all_ else f"{len(have)} of {words.count(len(all_), 'seed', digits=True)}"
 
 
 def _chips(c: Compared) -> list[tuple[str, bool]]:
@@ -108,9 +115,11 @@ def alerts(c: Compared) -> list[str]:
     told: list[str] = []
     for state, word in (("failed", "failed"), ("cut", "cut short"), ("missing", "not run")):
         some = [cell for cell in c.cells if cell["state"] == state]
-        told += [f"{one['folder']}: {word}" + (f", {one['fault']}" if one.get("fault") else "") for one in some[:MANY]]
-        more = words.count(len(some) - MANY, "more run", digits=True)
-        told += [f"and {more}: {word}"] if len(some) > MANY else []
+        told += [f"{one['folder']}: {word}, {one['fault']}" for one in some if one.get("fault")][:MANY]
+        rest = [one["folder"] for one in some if not one.get("fault")]
+        faults = len(some) - len(rest)
+        told += [f"and {words.count(faults - MANY, 'more run', digits=True)}: {word}"] if faults > MANY else []
+        told += [f"{words.few(rest, MANY)}: {word}"] if rest else []
     for protocol, findings in (c.about.get("findings") or {}).items():
         told += [f"{protocol} leaks: {found['text']}" for found in findings if found["severity"] == "leak"]
         notes = sum(found["severity"] != "leak" for found in findings)
@@ -172,10 +181,9 @@ def _summed(group: Group, method: str) -> list[Cell]:
     """A row of the summary, every column of it."""
     one = group.methods[method]
     top = max(other["average"]["mean"] for other in group.methods.values())
-    seeds = words.count(len(group.seeds), "seed", digits=True)
     once = group.forgetting(method) is None  # never measured before the end: nothing to compare with
     return [
-        Cell(method, "" if one["seeds"] == group.seeds else f"{len(one['seeds'])} of {seeds}"),
+        Cell(method, _fewer(group, method)),
         _mean(one["average"], best=one["average"]["mean"] == top),
         _change(one["gain"]),
         _against(one),
@@ -201,6 +209,8 @@ def _over(c: Compared, group: Group) -> str:
     seeds = words.count(len(group.seeds), "seed")
     if len(group.seeds) == 1:
         return f"One seed: the {c.level:.0%} intervals tell of other test users, not of other seeds."
+    if any(_fewer(group, method) for method in group.methods):
+        seeds += ", fewer where it is said,"
     return f"Means over {seeds} and the test users; {c.level:.0%} intervals over both."
 
 

@@ -180,8 +180,9 @@ def _sliced(
     def users(place: int) -> int:
         return sum(max((told.get((m, t, place), (0.0, 0))[1] for m in methods), default=0) for t in tasks)
 
+    places = [place for place in range(len(SLICES)) if users(place)]
     rows = [[Cell(method)] for method in methods]
-    for place in range(len(SLICES)):
+    for place in places:
         column = {method: value(method, place) for method in methods}
         top = max([v for v in column.values() if v is not None], default=0.0)
         for row in rows:
@@ -193,7 +194,7 @@ def _sliced(
                     Cell(words.score(mine), kind="best" if mine == top else "", shade=mine / top if top else 0.0)
                 )
     unit = "users" if len(tasks) == 1 else "pairs of user and task"
-    heads = [Cell("method"), *[Cell(_events(name), f"n {users(n):,}") for n, (name, _, _) in enumerate(SLICES)]]
+    heads = [Cell("method"), *[Cell(_events(SLICES[n][0]), f"n {users(n):,}") for n in places]]
     caption += f" ({group.sampled})" if group.sampled and len(tasks) > 1 else ""
     return Table(caption, heads, rows, f"n: {unit}, of one seed. Colour: share of the best in its column.", "heat")
 

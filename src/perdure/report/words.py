@@ -12,6 +12,7 @@ __all__ = [
     "chance",
     "count",
     "duration",
+    "few",
     "interval",
     "listed",
     "lost",
@@ -65,13 +66,20 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
+def few(names: Sequence[str], most: int = 4) -> str:
+    """As `listed`; of more than `most`, the first of them and how many others."""
+    if len(names) <= most:
+        return listed(names)
+    return f"{', '.join(names[: most - 1])} and {number(len(names) - most + 1)} others"
+
+
 def _small(value: float) -> str:
     return "0" if value == 0 else "≈ 0" if abs(value) < 0.0005 else ""
 
 
 def moment(text: str) -> str:
-    """`2026-01-02T10:02:07+00:00` as `2026-01-02 10:02 UTC`; anything else as it is."""
-    return f"{text[:10]} {text[11:16]} UTC" if text.endswith("+00:00") and text[10:11] == "T" else text
+    """`2026-01-02T10:02:07+00:00` or `...Z` as `2026-01-02 10:02 UTC`; anything else as it is."""
+    return f"{text[:10]} {text[11:16]} UTC" if text.endswith(("+00:00", "Z")) and text[10:11] == "T" else text
 
 
 def whole(value: Any) -> str:
