@@ -114,6 +114,53 @@ def test_what_processes_tell_each_other(tmp_path):
     assert [one.wait(120) for one in pair] == [0, 0]
 
 
+SHARED = """
+import sys
+from pathlib import Path
+import torch
+from contracts import members
+from perdure.training.processes import joined
+number, folder, method, kind = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
+torch.rand = lambda *shape, **how: torch.full(shape, 0.5)  # histories are divided in the middle
+model = members.new_model("sasrec", method, negatives=100)  # and all labels stand against the answers
+members.learn(model, "watch", "next_item", steps=1)
+model.add(members.card("buy", kind), torch.Generator().manual_seed(1))
+model.requires_grad_()
+weights = model.method.trains(model, "buy", "train")
+def gradients(batch, weight, whole):
+    rng = torch.Generator().manual_seed(2)
+    for p in weights:
+        p.grad = None
+    (weight * model.method.loss(model, "buy", batch, rng, 0.0)).backward()
+    if not whole:
+        processes.sum(torch.zeros(()), weights)
+    return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in weights]
+for size in (7, 1):  # of one user the second process has nothing
+    batch = members.batch(5, size=size, answers=members.Y if kind != "next_item" else None)
+    whole = gradients(batch, 1.0, True)
+    with joined(folder / str(size), number, 2) as processes:
+        share, weight = processes.share(batch, model, "buy")
+        assert size == 1 or 0 < weight < 1 and weight != 0.5 and len(share) in (3, 4), weight
+        found = gradients(share, weight, False)
+    for one, other in zip(whole, found):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+    assert max(float(one.abs().max()) for one in whole) > 1e-3
+"""
+
+
+@pytest.mark.parametrize("kind", ["item", "next_item"])
+@pytest.mark.parametrize("method", ["melu", "minet"])
+def test_gradients_of_shares_are_those_of_the_batch(tmp_path, method, kind):
+    """Users have 1 to 3 answers: MeLU's loss is a mean over users; of MiNet's two means one is over source clicks."""
+    for size in ("7", "1"):
+        (tmp_path / size).mkdir()
+    here = environment()
+    here["PYTHONPATH"] = os.pathsep.join([here["PYTHONPATH"], str(Path(__file__).parents[1])])
+    pair = [subprocess.Popen([sys.executable, "-c", SHARED, str(n), str(tmp_path), method, kind], env=here)
+            for n in (0, 1)]  # fmt: skip
+    assert [one.wait(120) for one in pair] == [0, 0]
+
+
 # -- what cannot be ----------------------------------------------------------------------------------------------------
 
 
@@ -133,6 +180,8 @@ def test_refused(tmp_path, overrides, found):
     with pytest.raises(SettingsError, match=found):
         load(recipe, ["run.processes=2", *overrides], parts=registry)
     load(recipe, ["run.processes=2", "objective.name=cl4srec", "objective.weight=0.0"], parts=registry)
+    for fine in (["tuning.method=ppr", "tuning.contrast=none"], ["tuning.method=melu"], ["tuning.method=minet"]):
+        load(recipe, ["run.processes=2", *fine], parts=registry)
 
 
 def test_who_contrasts_users_says_so():

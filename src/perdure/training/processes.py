@@ -28,6 +28,7 @@ from perdure.errors import PerdureError, UsageError
 from perdure.events.batch import Batch
 from perdure.model.files import tensor_digest
 from perdure.model.user_model import UserModel
+from perdure.tuning.base import Method
 
 __all__ = ["Processes", "Several", "joined"]
 
@@ -57,7 +58,7 @@ class Processes:
         return () if self.first else (str(self.number),)
 
     def share(self, batch: Batch, model: UserModel, task: str) -> tuple[Batch, float]:
-        """What this process learns from, and its weight: its part of `model.terms`."""
+        """What this process learns from, and its weight: its part of the method's `terms`."""
         return batch, 1.0
 
     def sum(self, loss: Tensor, parameters: Iterable[Parameter]) -> float:
@@ -99,10 +100,11 @@ class Several(Processes):
         self._group: Any = dist.new_group(timeout=LONG)
 
     def share(self, batch: Batch, model: UserModel, task: str) -> tuple[Batch, float]:
-        mine, whole = batch.share(self.number, self.count), model.terms(batch, task)
+        method: Method = model.method  # type: ignore[assignment]
+        mine, whole = batch.share(self.number, self.count), method.terms(model, task, batch)
         if not whole:  # what the loss makes of that, it makes of it here too
             return batch, 1 / self.count
-        part = model.terms(mine, task)
+        part = method.terms(model, task, mine)
         return (mine, part / whole) if part else (batch, 0.0)  # a loss of nothing is no number
 
     @torch.no_grad()

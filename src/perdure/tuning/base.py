@@ -100,8 +100,7 @@ class Method(nn.Module, ABC):
         stages: names of the phases of one task; a run can stop and resume between them.
         needs_teacher: learns from the model as it was before the task: the loop sets `teacher` while later tasks are
             learned.
-        whole_batch: its loss compares users of a batch with each other, or is no mean over answers, so that processes
-            cannot share one.
+        whole_batch: its loss compares users of a batch with each other, so that processes cannot share one.
     """
 
     name: ClassVar[str]
@@ -171,6 +170,11 @@ class Method(nn.Module, ABC):
     def loss(self, model: UserModel, task: str, batch: Batch, rng: torch.Generator, progress: float) -> Tensor:
         """Scalar. The task's own loss unless the method adds to it; progress in [0, 1] through the stage."""
         return model.loss(batch, task, rng)
+
+    def terms(self, model: UserModel, task: str, batch: Batch) -> float:
+        """How many terms `loss` is the mean of: what a share of a batch weighs where several processes have one each.
+        Those of the task's own loss, unless a method's is the mean of others."""
+        return model.terms(batch, task)
 
     def shut(self, model: UserModel, task: str, stage: str) -> dict[nn.Parameter, Tensor]:
         """Weight -> share in [0, 1] of each entry that may not move (1 = shut). Held on the optimiser's step."""

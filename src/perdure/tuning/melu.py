@@ -178,7 +178,6 @@ class MeLU(Method):
     paper: ClassVar[str] = "Lee et al., KDD 2019"
     summary: ClassVar[str] = "decision layers meta-learned to adapt to a user's own events by a gradient step"
     keeps: bool = True
-    whole_batch: bool = True  # a mean over users, and processes weigh their shares by answers
     begins_as_backbone: bool = False
 
     def __init__(
@@ -214,6 +213,13 @@ class MeLU(Method):
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
         """Decision layers, fields and vectors of the task."""
         return own_unless_first(model, task)
+
+    def terms(self, model: UserModel, task: str, batch: Batch) -> float:
+        """The users with a query."""
+        if model.is_first(task):
+            return model.terms(batch, task)
+        asked = batch.lengths if batch.answer_starts is None else batch.answer_starts.diff()  # (B,)
+        return int((asked > 0).sum())
 
     def loss(self, model: UserModel, task: str, batch: Batch, rng: torch.Generator, progress: float) -> Tensor:
         """The mean loss of users' queries after their local updates, scalar."""

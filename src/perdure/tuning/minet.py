@@ -40,6 +40,7 @@ from torch.nn import functional as F
 
 from perdure.events.batch import Batch
 from perdure.functional import losses
+from perdure.functional.gathering import gathered
 from perdure.tuning.base import Method, Overlay, own_unless_first
 from perdure.tuning.parts import FIRST, LabelVectors, ProfileVector, Told, answered, divided
 
@@ -199,7 +200,6 @@ class MiNet(Method):
     paper: ClassVar[str] = "Ouyang et al., CIKM 2020"
     summary: ClassVar[str] = "clicks in a target and a source domain, attended to for every label"
     keeps: bool = True
-    whole_batch: bool = True  # a mean over users, and processes weigh their shares by answers
     begins_as_backbone: bool = False
 
     def __init__(
@@ -243,6 +243,12 @@ class MiNet(Method):
         """All that a task adds."""
         return own_unless_first(model, task)
 
+    def terms(self, model: UserModel, task: str, batch: Batch) -> float:
+        """The answers of L_t; the users with a next event where the task asks for it."""
+        if model.is_first(task) or model.tasks[task].kind != "next_item":
+            return model.terms(batch, task)
+        return int((batch.lengths > 0).sum())
+
     def loss(self, model: UserModel, task: str, batch: Batch, rng: torch.Generator, progress: float) -> Tensor:
         """L_t + gamma L_s, scalar."""
         if model.is_first(task):
@@ -265,7 +271,8 @@ class MiNet(Method):
         if not self.weight or not len(head.others):
             return loss
         there, others = head.elsewhere(u, head.others[self.drawn(len(head.others), rows.device, rng)], table)
-        return loss + self.weight * self.compare(there, others) if len(there) else loss
+        pairs = gathered(torch.cat([there[:, None], others], 1))  # (M, 1 + K) those of all processes
+        return loss + self.weight * self.compare(pairs[:, 0], pairs[:, 1:]) if len(pairs) else loss
 
     def drawn(self, n: int, device: torch.device, rng: torch.Generator) -> Tensor:
         """(K,) numbers below n, all of them where there are no more than K."""
