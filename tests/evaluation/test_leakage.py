@@ -16,6 +16,7 @@ from perdure import registry
 from perdure.errors import DataError
 from perdure.evaluation import leakage
 from perdure.evaluation.leakage import Finding, audit, refuse
+from perdure.events.profiles import profiles_of
 from perdure.events.sequences import prepare
 from perdure.events.tasks import PARTS, History, Split, Task, compile_tasks
 from perdure.settings import load
@@ -157,6 +158,72 @@ def test_the_targets_of_one_task_in_the_training_of_another_are_found():
 
 
 # -- any log, against a reference that looks at one example after the other --------------------------------------------
+
+
+def asked_age(fields: dict[str, list], ages: list, seed: int = 0):
+    """A log of users, and a task that asks for their age with profiles of some fields beside."""
+    n = len(ages)
+    frame = log(users=n).columns().collect()
+    users = pl.DataFrame({"id": [f"u{u:02}" for u in range(n)], "age": ages, **fields})
+    events = log_of(frame, users)
+    task = Task("age", "one_of", answer="user.age")
+    data = compile_tasks(events, [task], History(), HALF)["age"]
+    return events, {"age": replace(data, profiles=profiles_of(events, [*fields, "age"]))}
+
+
+def bands(ages: list, wrong: int = 0) -> list[str]:
+    return [f"band {age // 10 + (u < wrong)}" for u, age in enumerate(ages)]
+
+
+RNG = np.random.default_rng(3)
+AGES = RNG.choice([15, 25, 35], 80).tolist()
+
+
+@pytest.mark.parametrize(
+    ("field", "ages", "found"),
+    [
+        (bands(AGES), AGES, True),
+        ([None if u % 3 == 0 else band for u, band in enumerate(bands(AGES))], AGES, True),  # of those who have both
+        (bands(AGES, wrong=20), AGES, False),  # useful, and no copy
+        (RNG.choice(["a", "b"], 80).tolist(), AGES, False),
+        ([f"id {u}" for u in range(80)], AGES, False),  # no value repeats
+        ([f"pair {u // 2}" for u in range(80)], AGES, False),  # values of two users, who agree by chance alone
+        (bands(AGES), [25] * 80, False),  # one answer: nothing is given away
+        (RNG.choice(["a", "b"], 80).tolist(), [15] + [25] * 79, False),  # the commonest answer is nearly all of them
+        ([band if u < 25 else None for u, band in enumerate(bands(AGES))], AGES, False),  # 17 of them in train
+    ],
+)
+def test_a_profile_that_is_nearly_the_answer_is_found(field, ages, found):
+    events, datas = asked_age({"age_band": field}, ages)
+    told = audit(events, datas)
+    assert kinds(told) == ([("profile", "leak", "age", None)] if found else [])
+    if found:
+        users = datas["age"].train.users
+        assert told[0].count == told[0].of == sum(field[u] is not None for u in users) < 80
+        assert "'age_band'" in told[0].text
+        with pytest.raises(DataError, match="nearly a copy") as error:
+            refuse(told)
+        assert "[profile]" in error.value.fix and "[split]" not in error.value.fix
+
+
+def test_a_copy_may_miss_a_few():
+    """Of 48 users of train some 30 do not answer as most do, and 2 % of those is none; of 300 some 200, which is 4."""
+    few, many = AGES, RNG.choice([15, 25, 35], 500).tolist()
+    for ages, wrong, found in ((few, 0, True), (few, 6, False), (many, 3, True), (many, 40, False)):
+        assert bool(audit(*asked_age({"age_band": bands(ages, wrong)}, ages))) == found
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(0, 3)), min_size=1, max_size=40),
+)
+@settings(max_examples=80, deadline=None)
+def test_what_the_others_of_a_value_answer_as_a_loop_sees_it(users):
+    values, answers = (np.array(column) for column in zip(*users, strict=True))
+    slow = []
+    for u, (value, answer) in enumerate(users):
+        others = [a for v, (w, a) in enumerate(users) if w == value and v != u]
+        slow.append(others.count(answer) > max((others.count(a) for a in range(4) if a != answer), default=0))
+    assert leakage._foretold(values, answers).tolist() == slow
 
 
 def reference(events, datas) -> dict[tuple[str, str, str], tuple[int, int]]:

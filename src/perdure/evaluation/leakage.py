@@ -7,6 +7,7 @@
     input     an answer stands in its own input: the very event, or (a note) its item, met before
     future    an input holds events from after its answer; a part of a split by time reaches past its end
     target    what one task asks of a user in test stands in what a task trains on, as input or as answer
+    profile   a field of the profile is a copy of a task's answer, or nearly, under another name (`age_band` of `age`)
 
 A "leak" gives away what is measured. A "note" is what a reader of the numbers should know, and may be right as it is:
 
@@ -14,6 +15,9 @@ A "leak" gives away what is measured. A "note" is what a reader of the numbers s
 - Where one task is divided by users and another by last events or by time, users cross by design: a note. What would
   give an answer away then is its event, and that is `target`.
 - A log without times has only the order of its rows: an input from after its answer is a note.
+- What a profile field tells is looked for among the users of train: whether, of those who share a value of it with
+  others, the others' commonest answer is right, for all but a share ALMOST of those whom the commonest answer of all
+  gets wrong. So ids, where no value repeats, tell nothing, and neither does any field where all answer alike.
 
 Never reported: one user in train of all tasks; a held-out item in another task's input that nobody trains on.
 """
@@ -36,10 +40,12 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "audit", "refuse"]
 
 LONG = 10  # events in which two people do not agree by chance
+MANY = 20  # users of whom a field tells nothing by chance
+ALMOST = 0.02  # of the answers that are not the commonest one; of those a copy may miss so many
 STEP = 2**21  # events looked at together: bounds memory
 SHARED = ("user", "example")  # divided by whom, not by when: users must not be on both sides
 
-Kind = Literal["history", "user", "input", "future", "target"]
+Kind = Literal["history", "user", "input", "future", "target", "profile"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Finding:
     """One thing the audit found.
 
     Attributes:
-        kind: "history", "user", "input", "future" or "target".
+        kind: "history", "user", "input", "future", "target" or "profile".
         severity: "leak" or "note".
         task: whose examples are touched.
         other: the task whose training gives them away, where it matters which; for several, the one with most.
@@ -82,6 +88,7 @@ def audit(events: Events, datas: Mapping[str, TaskData]) -> list[Finding]:
     for look in (_inputs, _futures):
         found += [one for data in datas.values() for one in look(events, data)]
     found += _targets(events, datas)
+    found += [one for data in datas.values() for one in _profiles(events, data)]
     return sorted(found, key=lambda one: one.severity)  # "leak" < "note", and the order is kept within
 
 
@@ -96,11 +103,13 @@ def refuse(findings: Sequence[Finding]) -> None:
         return
     told = "; ".join(finding.text for finding in leaks[:3])
     more = f"; and {len(leaks) - 3} more" if len(leaks) > 3 else ""
+    split, copies = '[split] kind = "user", and a history from before the answers', "leave the copy out of [profile]"
+    fix = "; ".join(dict.fromkeys(copies if one.kind == "profile" else split for one in leaks))
     raise DataError(
         told + more,
         expected="nothing that is asked in test stands in what is trained on",
         where="leakage audit",
-        fix='[split] kind = "user", and a history from before the answers; --allow-leaks measures it all the same',
+        fix=f"{fix}; --allow-leaks measures it all the same",
     )
 
 
@@ -194,6 +203,41 @@ def _past(events: Events, data: TaskData, examples: Examples, at: int) -> np.nda
         row = np.repeat(np.arange(len(examples)), np.diff(examples.answer_starts))  # (A,)
         past[row[events.times[examples.answer_events] >= data.cuts[at]]] = True
     return past
+
+
+def _profiles(events: Events, data: TaskData) -> Iterator[Finding]:
+    """Fields that tell the answer of the users of train; the field that is the answer is read by nobody."""
+    train, profiles = data.train, data.profiles
+    if profiles is None or train.answer_starts is None:
+        return
+    key = np.repeat(train.users.astype(np.int64), np.diff(train.answer_starts)) * len(data.labels) + train.answers
+    users, answers = np.divmod(np.unique(key[train.answers >= 0]), len(data.labels))  # (A,) each answer of a user once
+    alone = np.bincount(users, minlength=events.n_users)[users] == 1
+    users, answers = users[alone], answers[alone]  # (n,) of users with one
+    for place, field in enumerate(profiles.fields.values):
+        values = profiles.rows[users, place]  # (n,) 0 where it is not known
+        shared = (values > 0) & (np.bincount(values)[values] > 1)
+        if f"user.{field}" == data.task.answer or np.count_nonzero(shared) < MANY:
+            continue
+        told = _foretold(values[shared], answers[shared])
+        others = len(told) - np.bincount(answers[shared]).max()  # who do not answer as most do
+        if others and np.count_nonzero(~told) <= ALMOST * others:
+            what = f"answers of users in train are told by the profile field {field!r}, nearly a copy"
+            yield _finding(events, "profile", "leak", data.task.name, None, users[shared], told, what)
+
+
+def _foretold(values: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """(n,) bool: a user's answer is the one that more of the others of the same value give than any other answer."""
+    pairs, at, counts = np.unique(
+        values.astype(np.int64) * (int(answers.max()) + 1) + answers, return_inverse=True, return_counts=True
+    )
+    value = pairs // (int(answers.max()) + 1)  # (P,) ascending
+    order = np.lexsort((-counts, value))  # by value, the commonest answer first
+    first, end = (np.searchsorted(value, value, side) for side in ("left", "right"))  # (P,) of each one's value
+    ranked = np.append(counts[order], 0)  # (P + 1,)
+    second = np.where(end - first > 1, ranked[first + 1], 0)  # (P,)
+    rival = np.where(order[first] == np.arange(len(pairs)), second, ranked[first])  # (P,) the commonest other answer
+    return (counts - 1 > rival)[at]
 
 
 # -- between tasks -----------------------------------------------------------------------------------------------------
