@@ -108,17 +108,13 @@ def test_fisher_against_a_loop_over_users(encoder, kind):
 
 @pytest.mark.parametrize("objective", ["clue_seq", "adaptssr"])
 def test_views_by_dropout_differ_in_the_fisher_too(objective):
-    """As in training, from the generator given and from nothing else."""
+    """As in training: dropout comes from the global generators, which the loop seeds before."""
     model, batches = made("sasrec", "next_item", group=6, objective=objective)
+    torch.manual_seed(1)
     found = model.method.fisher(model, "task", batches, torch.Generator().manual_seed(3))
     assert not any(part.training for part in model.modules())
     torch.manual_seed(1)
-    before = torch.random.get_rng_state()
-    again = model.method.fisher(model, "task", batches, torch.Generator().manual_seed(3))
-    assert torch.equal(before, torch.random.get_rng_state())
-    close(again, found, rtol=0, atol=0)
     rng = torch.Generator().manual_seed(3)
-    torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
     model.train()
     slow = [gradients(model, model.loss(batch, "task", rng)) for batch in batches]
     close(found, [torch.stack([(6 * g) ** 2 for g in gs]).sum(0) / 18 for gs in zip(*slow, strict=True)])

@@ -211,6 +211,7 @@ class _Teacher:
         """A method's last look at the task: what it keeps of it, and what it drew from earlier ones."""
         rng = torch.Generator(self.fabric.device)
         rng.manual_seed(seed_of(self.seed, name, "remember", "loss"))
+        torch.manual_seed(seed_of(self.seed, name, "remember", "dropout"))
         batches = (batch.to(self.fabric.device) for batch in self._loader(name, "remember"))
         if self.processes.first:
             self.method.remember(self.model, name, batches, rng)

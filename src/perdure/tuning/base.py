@@ -159,7 +159,7 @@ class Method(nn.Module, ABC):
     def remember(self, model: UserModel, task: str, batches: Iterable[Batch], rng: torch.Generator) -> None:
         """Once a task is learned, before it is settled: one more look at its training batches, one epoch in an order
         of its own, for what the method keeps of them. What is kept lives in buffers made by `overlay`, so that their
-        shapes are known before any data is."""
+        shapes are known before any data is. Dropout, where it is on, draws from global generators that were seeded."""
         return
 
     def relations(self, model: UserModel, task: str) -> dict[str, float]:

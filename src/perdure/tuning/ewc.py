@@ -35,7 +35,6 @@ is learned.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -157,16 +156,17 @@ class EWC(Method):
         """F of every weight held, of its shape, from the first users of `batches`."""
         weights = list(self.held(model).values())
         squares, n = [torch.zeros_like(p) for p in weights], 0
-        with _still(model, task, rng):
-            for few in _groups(batches, self.group):
-                if n >= self.users:
-                    break
-                loss = self._surprise(model, task, few, rng)  # ()
-                gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-                for square, gradient in zip(squares, gradients, strict=True):
-                    if gradient is not None:
-                        square.addcmul_(gradient, gradient, value=len(few) ** 2)
-                n += len(few)
+        model.train(model.tasks[task].kind == "next_item" and model.objective.needs_dropout)  # eval where it is not so
+        for few in _groups(batches, self.group):
+            if n >= self.users:
+                break
+            loss = self._surprise(model, task, few, rng)  # ()
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+            for square, gradient in zip(squares, gradients, strict=True):
+                if gradient is not None:
+                    square.addcmul_(gradient, gradient, value=len(few) ** 2)
+            n += len(few)
+        model.eval()
         return [square / max(n, 1) for square in squares]
 
     def _surprise(self, model: UserModel, task: str, batch: Batch, rng: torch.Generator) -> Tensor:
@@ -178,23 +178,6 @@ class EWC(Method):
         scores = model.score(batch, task)  # (B, Y)
         drawn = torch.multinomial(scores.detach().softmax(1), 1, generator=rng)[:, 0]  # (B,)
         return F.cross_entropy(scores, drawn)
-
-
-@contextmanager
-def _still(model: UserModel, task: str, rng: torch.Generator) -> Iterator[None]:
-    """Inside, and afterwards, nothing is dropped; but where two views of a history differ by dropout alone, it is drawn
-    inside as `rng` tells. The global generators stay as they are."""
-    model.eval()
-    if model.tasks[task].kind != "next_item" or not model.objective.needs_dropout:
-        yield
-        return
-    with torch.random.fork_rng([rng.device] if rng.device.type == "cuda" else []):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=rng, device=rng.device)))
-        model.train()
-        try:
-            yield
-        finally:
-            model.eval()
 
 
 def _groups(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
