@@ -50,6 +50,9 @@ def test_tour(tmp_path, monkeypatch, capsys):
     assert made["card"]["keeps"] is True
     head = blocks(page, "text")[0].strip()
     assert (tmp_path / "world" / "events.csv").read_text(encoding="utf-8").splitlines()[0] == head
+    perdure.embed("run", "users.parquet")
+    served = run("\n".join(blocks(ROOT / "docs" / "serving.md", "python")), "serving.md")
+    assert len(served["answer"]["items"]) == 10 and served["vectors"].columns == ["user", "vector"]
 
 
 def test_examples(tmp_path, capsys):
@@ -81,7 +84,17 @@ def commands(text: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/tour.md", "recipes/README.md", "docs/settings.md", "docs/methods.md"]
+    "page",
+    [
+        "README.md",
+        "docs/tour.md",
+        "docs/serving.md",
+        "docs/compare.md",
+        "docs/index.md",
+        "recipes/README.md",
+        "docs/settings.md",
+        "docs/methods.md",
+    ],
 )
 def test_commands_exist_with_their_options(page):
     verbs = typer.main.get_command(app).commands
