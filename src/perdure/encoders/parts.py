@@ -20,6 +20,7 @@ from perdure.errors import SettingsError
 from perdure.events.batch import Batch
 from perdure.events.marks import Marks
 from perdure.functional.dropout import dropout
+from perdure.functional.products import linear
 
 __all__ = [
     "Attention",
@@ -27,12 +28,21 @@ __all__ = [
     "EventEmbedding",
     "FeedForward",
     "Gate",
+    "Linear",
     "Norm",
     "Recurrent",
     "SwiGLU",
     "check_heads",
     "reset_layer",
 ]
+
+
+class Linear(nn.Linear):
+    """nn.Linear with the faster matrix product."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., i) -> (..., o)"""
+        return linear(input, self.weight, self.bias)
 
 
 class EventEmbedding(nn.Module):
@@ -81,11 +91,11 @@ class EventEmbedding(nn.Module):
         read = items if self.features is None or self.features.ids else items * (items < 2)  # (B, T)
         x = F.embedding(read, self.items, sparse=self.sparse)  # (B, T, d)
         if self.scale != 1.0:
-            x = x * self.scale
+            x = x.mul_(self.scale)  # fresh from the table
         if self.features is not None:
             x = self.features(x, items, marks)  # (B, T, d)
         if self.positions is not None:
-            x = x + self.positions[: items.shape[1]]  # (B, T, d)
+            x = x.add_(self.positions[: items.shape[1]])  # (B, T, d)
         return dropout(x, self.dropout, self.training)
 
     def reset(self, generator: torch.Generator) -> None:
@@ -148,9 +158,9 @@ class Attention(nn.Module):
         check_heads(width, heads)
         self.heads, self.dropout, self.attention_dropout = heads, dropout, attention_dropout
         self.causal = causal
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key_value = Linear(width, 2 * width)
+        self.out = Linear(width, width)
 
     def forward(self, x: Tensor, memory: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
         """Queries from x, keys and values from memory.
@@ -194,7 +204,7 @@ class Attention(nn.Module):
         """
         w_k, w_v = self.key_value.weight.view(2, self.heads, -1, memory.shape[-1])  # (heads, d/heads, d)
         b_v = self.key_value.bias.view(2, self.heads, -1)[1]  # (heads, d/heads)
-        probe = torch.einsum("bhk,hkd->bhd", q, w_k) / math.sqrt(q.shape[-1])  # (B, heads, d)
+        probe = (q.transpose(0, 1) @ w_k).transpose(0, 1) / math.sqrt(q.shape[-1])  # (B, heads, d)
         scores = (probe @ memory.transpose(1, 2)).masked_fill(~seen[:, None], -torch.inf)  # (B, heads, T)
         weights = dropout(torch.softmax(scores, -1), self.attention_dropout, self.training)  # (B, heads, T)
         y = (
@@ -210,13 +220,13 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, inner: int, dropout: float = 0.0, gelu: bool = False) -> None:
         super().__init__()
-        self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.up, self.down = Linear(width, inner), Linear(inner, width)
         self.dropout, self.gelu = dropout, gelu
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, d) -> (B, T, d)"""
         y = self.up(x)  # (B, T, inner)
-        y = F.gelu(y) if self.gelu else dropout(F.relu(y), self.dropout, self.training)  # (B, T, inner)
+        y = F.gelu(y) if self.gelu else dropout(F.relu(y, inplace=True), self.dropout, self.training)  # (B, T, inner)
         return dropout(self.down(y), self.dropout, self.training)  # (B, T, d)
 
 
@@ -230,7 +240,7 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, inner: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.up, self.down = nn.Linear(width, 2 * inner, bias=False), nn.Linear(inner, width, bias=False)
+        self.up, self.down = Linear(width, 2 * inner, bias=False), Linear(inner, width, bias=False)
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
@@ -247,7 +257,7 @@ class Gate(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(width, width)
+        self.gate = Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, d) -> (B, T, d), each in (0, 1)."""
@@ -272,7 +282,7 @@ class CausalConv(nn.Module):
         t = x.shape[1]
         shifts = [(self.kernel - 1 - j) * self.dilation for j in range(self.kernel)]
         taps = [F.pad(x[:, : max(t - s, 0)], (0, 0, min(s, t), 0)) if s else x for s in shifts]  # k x (B, T, d)
-        return F.linear(torch.cat(taps, -1), self.weight, self.bias)  # (B, T, d)
+        return linear(torch.cat(taps, -1), self.weight, self.bias)  # (B, T, d)
 
     def reset(self, generator: torch.Generator) -> None:
         """He-uniform as PyTorch's convolutions: U(+-1/sqrt(k d)); zero bias."""

@@ -159,13 +159,13 @@ class Loader:
         steps = np.arange(max(int(lengths.max()), 1))  # (T,)
         valid = steps < lengths[:, None]  # (B, T)
         at = begin[:, None] + steps  # (B, T)
-        times = None if self._times is None else torch.from_numpy(_picked(self._times, at, valid))
+        times = None if self._times is None else torch.from_numpy(picked(self._times, at, valid))
         answers = starts = None
         if self._answers is not None:
             counts = self._answer_count[rows]  # (B,)
             answers = torch.from_numpy(self._answers[ragged(self._answer_from[rows], counts)])  # (A,)
             starts = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))  # (B + 1,)
-        items, users = torch.from_numpy(_picked(self._items, at, valid)), self._users[rows]  # (B, T), (B,)
+        items, users = torch.from_numpy(picked(self._items, at, valid)), self._users[rows]  # (B, T), (B,)
         known = (None, None) if self._profiles is None else self._profiles.of(users).tensors()
         marked = None if self._marked is None else self._marked.at(at, valid)  # (B, T, M)
         marks = None if marked is None else torch.from_numpy(marked)
@@ -201,8 +201,8 @@ class Loader:
         return [len(self._users), events, self._size, self._max_length, int(self._bucket), int(self._drop_last)]
 
 
-def _picked(values: np.ndarray, at: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """(B, T) int64: values[at], 0 where not valid."""
+def picked(values: np.ndarray, at: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """(B, T) int64: values (H,) at the places (B, T), 0 where not valid (B, T)."""
     if not len(values):
         return np.zeros(at.shape, np.int64)
     return np.multiply(np.take(values, at, mode="clip"), valid, dtype=np.int64)

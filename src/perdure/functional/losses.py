@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from perdure.functional.products import times
+
 __all__ = ["bce", "bpr", "gbce", "pair_scores", "sampled_softmax", "softmax_loss"]
 
 CELLS = {"cpu": 1 << 18, "cuda": 1 << 26}  # logits alive at once: a CPU's cache, a GPU's appetite
@@ -42,16 +44,17 @@ class _Softmax(torch.autograd.Function):
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else table.dtype
         columns = min(n - first, COLUMNS)
         pieces = [slice(c, min(c + columns, n)) for c in range(first, n, columns)]
-        size = max(16, CELLS.get(kind, CELLS["cuda"]) // columns)  # R, states looked at together
+        size = min(max(16, CELLS.get(kind, CELLS["cuda"]) // columns), max(len(h), 1))  # R, states looked at together
+        spare = -len(h) % size  # states of weight 0 behind the last, so that all pieces have one shape
         with torch.autocast(kind, enabled=False):
-            weight = torch.bincount(rows, minlength=len(h)).to(table.dtype) / count  # (M,)
-            exact = h.to(table.dtype)  # (M, d)
-            states, vectors = exact.to(low), table.to(low)  # (M, d), (N, d)
-            grad_h = torch.zeros_like(exact) if want_h else None  # (M, d)
+            weight = torch.bincount(rows, minlength=len(h) + spare).to(table.dtype) / count  # (M + spare,)
+            exact = F.pad(h.to(table.dtype), (0, 0, 0, spare))  # (M + spare, d)
+            states, vectors = exact.to(low), table.to(low)  # (M + spare, d), (N, d)
+            grad_h = torch.zeros_like(exact) if want_h else None  # (M + spare, d)
             grad_table = torch.zeros_like(table) if want_table else None  # (N, d)
             grad_bias = torch.zeros_like(bias) if want_bias and bias is not None else None  # (N,)
             total = table.new_zeros((), dtype=torch.float64)
-            for start in range(0, len(h), size):
+            for start in range(0, len(exact), size):
                 part = slice(start, start + size)
                 x, w = states[part], weight[part]  # (R, d), (R,)
                 lse, p = _logsumexp(x, vectors, bias, pieces)  # (R,)
@@ -63,13 +66,10 @@ class _Softmax(torch.autograd.Function):
                         grad_bias[piece] += w @ p  # (columns,)
                     q = p.to(low)  # (R, columns)
                     if grad_h is not None:
-                        grad_h[part].addcmul_(w[:, None], (q @ vectors[piece]).to(table.dtype))  # (R, d)
+                        grad_h[part].addcmul_(w[:, None], times(q, vectors[piece].T).to(table.dtype))  # (R, d)
                     if grad_table is not None:
                         wx = (w[:, None] * x).to(low)  # (R, d)
-                        if low == table.dtype:
-                            grad_table[piece].addmm_(q.T, wx)  # (columns, d)
-                        else:
-                            grad_table[piece] += q.T @ wx  # (columns, d)
+                        grad_table[piece] += times(wx.T, q.T).T  # (columns, d)
             positive = (exact[rows] * table[targets]).sum(-1)  # (A,)
             total -= (positive if bias is None else positive + bias[targets]).sum().double() / count
             if grad_h is not None:
@@ -78,7 +78,7 @@ class _Softmax(torch.autograd.Function):
                 grad_table.index_add_(0, targets, exact[rows], alpha=-1 / count)
             if grad_bias is not None:
                 grad_bias.index_add_(0, targets, torch.full_like(positive, -1 / count))
-        ctx.gradients = (None if grad_h is None else grad_h.to(h.dtype), grad_table, grad_bias)
+        ctx.gradients = (None if grad_h is None else grad_h[: len(h)].to(h.dtype), grad_table, grad_bias)
         return total.to(table.dtype)
 
     @staticmethod
@@ -91,7 +91,7 @@ class _Softmax(torch.autograd.Function):
 
 def _logits(x: Tensor, table: Tensor, bias: Tensor | None, piece: slice) -> Tensor:
     """(R, columns), in float32 at least."""
-    logits = x @ table[piece].T  # (R, columns)
+    logits = times(x, table[piece])  # (R, columns)
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
     return logits if bias is None else logits.add_(bias[piece])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from perdure.errors import DataError, NonFiniteError, UsageError
 from perdure.events.batch import Batch
+from perdure.events.loader import picked
 from perdure.events.marks import Marked
 from perdure.events.profiles import Profiles
 from perdure.events.splits import ragged
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["blank", "label_of_item", "represent", "scores_of", "seen_cells", "users_at_once", "vector", "width_of"]
 
 FEWEST = 4  # users scored together at least: a lone user goes through the kernels, and gets the bits, of a crowd
-TOKENS = 4096  # events of a batch on a CPU: its states stay in the cache
+TOKENS = 2**14  # events of a batch on a CPU: few calls, and memory that stays small
 GRID = 8  # padded lengths are multiples of this
 CELLS = 2**20  # scores of one block on a CPU: 4 MiB, so that it is still in the cache when it is looked at again
 MOST_CELLS = 2**24  # never more scores than this at once, unless one user alone has more
@@ -226,10 +227,7 @@ def _batch(
     """Histories items[begin:end] of at most `width` events as a Batch of exactly that width."""
     at = begin[:, None] + np.arange(width)  # (B, T)
     inside = at < end[:, None]  # (B, T)
-    if not len(items):  # nothing but profiles was told: one padding event stands where none is read
-        items, times = np.zeros(1, np.int32), None if times is None else np.zeros(1, np.int64)  # (1,)
-    at = np.minimum(at, len(items) - 1)  # (B, T)
-    rows = np.where(inside, items[at], 0).astype(np.int64)  # (B, T)
+    rows = picked(items, at, inside)  # (B, T)
     if rows.max() >= n_items + 2 or rows.min() < 0:
         raise DataError(
             f"item row {int(rows.max())} is not in the model's vocabulary",
@@ -237,7 +235,7 @@ def _batch(
             where="histories",
             fix="use the store this model was trained on",
         )
-    when = None if times is None else torch.from_numpy(np.where(inside, times[at], 0).astype(np.int64))  # (B, T)
+    when = None if times is None else torch.from_numpy(picked(times, at, inside))  # (B, T)
     told = None if marks is None else marks.at(at, inside)  # (B, T, M)
     known = None if told is None else torch.from_numpy(told)
     return Batch(torch.from_numpy(rows), torch.from_numpy(end - begin), when, marks=known)

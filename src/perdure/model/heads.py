@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from perdure.errors import DataError
 from perdure.events.batch import Batch
 from perdure.functional.losses import softmax_loss
+from perdure.functional.products import linear
 
 __all__ = ["ItemTableHead", "ItemsHead", "LabelsHead", "answers_loss"]
 
@@ -48,8 +49,7 @@ class ItemTableHead(nn.Module):
     def score(self, u: Tensor, item_table: Tensor) -> Tensor:
         """(B, d) -> (B, N): column = item row - 2."""
         table, bias = self.weights(item_table)
-        scores = u @ table[2:].T  # (B, N)
-        return scores if bias is None else scores + bias[2:]
+        return linear(u, table[2:], None if bias is None else bias[2:])  # (B, N)
 
 
 class LabelsHead(nn.Module):
