@@ -35,7 +35,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., i) times the transposed of (o, i), plus (o,): (..., o), with gradients of first order."""
     if not _by_onednn(x, weight):
         return F.linear(x, weight, bias)
-    return _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else times(x, weight, bias)  # type: ignore[no-any-return]
+    if not torch.is_grad_enabled():
+        return times(x, weight, bias)
+    rows = x.reshape(-1, x.shape[-1])  # (M, i)
+    return _Linear.apply(rows, weight, bias).view(*x.shape[:-1], len(weight))  # type: ignore[union-attr]
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
@@ -47,16 +50,15 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return times(x, weight, bias)  # (..., o)
+        return times(x, weight, bias)  # (M, o)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (x, weight), (want_x, want_weight, want_bias) = ctx.saved_tensors, ctx.needs_input_grad
-        g = grads[0].reshape(-1, len(weight))  # (M, o)
-        rows = x.reshape(-1, x.shape[-1])  # (M, i)
+        g = grads[0]  # (M, o)
         return (
-            times(g, weight.T).view(x.shape) if want_x else None,
-            times(rows.T, g.T).T if want_weight else None,  # the left factor is copied, so the one not wider
+            times(g, weight.T) if want_x else None,  # (M, i)
+            times(x.T, g.T).T if want_weight else None,  # (o, i)
             g.sum(0) if want_bias else None,
         )
