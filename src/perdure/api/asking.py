@@ -39,7 +39,8 @@ def locate(path: str | Path) -> Path:
         with contextlib.suppress(ModelError, ValueError):  # "/" has no name, and nothing beside it
             files.locate(folder.absolute())
             return folder  # by its own name: whoever reads it looks again where it stands
-    fix = "the run has not finished its first task" if (path / "run.json").is_file() else ""
+    fix = "name a run's folder or its model's" if path.exists() else "there is no such folder"
+    fix = "the run has not finished its first task" if (path / "run.json").is_file() else fix
     raise ModelError(f"no model in {shorten(path)}", expected="a folder with model.json", where="MODEL", fix=fix)
 
 

@@ -64,9 +64,12 @@ def quickstart(out: str | Path, *, seed: int = 0, users: int = 2400, show: Any =
             oracle[name] = best(name, events.user_ids.text(data.test.users))
         _write(out / "oracle.json", oracle)
 
+    now = getattr(show, "whole", lambda *_: None)
+    now(0, 3, "pcl")
     pcl = run(load(recipe, parts=registry), out, show=show, expected=OURS, measure=kept, started=started, page=False)
     others = {}
-    for method in ("finetune", "single"):
+    for done, method in enumerate(("finetune", "single"), 1):
+        now(done, 3, f"{method}, the same tasks to compare with")
         changes = [f"tuning.method={method}", "run.store=store", "pretrain.model=model"]
         settings = load(recipe, changes, parts=registry)
         measure = lost if method == "finetune" else None

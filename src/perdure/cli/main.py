@@ -119,7 +119,7 @@ def _named(fault: BaseException) -> PerdureError | None:
     if hasattr(fault, "format_message"):  # a wrong option or argument, told by typer
         context = getattr(fault, "ctx", None)
         fix = f"{context.command_path} --help" if context is not None else "perdure --help"
-        return UsageError(fault.format_message(), fix=fix)  # type: ignore[attr-defined]
+        return UsageError(fault.format_message().replace("Value error, ", ""), fix=fix)  # type: ignore[attr-defined]
     if isinstance(fault, KeyboardInterrupt) or type(fault).__name__ == "Abort":
         return Interrupted("stopped by Ctrl-C", fix=AGAIN)
     if type(fault).__name__ == "Exit":

@@ -76,7 +76,8 @@ def ids(text: str | None, option: str) -> list[str] | None:
     try:
         return [line for line in Path(text[1:]).read_text(encoding="utf-8").splitlines() if line]
     except (OSError, UnicodeDecodeError) as fault:
-        raise UsageError(f"cannot read {shorten(text[1:])}: {shorten(fault)}", where=option) from None
+        why = getattr(fault, "strerror", None) or "it is no text in UTF-8"
+        raise UsageError(f"cannot read {shorten(text[1:])}: {why}", where=option) from None
 
 
 def fields(text: str | None, option: str) -> dict[str, str | None] | None:
@@ -219,8 +220,9 @@ def quickstart(console: Console, told: Told) -> None:
     forgotten = [float(told["forgetting"]), float(told["finetune"]["forgetting"])]
     rows(console, heads, [["forgetting", *forgotten], ["answers of older tasks changed", *share]])
     console.print()
-    pairs(console, {key: told[key] for key in ("model", "report", "recipe", "seconds")})
-    console.print(f"\nnext: perdure recommend {told['model']} --task buy --history s0001,s0013 -k 5")
+    pairs(console, {key: told[key] for key in ("model", "report", "recipe")} | {"seconds": round(told["seconds"])})
+    console.print(f"\nopen {told['report']} in a browser; next:")
+    console.print(f"perdure recommend {told['model']} --task buy --history s0001,s0013 -k 5")
 
 
 def check(console: Console, told: Told) -> None:

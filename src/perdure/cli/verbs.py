@@ -17,6 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    epilog="Begin with: perdure quickstart --out first",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -64,7 +65,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="and stop")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
     trace: Annotated[bool, typer.Option("--trace", help="print the traceback of an error; may stand anywhere")] = False,
 ) -> None:
     pass
@@ -126,7 +129,10 @@ def learn(
     out: Annotated[Path, typer.Option("--out", help="the run's folder: new or empty, or to be resumed")],
     changes: Changes = None,
     resume: Annotated[
-        Resume, typer.Option("--resume", help="go on where a run stands: auto begins one if there is none")
+        Resume,
+        typer.Option(
+            "--resume", help="go on with a run that was cut; where there is none, auto begins one and must does not"
+        ),
     ] = Resume.never,
     json: Json = False,
 ) -> None:
@@ -147,22 +153,33 @@ def learn(
 def compare(
     recipe: Recipe,
     out: Annotated[Path, typer.Option("--out", help="the comparison's folder: new or empty, or to be gone on with")],
-    methods: Annotated[str | None, typer.Option("--methods", help="with commas between, such as pcl,single")] = None,
-    encoders: Annotated[str | None, typer.Option("--encoders", help="with commas between")] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option("--methods", help="with commas between, such as pcl,single; see `perdure list methods`"),
+    ] = None,
+    encoders: Annotated[
+        str | None, typer.Option("--encoders", help="with commas between, such as sasrec,gru4rec")
+    ] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="with commas between, such as 1,2,3")] = None,
-    orders: Annotated[str | None, typer.Option("--orders", help="of forward, reversed, noisy")] = None,
-    protocols: Annotated[str | None, typer.Option("--protocols", help="of clean, as-coded, user-each")] = None,
+    orders: Annotated[
+        str | None, typer.Option("--orders", help="of tasks: forward, reversed, noisy, with commas between")
+    ] = None,
+    protocols: Annotated[
+        str | None, typer.Option("--protocols", help="how users are split: clean, as-coded, user-each")
+    ] = None,
     changes: Changes = None,
     against: Annotated[
-        str | None, typer.Option("--against", help="the method differences are told from; the best other by default")
+        str | None,
+        typer.Option("--against", help="set each method against this one, not against the best of the others"),
     ] = None,
     allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="go on where the audit finds a leak")] = False,
     json: Json = False,
 ) -> None:
     """Compare methods on the tasks of a recipe.
 
-    Learns them with every method, encoder, seed and order, each first task once. Run again, it does what is missing and
-    goes on with what was cut. What is not given is as in the folder, or as the recipe says.
+    Learns them with every method, encoder, seed and order; the first task once for all that can share it. Run again,
+    it does what is missing and goes on with what was cut. What is not given is as in the folder, or as the recipe says.
+    What is shared and how p is found: docs/compare.md.
     """
     from perdure import api
     from perdure.cli import show
@@ -193,11 +210,14 @@ def evaluate(
     split: Annotated[Part, typer.Option("--split", help="which held-out users")] = Part.test,
     ks: Annotated[str | None, typer.Option("--ks", help="cut-offs with commas between, such as 1,10")] = None,
     seen: Annotated[
-        Seen | None, typer.Option("--seen", help="leave items of the input out of a ranking, or not")
+        Seen | None, typer.Option("--seen", help="drop: items of the input are no answers; keep: they are")
     ] = None,
     sampled: Annotated[
         str | None,
-        typer.Option("--sampled", help='rank among few: "100 uniform" or "100 popularity"; told as such; or "all"'),
+        typer.Option(
+            "--sampled",
+            help='rank each answer among 100 drawn items only: "100 uniform" or "100 popularity"; among all: "all"',
+        ),
     ] = None,
     store: Store = None,
     json: Json = False,
@@ -224,8 +244,10 @@ def evaluate(
 @app.command(epilog="Example: perdure recommend first/model --task buy --history s0001,s0013 -k 5")
 def recommend(
     model: Model,
-    task: Annotated[str, typer.Option("--task", help="what to answer")],
-    user: Annotated[str | None, typer.Option("--user", help="a user of the log")] = None,
+    task: Annotated[str, typer.Option("--task", help="the task to answer, as the recipe names it")],
+    user: Annotated[
+        str | None, typer.Option("--user", help="a user of the log, with the history the log holds")
+    ] = None,
     history: Annotated[
         str | None,
         typer.Option("--history", help="item ids with commas between, oldest first; or @FILE, one a line"),
@@ -244,15 +266,19 @@ def recommend(
     seen: Annotated[
         Seen,
         typer.Option(
-            "--seen", help="leave out items of the history and, of a user of the log, answers the log holds; or not"
+            "--seen",
+            help="drop: items of the history, and answers the log already holds of --user, are left out; keep: not",
         ),
     ] = Seen.drop,
-    allow: Annotated[str | None, typer.Option("--allow", help="only these, as --history")] = None,
-    deny: Annotated[str | None, typer.Option("--deny", help="none of these, as --history")] = None,
+    allow: Annotated[str | None, typer.Option("--allow", help="only these answers, given as for --history")] = None,
+    deny: Annotated[str | None, typer.Option("--deny", help="none of these answers, given as for --history")] = None,
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Ask a model about a user, or about any history."""
+    """Ask a model about a user, or about any history.
+
+    Needs --user, --history or --profile. Items the model does not know are ignored and told.
+    """
     from perdure import api
     from perdure.cli import show
 
@@ -276,11 +302,16 @@ def recommend(
 def embed(
     model: Model,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="the Parquet file to write")],
-    task: Annotated[str | None, typer.Option("--task", help="whose vectors; the plain backbone's by default")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="as this task sees the users; the plain backbone by default")
+    ] = None,
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Write the vectors of all users to a Parquet file."""
+    """Write the vectors of all users to a Parquet file.
+
+    Its columns are user and vector, 32-bit floats.
+    """
     from perdure import api
     from perdure.cli import show
 
@@ -289,24 +320,24 @@ def embed(
 
 @app.command(epilog="Example: perdure probe first/model first/recipe.toml --task gender --repeats 2")
 def probe(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="model or run folders, one or more")],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL", help="model or run folders, one or more")],
     recipe: Recipe,
     task: Annotated[str | None, typer.Option("--task", help="one task; all but next_item ones by default")] = None,
     head: Annotated[
-        OnTop, typer.Option("--head", help="on top of the vectors; mlp has one hidden layer")
+        OnTop, typer.Option("--head", help="what is solved on the vectors; mlp has one hidden layer")
     ] = OnTop.linear,
     repeats: Annotated[int, typer.Option("--repeats", help="how often labelled users are drawn anew")] = 5,
     labelled: Annotated[float, typer.Option("--labelled", help="share of the training users with labels")] = 0.8,
-    finetune: Annotated[bool, typer.Option("--finetune", help="train whole models on each task, too")] = False,
+    finetune: Annotated[bool, typer.Option("--finetune", help="also train each whole model on each task")] = False,
     changes: Changes = None,
     store: Store = None,
     out: Annotated[Path | None, typer.Option("--out", help="a new or empty folder for probe.json and probe.md")] = None,
     json: Json = False,
 ) -> None:
-    """Judge user vectors that stand still.
+    """Judge frozen user vectors.
 
-    A head on the frozen vectors of each model is solved for every task of the recipe, beside popularity, profiles and
-    untrained encoders: one table of what each way of pre-training has given.
+    Solves a head on the vectors of each model for every task of the recipe, and on those of untrained encoders, on
+    profiles and on popularity: one table of what pre-training has given.
     """
     from perdure import api
     from perdure.cli import show
@@ -354,7 +385,7 @@ def show_(
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run or of a comparison, finished or not")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="report.html in that folder by default")
+        Path | None, typer.Option("--out", metavar="FILE", help="where to write; report.html in that folder by default")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -370,7 +401,9 @@ def report(
 
 @app.command(epilog="Example: perdure doctor")
 def doctor(
-    selftest: Annotated[bool, typer.Option("--selftest/--no-selftest", help="learn a small world, or not")] = True,
+    selftest: Annotated[
+        bool, typer.Option("--selftest/--no-selftest", help="learn a small world to see that all works")
+    ] = True,
     json: Json = False,
 ) -> None:
     """What this machine has, and a self test."""
