@@ -316,3 +316,11 @@ def test_reader_that_leaves(first):
     assert process.wait(60) == 0
     assert process.stderr.read() == ""
     process.stderr.close()
+
+
+def test_faults_are_told_without_the_words_of_a_library(capsys, tmp_path):
+    said = refused(capsys, 2, "evaluate", tmp_path, "--split", "tset")
+    assert "'tset' is not one of 'valid', 'test'" in said and "Value error" not in said
+    said = refused(capsys, 2, "recommend", tmp_path, "--task", "buy", "--history", f"@{tmp_path / 'none'}")
+    assert "No such file" in said and "Errno" not in said
+    assert "there is no such folder" in refused(capsys, 4, "show", tmp_path / "none")
