@@ -39,7 +39,8 @@ def test_softmax_loss_and_its_gradients_are_the_full_cross_entropy(columns, with
     ):
         leaves = [t if t is None else t.clone().requires_grad_() for t in (h, table, bias)]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(losses, "COLUMNS", columns)
+            patch.setitem(losses.WHOLE, "cpu", columns)
+            patch.setitem(losses.COLUMNS, "cpu", columns)
             patch.setitem(losses.CELLS, "cpu", 64)
             loss = f(*leaves)
             (3 * loss).backward()
@@ -60,7 +61,8 @@ def test_rows_before_the_first_item_are_no_items():
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("columns", [1 << 15, 7])
 def test_softmax_loss_under_autocast_is_near_the_full_precision(columns, with_bias, monkeypatch):
-    monkeypatch.setattr(losses, "COLUMNS", columns)
+    monkeypatch.setitem(losses.WHOLE, "cpu", columns)
+    monkeypatch.setitem(losses.COLUMNS, "cpu", columns)
     h, table = torch.randn(40, 16), torch.randn(30, 16)
     targets, bias = torch.randint(30, (40,)), torch.randn(30) if with_bias else None
     values = []

@@ -25,7 +25,8 @@ from perdure.functional.products import times
 __all__ = ["bce", "bpr", "gbce", "pair_scores", "sampled_softmax", "softmax_loss"]
 
 CELLS = {"cpu": 1 << 18, "cuda": 1 << 26}  # logits alive at once: a CPU's cache, a GPU's appetite
-COLUMNS = 1 << 15  # above this many items the items are walked in pieces too
+WHOLE = {"cpu": 1 << 13, "cuda": 1 << 15}  # items up to which one piece holds them all: three products, else four
+COLUMNS = {"cpu": 1 << 9, "cuda": 1 << 15}  # items of a piece, where there are more
 
 
 class _Softmax(torch.autograd.Function):
@@ -42,16 +43,20 @@ class _Softmax(torch.autograd.Function):
         want_h, want_table, want_bias = ctx.needs_input_grad[:3]
         kind, n, count = h.device.type, len(table), len(targets)
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else table.dtype
-        columns = min(n - first, COLUMNS)
+        cells, whole, columns = (most.get(kind, most["cuda"]) for most in (CELLS, WHOLE, COLUMNS))
+        columns = n - first if n - first <= whole else columns
         pieces = [slice(c, min(c + columns, n)) for c in range(first, n, columns)]
-        size = min(max(16, CELLS.get(kind, CELLS["cuda"]) // columns), max(len(h), 1))  # R, states looked at together
+        size = min(max(16, cells // columns), max(len(h), 1))  # R, states looked at together
         spare = -len(h) % size  # states of weight 0 behind the last, so that all pieces have one shape
         with torch.autocast(kind, enabled=False):
             weight = torch.bincount(rows, minlength=len(h) + spare).to(table.dtype) / count  # (M + spare,)
             exact = F.pad(h.to(table.dtype), (0, 0, 0, spare))  # (M + spare, d)
             states, vectors = exact.to(low), table.to(low)  # (M + spare, d), (N, d)
             grad_h = torch.zeros_like(exact) if want_h else None  # (M + spare, d)
-            grad_table = torch.zeros_like(table) if want_table else None  # (N, d)
+            one = len(pieces) == 1  # then its gradient is summed turned, as the product gives it, and turned once
+            shape = table.shape[::-1] if one else table.shape
+            grad_table = table.new_zeros(shape) if want_table else None  # (N, d), or (d, N) until it is turned
+            grad_table = grad_table.T if one and grad_table is not None else grad_table  # (N, d)
             grad_bias = torch.zeros_like(bias) if want_bias and bias is not None else None  # (N,)
             total = table.new_zeros((), dtype=torch.float64)
             for start in range(0, len(exact), size):
@@ -75,6 +80,7 @@ class _Softmax(torch.autograd.Function):
             if grad_h is not None:
                 grad_h.index_add_(0, rows, table[targets], alpha=-1 / count)
             if grad_table is not None:
+                grad_table = grad_table.contiguous()
                 grad_table.index_add_(0, targets, exact[rows], alpha=-1 / count)
             if grad_bias is not None:
                 grad_bias.index_add_(0, targets, torch.full_like(positive, -1 / count))
