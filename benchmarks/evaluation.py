@@ -2,7 +2,7 @@
 
     PYTHONPATH=src python benchmarks/evaluation.py [--users 6040] [--items 3416] [--length 50] [--events 165]
 
-The model is a SASRec (d = 64, 2 blocks) with random weights: the cost does not depend on how good it is. History
+The model is a SASRec (d = 64, 2 blocks, 2 heads) with random weights: the cost does not depend on how good it is. History
 lengths are geometric around `--events`, as in MovieLens-1M. One thread. Prints one JSON object a line.
 """
 
@@ -51,7 +51,7 @@ def world(users: int, items: int, events: float, length: int) -> tuple[UserModel
     test = Examples(np.arange(users, dtype=np.int32), starts[:-1], starts[1:] - 1, answers, np.arange(users + 1))
     data = TaskData(Task("next", "next_item"), Sequences(log, starts), labels, rows, test, test, test)
     generator = torch.Generator().manual_seed(0)
-    encoder = SASRec(items, width=64, blocks=2, max_length=length)
+    encoder = SASRec(items, width=64, blocks=2, heads=2, max_length=length)
     encoder.reset(generator)
     model = UserModel(encoder, Finetune(), NextItem(), Ids([str(i) for i in range(items)], first=2))
     model.add(TaskCard("next", "next_item", labels, rows, np.ones(items)), generator)
