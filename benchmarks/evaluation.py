@@ -2,8 +2,8 @@
 
     PYTHONPATH=src python benchmarks/evaluation.py [--users 6040] [--items 3416] [--length 50] [--events 165]
 
-The model is a SASRec (d = 64, 2 blocks, 2 heads) with random weights: the cost does not depend on how good it is. History
-lengths are geometric around `--events`, as in MovieLens-1M. One thread. Prints one JSON object a line.
+The model is a SASRec (d = 64, 2 blocks, 2 heads) with random weights: the cost does not depend on how good it
+is. History lengths are geometric around `--events`, as in MovieLens-1M. One thread. Prints one JSON object a line.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     python benchmarks/train_speed.py EVENTS.parquet --parts
 
 The reference of the same run is the plain PyTorch way: the same encoder and batches, all logits at once,
-F.cross_entropy, PyTorch's dropout and linear layers. A target is a position whose next item is predicted. Steps are timed by CPU
-seconds; the median of the steps after a warm-up counts, mean targets a step over it.
+F.cross_entropy, PyTorch's dropout and linear layers. A target is a position whose next item is predicted. Steps are
+timed by CPU seconds; the median of the steps after a warm-up counts, mean targets a step over it.
 
 --parts tells where a float32 step goes. Each part is timed alone, forward and backward, on what one batch gives it;
 "rest" is what the whole step takes besides. GFLOP are those of its matrix products, of attention the lower triangle;
