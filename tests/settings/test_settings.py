@@ -68,6 +68,14 @@ def test_all_faults_at_once(recipe):
 
 
 @pytest.mark.parametrize(
+    ("change", "meant"), [("tuning.methd=pcl", "method"), ("encoder.nam=gru4rec", "name"), ("objective.nme=x", "name")]
+)
+def test_a_part_s_own_name_is_one_of_its_keys(recipe, change, meant):
+    assert f"did you mean {meant}?" in faults(recipe, change)[change.split("=")[0]]
+    assert f"known: {meant}, " in faults(recipe, f"{change.split('.')[0]}.zzz=1")[f"{change.split('.')[0]}.zzz"]
+
+
+@pytest.mark.parametrize(
     "change",
     [
         "train.epochs=1e1",

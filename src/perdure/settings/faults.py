@@ -71,22 +71,28 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(known)}" if known else ""
 
 
-def of_model(model: type[BaseModel], values: Any, section: str) -> tuple[Any, list[Fault]]:
-    """Validate `values` against a pydantic model: (the object or None, its faults, one a key)."""
+def of_model(model: type[BaseModel], values: Any, section: str, besides: Sequence[str] = ()) -> tuple[Any, list[Fault]]:
+    """Validate `values` against a pydantic model: (the object or None, its faults, one a key).
+
+    Args:
+        besides: keys of the section that the model does not hold; an unknown key may have meant one of them.
+    """
     try:
         return model.model_validate(values), []
     except ValidationError as error:
         schema = model.model_json_schema()
         faults: dict[str, Fault] = {}
         for one in error.errors(include_url=False):
-            fault = _fault(one, schema, values, section)
+            fault = _fault(one, schema, values, section, besides)
             faults.setdefault(fault.key + (one["msg"] if one["type"] in ("value_error", "perdure") else ""), fault)
         return None, list(faults.values())
 
 
-def _fault(error: Mapping[str, Any], schema: dict[str, Any], values: Any, section: str) -> Fault:
+def _fault(
+    error: Mapping[str, Any], schema: dict[str, Any], values: Any, section: str, besides: Sequence[str]
+) -> Fault:
     """One pydantic error as a Fault: the key it stands at, what was found there, what the schema wants."""
-    key, node, value, known = section, schema, values, properties(schema, schema)
+    key, node, value, known = section, schema, values, [*besides, *properties(schema, schema)]
     for part in error["loc"]:
         if error["type"] == "extra_forbidden" and part == error["loc"][-1]:
             return Fault(f"{key}.{part}", "unknown key", fix=nearest(str(part), known))

@@ -252,7 +252,7 @@ def _part(raw: Mapping[str, Any], section: str, parts: Parts, faults: list[Fault
     if not isinstance(name, str) or name not in known:
         faults.append(Fault(f"{section}.{naming}", f"found {shorten(repr(name))}", fix=nearest(str(name), known)))
         return None
-    made, wrong = of_model(schema_of(parts.find(kind, name)), values, section)
+    made, wrong = of_model(schema_of(parts.find(kind, name)), values, section, besides=[naming])
     faults += wrong
     if made is None:
         return None
