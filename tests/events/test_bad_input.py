@@ -169,6 +169,10 @@ def _(folder):
 def _(folder):
     refused(3, "no column 'time'", "user, item, timestamp", "'timestamp'",
             work=lambda: stored(folder, csv(header="user,item,timestamp\n")))  # fmt: skip
+    for mark in (";", "\t", "|"):
+        refused(3, "no column 'user'", repr(mark), "data.separator",
+                work=lambda mark=mark: stored(folder, csv().replace(",", mark)))  # fmt: skip
+    refused(3, "no column 'user'", "','", "data.separator", work=lambda: stored(folder, csv(), separator=";"))
 
 
 @row("14")

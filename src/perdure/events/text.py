@@ -20,6 +20,7 @@ from perdure.errors import DataError, shorten
 
 BLOCK = 1 << 24  # bytes parsed at a time
 BLANK = (b"", b"\r")
+LIKELY = ("\t", ";", "|", ",")  # separators, where the one in force finds a single column
 STAND_IN = b"\x1f"  # takes the place of a separator of several characters
 
 
@@ -166,12 +167,14 @@ def _wanted(names: list[str], wanted: list[str] | None, where: str) -> list[int]
 
 
 def missing_column(name: str, names: list[str], where: str) -> DataError:
-    """The error for a column that is not there: what is, and which is closest."""
+    """The error for a column that is not there: what is, and which is closest, or what seems to stand between them."""
+    between = next((mark for mark in LIKELY if mark in names[0]), "") if len(names) == 1 else ""
     close = difflib.get_close_matches(name, names, 1, 0.4) or difflib.get_close_matches(name.lower(), names, 1, 0.4)
     listed = ", ".join(shorten(n, 30) for n in names[:20]) + (" ..." if len(names) > 20 else "")
-    return DataError(f"no column {shorten(name)!r}", expected=f"one of: {listed}", where=where,
-                     fix=f"did you mean {shorten(close[0])!r}?" if close else "name the column in the settings",
-                     )  # fmt: skip
+    fix = f"did you mean {shorten(close[0])!r}?" if close else "name the column in the settings"
+    if between:
+        fix = f"the file's only column has {between!r} in its name: set data.separator, or the attribute table's own"
+    return DataError(f"no column {shorten(name)!r}", expected=f"one of: {listed}", where=where, fix=fix)
 
 
 def _fast(block: bytes, line: int, names: list[str], keep: list[int], dialect: Dialect) -> Piece | None:
