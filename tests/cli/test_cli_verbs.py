@@ -90,6 +90,12 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == f"perdure {__version__}"
 
 
+def test_the_package_is_the_command():
+    command = [sys.executable, "-m", "perdure", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("perdure ")
+
+
 @pytest.fixture
 def home(first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a run `first`, as the examples have it; the working directory."""

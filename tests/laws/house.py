@@ -12,6 +12,7 @@ PACKAGE = ROOT / "src" / "perdure"
 
 # The floors, from the roof down. Rooms on one line share a floor.
 FLOORS = [
+    ["__main__"],
     ["cli"],
     ["api", "registry"],
     ["report"],
