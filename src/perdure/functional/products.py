@@ -6,7 +6,8 @@
 For float32 PyTorch asks MKL, which keeps its 512-bit kernels for Intel's processors; oneDNN, which PyTorch brings too
 and asks for other types, uses them on every processor that has them: twice as fast where MKL does not. It builds a
 kernel for each shape it meets, in about a millisecond, so small weights are left to MKL. Which library multiplies
-depends on the weight alone, never on the number of rows: who is asked alone gets the bits of a crowd.
+depends on the weight alone, never on the number of rows: from two rows on, any number of them gives the same bits.
+oneDNN is asked by the operator that torch.compile emits for it; a PyTorch that lacks it is left to MKL.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from torch.nn import functional as F
 
 __all__ = ["linear", "times"]
 
-WIDE = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+WIDE = (
+    torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
 SMALLEST = 64 * 64  # numbers of a weight
 
 
