@@ -52,12 +52,14 @@ def test_the_whole_path(tmp_path):
 
 
 def test_friends_are_not_replayed(tmp_path):
-    """Who they are is not kept; refused at the first step, not after a task was learned."""
+    """Who they are is not kept; refused before anything is learned."""
     profile = {"fields": ["age"], "friends": {"path": "friends.csv"}}
     made = recipe(tmp_path, ("watch", "buy"), profile)
-    with pytest.raises(SettingsError, match="looks users up") as told:
-        perdure.learn(made, tmp_path / "run", overrides=["tuning.method=replay"])
-    assert "friends" in told.value.fix and not (tmp_path / "run" / "model").exists()
+    for act in (lambda **k: perdure.check(made, **k), lambda **k: perdure.learn(made, tmp_path / "run", **k)):
+        with pytest.raises(SettingsError, match="looks users up") as told:
+            act(overrides=["tuning.method=replay"])
+        assert "friends" in told.value.fix
+    assert not (tmp_path / "run" / "run.json").exists()
     perdure.learn(made, tmp_path / "without", overrides=["tuning.method=replay", "objective.friends=0"])
 
 
@@ -71,9 +73,10 @@ def test_an_answer_of_a_task_is_no_target(tmp_path):
         assert "objective.fields" in told.value.fix
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert perdure.check(made, overrides=["objective.fields=['age']"]).tasks
-    assert perdure.check(made, overrides=["objective.attributes=0", "objective.friends=0"]).tasks
+    with pytest.raises(SettingsError, match="nothing is told of users"):
+        perdure.check(made, overrides=["objective.attributes=0", "objective.friends=0"])
     with pytest.raises(SettingsError, match="'gender' asks for gender"):  # who is alike would tell it, too
-        perdure.check(made, overrides=["objective.attributes=0"])
+        perdure.check(made, overrides=["objective.attributes=0", "profile.friends={path='friends.csv'}"])
 
 
 def test_friends_that_are_not_there(tmp_path):

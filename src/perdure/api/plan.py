@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -26,6 +26,10 @@ from perdure.model.user_model import UserModel
 from perdure.settings import Settings
 from perdure.training.cards import card_of
 from perdure.training.life import seed_of
+
+if TYPE_CHECKING:
+    from perdure.objectives.base import Objective
+    from perdure.tuning.base import Method
 
 __all__ = ["check_machine", "estimate", "fresh", "sizes", "tasks_of", "threads"]
 
@@ -148,12 +152,18 @@ def fresh(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData] | Non
 
 @torch.random.fork_rng(devices=[])  # heads and overlays draw from the global generator, too
 def sizes(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData]) -> tuple[int, dict[str, dict[str, int]]]:
-    """Parameters of the backbone, and per task: trainable parameters and bytes it adds, those of the method with it."""
+    """Parameters of the backbone, and per task: trainable parameters and bytes it adds, those of the method with it.
+
+    Raises:
+        SettingsError, DataError: objective or method cannot learn a task.
+    """
     model, told, before = fresh(settings, item_ids, datas), {}, 0
     backbone = sum(p.numel() for p in model.backbone.parameters())
     for name, data in datas.items():
-        model.add(card_of(data), torch.Generator())
-        method: Any = model.method
+        card, method, objective = card_of(data), cast("Method", model.method), cast("Objective", model.objective)
+        if card.kind == "next_item":
+            objective.prepare(torch.from_numpy(card.popularity), data)
+        model.add(card, torch.Generator())
         trained = {p for stage in method.stages for p in method.trains(model, name, stage)}
         model.settle(name)
         own, stored = _bytes(model.heads[name], model.overlays.get(name)), _bytes(method)

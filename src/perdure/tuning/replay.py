@@ -159,12 +159,12 @@ class Replay(Method):
         self.batch, self.older, self.weight, self.heads = batch, older, weight, heads
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
-        """An empty memory; the backbone serves as it is."""
+        """An empty memory; the backbone serves as it is. SettingsError: see `loss`."""
         marks = 0 if model.marks is None else len(model.marks.sizes)
         length, timed = model.backbone.max_length, model.backbone.reads_times
         if card.kind != "next_item":
             return Memory(self.memory, length, 1 if card.kind == "one_of" else self.answers, timed, marks)
-        objective = cast("Objective", model.objective)
+        _refuse_lookups(objective := cast("Objective", model.objective))
         fields = len(model.fields) if model.fields is not None and objective.predicts(model.fields) else 0
         return Memory(self.memory, length + objective.extra, 0, timed or objective.reads_times, marks, fields)
 
@@ -179,13 +179,7 @@ class Replay(Method):
         Raises:
             SettingsError: the objective reads who a user's friends are.
         """
-        if cast("Objective", model.objective).reads_users:
-            raise SettingsError(
-                f"objective {model.objective.name} looks users up, and replay does not keep who they are",
-                expected="an objective that learns from histories and profiles, or another method",
-                where="tuning.method, profile.friends",
-                fix="leave [profile] friends out, or set objective.friends = 0",
-            )
+        _refuse_lookups(cast("Objective", model.objective))
         own = model.loss(batch, task, rng)
         older = [j for j in _older(model, task) if int(cast(Memory, model.overlays[j]).filled)]
         if not older:
@@ -198,6 +192,16 @@ class Replay(Method):
     def remember(self, model: UserModel, task: str, batches: Iterable[Batch], rng: torch.Generator) -> None:
         """Fill the task's memory."""
         cast(Memory, model.overlays[task]).keep(batches, rng)
+
+
+def _refuse_lookups(objective: Objective) -> None:
+    if objective.reads_users:
+        raise SettingsError(
+            f"objective {objective.name} looks users up, and replay does not keep who they are",
+            expected="an objective that learns from histories and profiles, or another method",
+            where="tuning.method, profile.friends",
+            fix="leave [profile] friends out, or set objective.friends = 0",
+        )
 
 
 def _older(model: UserModel, task: str) -> list[str]:
