@@ -71,7 +71,11 @@ def judge(plan: dict[str, Any], groups: dict[str, list[str]], seed: int, out: Pa
                     store=out / f"store-{reads}",
                     out=folder,
                 )
-            rows += json.loads((folder / "probe.json").read_text("utf-8"))["rows"]
+            judged = json.loads((folder / "probe.json").read_text("utf-8"))["rows"]
+            missing = {f"{way}-{seed}" for way in ways} - {row["representation"] for row in judged}
+            if missing:
+                raise SystemExit(f"{folder} was judged without {', '.join(sorted(missing))}: remove it to judge again")
+            rows += judged
     return rows
 
 
