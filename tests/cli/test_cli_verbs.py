@@ -152,6 +152,14 @@ def test_quickstart_json(home, capsys, monkeypatch):
     assert call("check", told["recipe"]) == 0
 
 
+def test_quickstart_without_the_report_extra(tmp_path, capsys, monkeypatch):
+    quick(monkeypatch)
+    monkeypatch.setattr(beginning, "_page", lambda out: None)
+    assert call("quickstart", "--out", tmp_path / "q", "--users", "100") == 0
+    told = capsys.readouterr().out
+    assert "None" not in told and "next:\nperdure recommend" in told
+
+
 def test_learn_json(first, tmp_path, capsys):
     assert call("learn", first / "made" / "recipe.toml", "--out", tmp_path / "run", "--json") == 0
     told = json.loads(capsys.readouterr().out)

@@ -221,7 +221,7 @@ def quickstart(console: Console, told: Told) -> None:
     rows(console, heads, [["forgetting", *forgotten], ["answers of older tasks changed", *share]])
     console.print()
     pairs(console, {key: told[key] for key in ("model", "report", "recipe")} | {"seconds": round(told["seconds"])})
-    console.print(f"\nopen {told['report']} in a browser; next:")
+    console.print(f"\nopen {told['report']} in a browser; next:" if told["report"] else "\nnext:")
     console.print(f"perdure recommend {told['model']} --task buy --history s0001,s0013 -k 5")
 
 
