@@ -42,7 +42,7 @@ def told(cls: type) -> dict[str, str]:
         block = re.search(r"(?ms)^(?:Args|Attributes):\n(.*?)(?=^\S|\Z)", text)
         if not block:
             continue
-        for entry in re.finditer(r"(?ms)^    ([\w, /]+?):\s+(.*?)(?=^    [\w, /]+?:\s|\Z)", block.group(1)):
+        for entry in re.finditer(r"(?ms)^    (\w[\w, /]*?):\s+(.*?)(?=^    \w[\w, /]*?:\s|\Z)", block.group(1)):
             for name in re.split(r"\s*[,/]\s*", entry.group(1)):
                 found[name] = re.sub(r"\s+", " ", entry.group(2)).strip()
     return found

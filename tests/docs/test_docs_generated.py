@@ -21,9 +21,10 @@ def test_page_is_current(name):
 
 
 def test_every_setting_has_a_meaning():
+    """Told to its end: a line of a docstring that happens to begin with `word:` ends no entry."""
     rows = [line for line in generate.settings().splitlines() if line.startswith("| `")]
     assert len(rows) > 60
-    assert not [row for row in rows if row.rstrip().endswith("|  |")]
+    assert not [row for row in rows if not row.endswith((". |", ".) |"))]
 
 
 def test_every_option_of_every_verb_has_a_meaning():
