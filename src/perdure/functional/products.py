@@ -6,8 +6,10 @@
 For float32 PyTorch asks MKL, which keeps its 512-bit kernels for Intel's processors; oneDNN, which PyTorch brings too
 and asks for other types, uses them on every processor that has them: twice as fast where MKL does not. It builds a
 kernel for each shape it meets, in about a millisecond, so small weights are left to MKL; and keeps it, half a MiB each,
-up to 1,024 of them (`ONEDNN_PRIMITIVE_CACHE_CAPACITY`), so that batches of many lengths cost up to 1.7 GiB more. Which library multiplies
-depends on the weight alone, never on the number of rows: from two rows on, any number of them gives the same bits.
+up to 1,024 of them (`ONEDNN_PRIMITIVE_CACHE_CAPACITY`): batches of many lengths take up to 1.7 GiB more.
+
+Which library multiplies depends on the weight alone, never on the number of rows: from two rows on, any number of them
+gives the same bits.
 oneDNN is asked by the operator that torch.compile emits for it; a PyTorch that lacks it is left to MKL.
 """
 
