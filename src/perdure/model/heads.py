@@ -12,11 +12,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from perdure.errors import DataError
 from perdure.events.batch import Batch
 from perdure.functional.losses import softmax_loss
-from perdure.functional.products import linear
 
 __all__ = ["ItemTableHead", "ItemsHead", "LabelsHead", "answers_loss"]
 
@@ -49,7 +49,7 @@ class ItemTableHead(nn.Module):
     def score(self, u: Tensor, item_table: Tensor) -> Tensor:
         """(B, d) -> (B, N): column = item row - 2."""
         table, bias = self.weights(item_table)
-        return linear(u, table[2:], None if bias is None else bias[2:])  # (B, N)
+        return F.linear(u, table[2:], None if bias is None else bias[2:])  # (B, N)
 
 
 class LabelsHead(nn.Module):
