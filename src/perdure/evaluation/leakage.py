@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "audit", "refuse"]
 
 LONG = 10  # events in which two people do not agree by chance
-MANY = 20  # users of whom a field tells nothing by chance
+MANY, FEW = 20, 5  # users, and those of them who do not answer as most do, of whom a field tells all by chance if fewer
 ALMOST = 0.02  # of the answers that are not the commonest one; of those a copy may miss so many
 STEP = 2**21  # events looked at together: bounds memory
 SHARED = ("user", "example")  # divided by whom, not by when: users must not be on both sides
@@ -221,7 +221,7 @@ def _profiles(events: Events, data: TaskData) -> Iterator[Finding]:
             continue
         told = _foretold(values[shared], answers[shared])
         others = len(told) - np.bincount(answers[shared]).max()  # who do not answer as most do
-        if others and np.count_nonzero(~told) <= ALMOST * others:
+        if others >= FEW and np.count_nonzero(~told) <= ALMOST * others:
             what = f"answers of users in train are told by the profile field {field!r}, nearly a copy"
             yield _finding(events, "profile", "leak", data.task.name, None, users[shared], told, what)
 
