@@ -190,7 +190,7 @@ AGES = RNG.choice([15, 25, 35], 80).tolist()
         ([f"pair {u // 2}" for u in range(80)], AGES, False),  # values of two users, who agree by chance alone
         (bands(AGES), [25] * 80, False),  # one answer: nothing is given away
         (["c"] * 4 + ["a"] * 76, [15] * 4 + [25] * 76, False),  # four users may agree by chance
-        (["c"] * 5 + ["a"] * 75, [15] * 5 + [25] * 75, True),
+        (["c"] * 16 + ["a"] * 64, [15] * 16 + [25] * 64, True),
         (RNG.choice(["a", "b"], 80).tolist(), [15] + [25] * 79, False),  # the commonest answer is nearly all of them
         ([band if u < 25 else None for u, band in enumerate(bands(AGES))], AGES, False),  # 17 of them in train
     ],
