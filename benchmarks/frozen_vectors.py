@@ -111,10 +111,12 @@ def main() -> None:
     told.add_argument("data", help="a section of frozen_vectors.toml")
     told.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     told.add_argument("--ways", nargs="+", help="some of its ways; all by default")
+    told.add_argument("--tasks", nargs="+", help="some of its tasks; all by default")
     told.add_argument("--repeats", type=int, default=3, help="draws of labelled users a seed")
     told.add_argument("--out", type=Path, required=True)
     args = told.parse_args()
     plan = tomllib.loads((HERE / "frozen_vectors.toml").read_text("utf-8"))[args.data]
+    plan["tasks"] = args.tasks or plan["tasks"]
     out, table, seconds = args.out.resolve(), defaultdict(dict), defaultdict(list)
     for seed in args.seeds:
         groups: dict[str, list[str]] = defaultdict(list)
