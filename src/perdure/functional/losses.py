@@ -32,7 +32,7 @@ COLUMNS = {"cpu": 1 << 9, "cuda": 1 << 15}  # items of a piece, where there are 
 class _Softmax(torch.autograd.Function):
     """sum_m w_m log sum_n exp(h_m . W_n + b_n) - mean_a (h_{r_a} . W_{t_a} + b_{t_a}), over the items from `first` on.
 
-    The gradients are made in the same sweep, so that a step holds one gradient of the table, and a second of a small one
+    The gradients are made in the same sweep, so a step holds one gradient of the table, and a second of a small one
     while it is turned. Under autocast the matrix products run in its type; softmax, sums and gradients stay in the
     table's.
     """
