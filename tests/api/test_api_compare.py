@@ -169,6 +169,20 @@ def test_users_are_those_that_were_tested(compared):
     assert lengths.height and (lengths["history"] == lengths["history_watch"] + 1).all()  # the last event is asked
 
 
+def test_over_all_folds_every_user_is_tested_once(near, recipe, tmp_path):
+    asked = {"methods": ["pcl", "single"], "seeds": (1, 2, 3), "overrides": ["split.folds=3"]}
+    done = perdure.compare(recipe, tmp_path / "out", **asked)
+    users = pl.read_parquet(tmp_path / "out" / "users.parquet").filter(pl.col("task") == "gender")
+    of_pcl = users.filter(pl.col("method") == "pcl")
+    assert of_pcl["user"].n_unique() == of_pcl.height  # each by one seed
+    whole = pl.read_parquet(tmp_path / "out" / "store" / "user_ids.parquet").height
+    assert of_pcl.height > 0.8 * whole and of_pcl["seed"].n_unique() == 3  # some have no gender
+    told = done.summary[0]["methods"]["pcl"]
+    final = table(tmp_path / "out").filter("final", pl.col("method") == "pcl", pl.col("task") == "gender")
+    assert told["tasks"]["gender"]["mean"] == pytest.approx(final["value"].mean())
+    assert told["tasks"]["gender"]["low"] < told["tasks"]["gender"]["mean"] < told["tasks"]["gender"]["high"]
+
+
 def test_summary_tells_what_the_matrices_say(compared):
     (group,) = compared[0].summary
     assert group["tasks"] == ["watch", "gender"] and group["seeds"] == [1, 2]

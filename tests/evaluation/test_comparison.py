@@ -45,12 +45,51 @@ def test_resamples_do_not_depend_on_how_many_are_held_at_once(monkeypatch):
 
 def test_seeds_are_drawn_with_replacement():
     """Means 0 and 1 of two seeds: a drawn mean is 0, 1/2 or 1, half of all times 1/2."""
-    means = np.tile(np.array([[[0.0], [1.0]]]), (4000, 1, 1))  # (B, 2, 1)
-    drawn = Resampled((1, 2), means).drawn()
+    means, every = np.tile(np.array([[[0.0], [1.0]]]), (4000, 1, 1)), np.array([[0.0], [1.0]])  # (B, 2, 1), (2, 1)
+    drawn = Resampled((1, 2), means, every).drawn()
     values, counts = np.unique(drawn, return_counts=True)
     np.testing.assert_array_equal(values, [0.0, 0.5, 1.0])
     np.testing.assert_allclose(counts / 4000, [0.25, 0.5, 0.25], atol=0.03)
-    np.testing.assert_array_equal(Resampled((1, 2), means).drawn([2]), np.ones((4000, 1)))
+    np.testing.assert_array_equal(Resampled((1, 2), means, every).drawn([2]), np.ones((4000, 1)))
+
+
+def in_folds(values: np.ndarray) -> Reached:
+    """(S, n) values of one task, the users cut into S folds, one for each seed."""
+    seeds, n = values.shape
+    tested = np.arange(n) % seeds == np.arange(seeds)[:, None]  # (S, n)
+    return Reached(tuple(range(1, seeds + 1)), (np.where(tested, values, np.nan),), (np.arange(n),))
+
+
+def test_folds_are_means_of_their_own_users():
+    one = in_folds(np.array([[1.0, 9.0, 3.0, 9.0], [9.0, 5.0, 9.0, 7.0]]))
+    np.testing.assert_array_equal(one.means, [[2.0], [6.0]])
+    drawn = resample({"a": one}, 200, seed=3)["a"]
+    rng = np.random.default_rng(3)
+    for told, users in zip(drawn.means[:, :, 0], rng.integers(4, size=(200, 4)), strict=True):
+        for s, known in enumerate(({0: 1.0, 2: 3.0}, {1: 5.0, 3: 7.0})):
+            found = [known[user] for user in users if user in known]
+            assert told[s] == sum(found) / len(found) if found else np.isnan(told[s])
+
+
+@pytest.mark.parametrize(("of_seeds", "wider"), [(0.0, (1.15, 1.55)), (1.0, (0.95, 1.35)), (3.0, (0.8, 1.1))])
+def test_how_wide_intervals_of_folds_are(of_seeds, wider):
+    """Against the true spread of a mean over five folds; seeds vary by so many errors of a fold's mean over users."""
+    n, found, widths = 500, [], []
+    for draw in range(200):
+        rng = np.random.default_rng(draw)
+        one = in_folds(rng.normal(size=n) + of_seeds * rng.normal(size=(5, 1)) * np.sqrt(5 / n))
+        found.append(one.means.mean())
+        told = spread(0.0, resample({"a": one}, 300, draw)["a"].drawn()[:, 0])
+        widths.append(told["high"] - told["low"])
+    assert wider[0] < np.mean(widths) / (2 * 1.96 * np.std(found)) < wider[1]
+
+
+def test_a_t_test_of_folds_has_every_user_once():
+    """Differences 1, 1, 1, -1 of four users: mean 1/2, s = 1, so t = 1 with three degrees of freedom."""
+    base = np.array([[1.0, 0.0, 3.0, 0.0], [0.0, 5.0, 0.0, 7.0]])
+    more = base + np.array([1.0, 1.0, 1.0, -1.0])
+    assert t_test(in_folds(more), in_folds(base), 0, (1, 2)) == pytest.approx(0.39100, abs=1e-5)
+    assert t_test(in_folds(more), in_folds(base), 0, (1,)) == 0.0  # users 0 and 2, both by 1
 
 
 def test_one_seed_gives_the_interval_of_a_mean():

@@ -631,6 +631,9 @@ def test_partition_and_ragged():
     assert np.bincount(parts).tolist() == [700, 100, 200]
     assert sorted(partition(3, Split()).tolist()) == [0, 1, 2] and partition(2, Split()).tolist() == [0, 0]
     assert (partition(10, Split(valid=0, test=0)) == 0).all() and len(partition(0, Split())) == 0
+    folds = np.stack([partition(103, Split(valid=0.1, folds=5, fold=k)) for k in range(1, 6)])  # (5, 103)
+    assert ((folds == 2).sum(0) == 1).all() and set((folds == 2).sum(1).tolist()) == {20, 21}
+    assert ((folds == 1).sum(1) == 10).all()
     assert ragged(np.array([5, 0, 9]), np.array([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]
     assert ragged(np.zeros(0), np.zeros(0)).tolist() == []
     assert isinstance(Ids(["a"]), Ids)

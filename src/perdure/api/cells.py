@@ -118,6 +118,8 @@ class Plan:
                 changes = [text for text in changes if not text.startswith("evaluate.metric")]
                 tables.get("evaluate", {}).pop("metric", None)
         changes += [f"encoder.name={encoder}", f"tuning.method={method}", f"run.seed={cell.seed}"]
+        if folds := self.settings.split.folds:
+            changes.append(f"split.fold={(cell.seed - 1) % folds + 1}")
         changes += [f"run.store={json.dumps(str(self.out / 'store'))}", *PROTOCOLS[cell.protocol]]
         for name in [cell.encoder, *([cell.method] if cell.order != FIRST else [])]:
             changes += tuned.overrides(self.settings.compare.get(name, {}))

@@ -58,19 +58,27 @@ class _Group:
         return {int(key[0]): run for key, run in own.group_by("seed", maintain_order=True)}  # type: ignore[call-overload]
 
     def _reached(self, users: pl.DataFrame) -> dict[str, Reached]:
-        """What every method reached, user by user; nothing where a measure has no value for a single user."""
+        """What every method reached, user by user; nothing where a measure has no value for a single user.
+
+        A user's examples are told apart by their order, which is the same in every seed that tested the user.
+        """
         if set(users["task"].unique()) != set(self.tasks):
             return {}
         names = users["user"].unique().sort()
-        coded = users.with_columns(at=pl.col("user").replace_strict(names, pl.arange(len(names), eager=True)))
+        coded = users.with_columns(
+            at=pl.col("user").replace_strict(names, pl.arange(len(names), eager=True)),
+            nth=pl.int_range(pl.len()).over("method", "task", "seed", "user"),
+        )
         reached = {}
         for method in self.methods:
             seeds, values, owners = tuple(self.runs[method]), [], []
             for task in self.tasks:
                 own = coded.filter(pl.col("method") == method, pl.col("task") == task).sort("seed", maintain_order=True)
-                parts = own.partition_by("seed", maintain_order=True)
-                values.append(np.stack([part["value"].to_numpy().astype(np.float64) for part in parts]))
-                owners.append(parts[0]["at"].to_numpy())
+                wide = own.pivot(
+                    "seed", index=["at", "nth"], values="value"
+                )  # a column for each seed, null if untested
+                values.append(wide.select(*map(str, seeds)).cast(pl.Float64).fill_null(np.nan).to_numpy().T)
+                owners.append(wide["at"].to_numpy())
             reached[method] = Reached(seeds, tuple(values), tuple(owners))
         return reached
 

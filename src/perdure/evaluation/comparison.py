@@ -1,14 +1,17 @@
 """Whether one method is better than another: what all users reached, resampled with the seeds. Pure functions.
 
-A method reached x[s, u] on a task: the value of user u in the model of seed s. Every seed is judged on the same users,
-and so is every method. One resample draws
+A method reached x[s, u] on a task: the value of user u in the model of seed s. Every method is judged on the same users,
+and so is every seed, but where users are cut into folds and each seed tests another one. One resample draws
 
     users    with replacement, once for all methods, tasks and seeds: a user drawn twice counts twice everywhere
     seeds    with replacement, out of those the method (or both methods of a pair) was run with
 
-and takes, for each task, the mean over the drawn users and seeds. Drawing users anew within each drawn seed would count
-one user tested S times as S users, and make intervals too narrow. With few seeds the drawn seeds vary less than new
-ones would (by (S - 1) / S in variance); with one seed an interval tells of users alone.
+    m* = mean_s x[s, drawn users] + mean_{drawn s} x[s, all users] - mean_s x[s, all users]
+
+so that both errors add up, for each task. Drawing users anew within each drawn seed would count one user tested S times
+as S users, and make intervals too narrow. With few seeds the drawn seeds vary less than new ones would (by (S - 1) / S
+in variance); with one seed an interval tells of users alone. With folds the means of seeds differ by their users, too,
+so users are counted up to (2 - 1 / S) times in variance, and intervals are rather too wide.
 
     interval    the middle 95 % of the resamples
     p           (1 + #{|d* - d| >= |d|}) / (B + 1): how often resamples d* of a difference d, moved to a mean of zero,
@@ -40,7 +43,7 @@ class Reached:
 
     Attributes:
         seeds: S of them.
-        values: K arrays (S, n_k) float64.
+        values: K arrays (S, n_k) float64, NaN where a seed did not test that user.
         users: K arrays (n_k,) int64: whose example each is, 0 to U - 1; one user may have several.
     """
 
@@ -60,23 +63,24 @@ class Reached:
     @property
     def means(self) -> np.ndarray:
         """(S, K): per seed and task."""
-        return np.stack([values.mean(1) for values in self.values], 1)
+        return np.stack([np.nanmean(values, 1) for values in self.values], 1)
 
 
 @dataclass(frozen=True)
 class Resampled:
-    """The resamples of a method, before seeds are drawn: `means` (B, S, K) of the drawn users."""
+    """The resamples of a method, before seeds are drawn: `means` (B, S, K) of the drawn users, `all` (S, K) of all."""
 
     seeds: tuple[int, ...]
     means: np.ndarray
+    all: np.ndarray
 
     def drawn(self, seeds: Sequence[int] | None = None, seed: int = 0) -> np.ndarray:
-        """(B, K): means over drawn seeds; of `seeds` alone where given. The same `seeds` are drawn alike."""
+        """(B, K): m* of drawn users and seeds; of `seeds` alone where given. The same `seeds` are drawn alike."""
         chosen = self.seeds if seeds is None else tuple(seeds)
-        means = self.means[:, [self.seeds.index(one) for one in chosen]]  # (B, S', K)
+        rows = [self.seeds.index(one) for one in chosen]
         rng, n = np.random.default_rng(seed), len(chosen)
-        counts = rng.multinomial(n, np.full(n, 1 / n), len(means))  # (B, S')
-        return np.einsum("bs,bsk->bk", counts / n, means)
+        counts = rng.multinomial(n, np.full(n, 1 / n), len(self.means))  # (B, S')
+        return self.means[:, rows].mean(1) + (counts - 1) / n @ self.all[rows]
 
 
 def resample(reached: Mapping[str, Reached], resamples: int = 2000, seed: int = 0) -> dict[str, Resampled]:
@@ -96,13 +100,14 @@ def resample(reached: Mapping[str, Reached], resamples: int = 2000, seed: int = 
                     owners, drawn = one.users[k], counts[:, one.users[k]]  # (n_k,), (b, n_k)
                 means[name][at : at + len(counts), :, k] = _mean(one.values[k], drawn)
         at += len(counts)
-    return {name: Resampled(one.seeds, means[name]) for name, one in reached.items()}
+    return {name: Resampled(one.seeds, means[name], one.means) for name, one in reached.items()}
 
 
 def _mean(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """(S, n) values under (b, n) counts -> (b, S) means; NaN where nobody was drawn."""
-    total = counts.sum(1, keepdims=True)  # (b, 1)
-    return np.where(total > 0, counts @ values.T / np.maximum(total, 1), np.nan)
+    tested = ~np.isnan(values)  # (S, n)
+    total = counts @ tested.T.astype(np.float64)  # (b, S)
+    return np.where(total > 0, counts @ np.where(tested, values, 0.0).T / np.maximum(total, 1), np.nan)
 
 
 def _counts(n_users: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -149,11 +154,13 @@ def t_test(mine: Reached, theirs: Reached, task: int, seeds: Sequence[int]) -> f
 
 
 def _of_users(reached: Reached, task: int, seeds: Sequence[int]) -> dict[int, float]:
-    """User -> the mean over some seeds and the user's examples."""
+    """User -> the mean over some seeds and the user's examples; users that none of the seeds tested are left out."""
     rows = [reached.seeds.index(seed) for seed in seeds]
-    values, users = reached.values[task][rows].mean(0), reached.users[task]  # (n_k,), (n_k,)
-    sums, counts = np.bincount(users, values), np.bincount(users)
-    return {int(user): float(sums[user] / counts[user]) for user in np.unique(users)}
+    values = reached.values[task][rows]  # (S', n_k)
+    tested = ~np.isnan(values)  # (S', n_k)
+    sums = np.bincount(reached.users[task], np.where(tested, values, 0.0).sum(0))  # (U,)
+    counts = np.bincount(reached.users[task], tested.sum(0))  # (U,)
+    return {int(user): float(sums[user] / counts[user]) for user in np.flatnonzero(counts)}
 
 
 def _incomplete_beta(a: float, b: float, x: float) -> float:

@@ -30,6 +30,9 @@ class Split:
         valid, test: shares of the users (each 0 to 1, together below 1); read by "user", and by tasks that fall back
             on it. Of the examples for "example".
         seed: draws the partition of users; with the task's name, the shuffle of "example" and random labels.
+        folds: cut the users (or examples) into so many parts of like size, one of which is test in place of `test` of
+            them: over all folds everyone is tested once, by a model that never met them. 0 for none.
+        fold: which one is test, 1 to folds. `compare` gives seeds 1, 2, 3 ... folds 1, 2, 3 ..., and begins anew.
         last: events of a user that are test (kind "last").
         valid_last: events before them that are valid (kind "last"); as many as `last` where none is given. With 0 they
             train: for a last run, whose number of epochs an earlier run has chosen.
@@ -43,6 +46,8 @@ class Split:
     valid: float = 0.05
     test: float = 0.15
     seed: int = 0
+    folds: int = 0
+    fold: int = 1
     last: int = 1
     valid_last: int | None = None
     valid_from: str | None = None
@@ -58,9 +63,15 @@ class Split:
                 raise SettingsError(
                     f"{key} = {share!r}", expected="a share from 0 to below 1", where=f"[split], key {key}"
                 )
-        if self.valid + self.test >= 1:
+        if self.folds < 0 or self.folds == 1:
+            raise SettingsError(f"folds = {self.folds!r}", expected="0, or 2 or more", where="[split], key folds")
+        if not 1 <= self.fold <= max(self.folds, 1):
+            expected = f"1 to {self.folds}" if self.folds else "1 where there are no folds"
+            raise SettingsError(f"fold = {self.fold!r}", expected=expected, where="[split], key fold")
+        held = self.valid + (1 / self.folds if self.folds else self.test)
+        if held >= 1:
             raise SettingsError(
-                f"valid + test = {self.valid + self.test:g}",
+                f"valid + {f'1 / {self.folds} (one of the folds)' if self.folds else 'test'} = {held:g}",
                 expected="less than 1: some users must train",
                 where="[split]",
             )
@@ -110,7 +121,7 @@ def seconds(moment: str | int | None, key: str) -> int:
 def partition(n: int, split: Split, task: str = "") -> np.ndarray:
     """(n,) int8: the part (TRAIN, VALID, TEST) of each of n user rows, drawn once for all tasks.
 
-    From three on, a part whose share is above 0 has at least one.
+    From three on, a part whose share is above 0 has at least one; so has each fold where there are as many users.
 
     Args:
         n: users; or the examples of one task.
@@ -119,9 +130,12 @@ def partition(n: int, split: Split, task: str = "") -> np.ndarray:
     """
     own = [zlib.crc32(task.encode())] if task else []
     order = np.random.default_rng([split.seed, *own] if own else split.seed).permutation(n)
-    counts = [round(share * n) for share in (split.valid, split.test)]
+    shares, counts = (split.valid, split.test), [round(split.valid * n), round(split.test * n)]
+    if split.folds:
+        begin, end = ((split.fold - 1) * n // split.folds, split.fold * n // split.folds)
+        order, shares, counts[1] = np.roll(order, -begin), (split.valid, 1 / split.folds), end - begin
     if n >= 3:
-        counts = [max(c, 1) if share else 0 for c, share in zip(counts, (split.valid, split.test), strict=True)]
+        counts = [max(c, 1) if share else 0 for c, share in zip(counts, shares, strict=True)]
     n_valid, n_test = counts
     parts = np.full(n, TRAIN, dtype=np.int8)  # (n,)
     parts[order[:n_test]] = TEST
