@@ -59,7 +59,8 @@ def test_the_regulariser_by_hand():
         assert float(method_with([0.0, 0.0, 0.0]).regulariser(gates)) == pytest.approx(0.5)  # (1/2 + 1 + 0) / 3
         assert float(method_with([0.5, 1.0, 0.0]).regulariser(gates)) == pytest.approx(1 / 6)  # 1/2 1/2 / (1/2 + 0 + 1)
         assert float(method_with([1.0, 1.0, 1.0]).regulariser(gates)) == 0  # nothing is left to spare
-    assert method_with([0.5, 1.0, 0.0]).capacity() == 0.5
+    model, _ = small()
+    assert method_with([0.5, 1.0, 0.0]).capacity(model) == 0.5
 
 
 def test_s_rises():
@@ -114,11 +115,11 @@ def test_item_table_positions_and_norms_move_in_the_first_task_only(encoder):
 def test_units_in_use_only_grow():
     model = learned()
     first = {n: model.method.used(n).clone() for n in model.overlays["watch"].e}
-    left = model.method.capacity()
+    left = model.method.capacity(model)
     members.learn(model, "buy", "item", seed=1)
     for name, e in model.overlays["buy"].e.items():
         torch.testing.assert_close(model.method.used(name), torch.maximum(first[name], torch.sigmoid(400 * e)))
-    assert model.method.capacity() < left < 1
+    assert model.method.capacity(model) < left < 1
 
 
 @pytest.mark.parametrize("encoder", members.ENCODERS)

@@ -16,7 +16,7 @@ def show(path: str | Path) -> dict[str, Any]:
     """Tell a model folder or a run folder, every digest of the model verified.
 
     Returns:
-        folder, state (of a run), encoder, method, keeps, items, tasks, R, metrics, protocols, average, forgetting,
+        folder, state (of a run), encoder, method, keeps, capacity (share left to later tasks), items, tasks, R, metrics, protocols, average, forgetting,
         backward_transfer, digest, files (file, bytes, sha256), data_digest, versions, seed.
 
     Raises:
@@ -43,6 +43,7 @@ def show(path: str | Path) -> dict[str, Any]:
         "encoder": manifest["spec"]["encoder"]["name"],
         "method": manifest["spec"]["method"]["name"],
         "keeps": bool(model.method.keeps),
+        "capacity": model.method.capacity(model) if model.tasks else None,  # type: ignore[operator]
         "items": len(model.item_ids),
         "tasks": tasks,
         **{key: value for key, value in matrix.items() if key != "tasks"},

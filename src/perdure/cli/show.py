@@ -369,6 +369,7 @@ def card(console: Console, told: Told) -> None:
         "encoder",
         "method",
         "keeps",
+        "capacity",
         "items",
         "digest",
         "verified",

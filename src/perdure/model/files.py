@@ -109,7 +109,12 @@ def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], w
             )
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise ModelError("; ".join(faults[:5]) + more, expected="the tensors the settings describe", where=where)
+        raise ModelError(
+            "; ".join(faults[:5]) + more,
+            expected="the tensors the settings describe",
+            where=where,
+            fix="a folder of another release of perdure is read by that release; or learn it again",
+        )
 
 
 def bad_tensor(tensors: Mapping[str, Tensor]) -> str | None:

@@ -167,6 +167,11 @@ class Method(nn.Module, ABC):
         thing. Reports show it."""
         return {}
 
+    def capacity(self, model: UserModel) -> float | None:
+        """Share in [0, 1] of what tasks take of the backbone that is left to later ones; None where tasks take none. Of
+        a model with a task. Its card shows it."""
+        return None
+
     def loss(self, model: UserModel, task: str, batch: Batch, rng: torch.Generator, progress: float) -> Tensor:
         """Scalar. The task's own loss unless the method adds to it; progress in [0, 1] through the stage."""
         return model.loss(batch, task, rng)

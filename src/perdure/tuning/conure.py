@@ -12,13 +12,14 @@ Representation without Forgetting", SIGIR 2021.
 | paper | here | shape |
 |---|---|---|
 | W | matrices of the layers that mix | (out, in) |
-| M_1 .. M_k, disjoint | method.owner/..., the number k of a weight's task, 0 = free | (out, in) uint8 |
+| M_k, disjoint | overlay.owned/..., one bit a weight | (ceil(out in / 8),) uint8 |
 | sg | `shut`: the optimiser's step is undone where a weight is not the task's to move | (out, in) |
 | p_k | prune | |
 
-The first task is trained, pruned and retrained like all others. Free weights are not reset: a task starts from what the
-one before left in them. Owned weights stay bit for bit, under weight decay and momentum too. Asked without a task, the
-backbone answers with all its weights and does move.
+A task's file holds its own mask, beside its head; what task j sees is the union of j of them. The first task is
+trained, pruned and retrained like all others. Free weights are not reset: a task starts from what the one before left
+in them. Owned weights stay bit for bit, under weight decay and momentum too. Asked without a task, the backbone answers
+with all its weights and does move.
 
 Differs: a task keeps (1 - p_k) of the free weights of a matrix, rounded to a whole number. Item table, positions, norms
 and biases are learned by the first task, its retraining included, and frozen for all later ones; the authors freeze the
@@ -29,6 +30,8 @@ here it may be the item table. Both stages of a task are trained by the same set
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import reduce
 from typing import TYPE_CHECKING, Annotated, ClassVar, cast
 
 import torch
@@ -36,7 +39,7 @@ from annotated_types import Ge, Lt, MinLen
 from torch import Tensor, nn
 
 from perdure.errors import UsageError
-from perdure.functional.gates import largest
+from perdure.functional.gates import largest, pack, unpack
 from perdure.tuning.base import Method, Overlay, Reweighted, added, everything, key, matrices
 
 if TYPE_CHECKING:
@@ -44,16 +47,23 @@ if TYPE_CHECKING:
 
 __all__ = ["CONURE"]
 
-MOST_TASKS = 255  # an owner is a byte
+Matrices = dict[str, dict[str, nn.Parameter]]  # site -> name in its layer -> weight
 
 
 class View(Reweighted):
-    """The weights one task sees: all while it trains, those of the tasks up to it once it is pruned."""
+    """The weights one task sees: all while it trains, its own and those of the tasks before it once it is pruned.
 
-    def __init__(self, method: CONURE, number: int) -> None:
+    Args:
+        masked: every matrix that tasks share.
+        before: the views of the tasks before, in a tuple, as they are no part of this one.
+    """
+
+    def __init__(self, masked: Matrices, before: tuple[View, ...]) -> None:
         super().__init__()
-        self.shared = (method,)  # in a tuple, as it is no part of the overlay
-        self.number, self.pruned = number, False
+        self.masked = {site: list(weights) for site, weights in masked.items()}
+        self.before, self.pruned = before, False
+        for place, weight in _each(masked):
+            self.register_buffer(place, pack(torch.zeros_like(weight, dtype=torch.bool)))  # (ceil(out in / 8),)
 
     def settle(self) -> None:
         """From here on, and when loaded: only what tasks up to this one own."""
@@ -61,13 +71,10 @@ class View(Reweighted):
 
     def weights(self, site: str, layer: nn.Module) -> dict[str, Tensor]:
         """W_k of every matrix of a layer that mixes."""
-        if not self.pruned:
-            return {}
-        (method,) = self.shared
         new: dict[str, Tensor] = {}
-        for name in method.owned.get(site, ()):
-            owner = method.owner(site, name)  # (out, in)
-            new[name] = layer.get_parameter(name) * ((owner > 0) & (owner <= self.number))  # (out, in)
+        for name in self.masked.get(site, ()) if self.pruned else ():
+            weight = layer.get_parameter(name)  # (out, in)
+            new[name] = weight * owned((*self.before, self), _place(site, name), weight)  # (out, in)
         return new
 
 
@@ -88,38 +95,29 @@ class CONURE(Method):
     def __init__(self, *, prune: Annotated[tuple[Annotated[float, Ge(0), Lt(1)], ...], MinLen(1)] = (0.7,)) -> None:
         super().__init__()
         self.prune = tuple(prune)
-        self.owned: dict[str, list[str]] = {}  # site -> its matrices; filled by the first task
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
         """A view for every task, the first too."""
-        if model.is_first(card.name):
-            self.owned = {site: list(weights) for site, weights in matrices(model).items()}
-            for site, name, weight in _each(model):
-                self.register_buffer(f"owner/{key(site, name)}", torch.zeros_like(weight, dtype=torch.uint8))
-        return View(self, _number(model, card.name))
+        return View(matrices(model), tuple(_view(model, task) for task in model.tasks if task != card.name))
 
-    def owner(self, site: str, name: str) -> Tensor:
-        """Number of the task that owns each weight of a matrix, from 1; 0 = free. (out, in) uint8"""
-        return self.get_buffer(f"owner/{key(site, name)}")
+    def capacity(self, model: UserModel) -> float | None:
+        """Share of the matrices' weights that no task owns."""
+        views = [_view(model, task) for task in model.tasks]
+        free = [~owned(views, place, weight) for place, weight in _each(matrices(model))]  # each (out, in)
+        return sum(int(f.sum()) for f in free) / sum(f.numel() for f in free)
 
-    def capacity(self) -> float:
-        """Share of the matrices' weights that are still free, in [0, 1]; 1 before the first task."""
-        owners = list(self.buffers())
-        return sum(int((o == 0).sum()) for o in owners) / sum(o.numel() for o in owners) if owners else 1.0
-
-    def keeps_of(self, number: int, owner: Tensor) -> int:
-        """How many weights of one matrix task `number` will own."""
-        p = self.prune[min(number, len(self.prune)) - 1]
-        return round((1 - p) * int((owner == 0).sum()))
+    def keeps_of(self, view: View, free: Tensor) -> int:
+        """How many weights of one matrix a task will own, of those that are free, (out, in) bool."""
+        p = self.prune[min(len(view.before), len(self.prune) - 1)]
+        return round((1 - p) * int(free.sum()))
 
     def enter(self, stage: str, model: UserModel, task: str) -> None:
         """UsageError when no weight is left to own."""
-        number = _number(model, task)
-        if stage == "train" and (
-            number > MOST_TASKS or not any(self.keeps_of(number, self.owner(s, n)) for s, n, _ in _each(model))
-        ):
+        view, each = _view(model, task), _each(matrices(model))
+        if stage == "train" and not any(self.keeps_of(view, ~owned(view.before, *one)) for one in each):
+            left = f"{self.capacity(model):.2%} are free after {len(view.before)} tasks"
             raise UsageError(
-                f"no weights are left for task {task}: {self.capacity():.2%} are free after {number - 1} tasks",
+                f"no weights are left for task {task}: {left}",
                 expected="a weight to own in at least one matrix",
                 where="tuning.prune",
                 fix="prune more of the earlier tasks, or begin anew with a wider encoder",
@@ -129,29 +127,42 @@ class CONURE(Method):
         """After training: prune."""
         if stage != "train":
             return
-        number = _number(model, task)
-        for site, name, weight in _each(model):
-            owner = self.owner(site, name)  # (out, in)
-            owner[largest(weight.detach(), owner == 0, self.keeps_of(number, owner))] = number
-        cast(View, model.overlays[task]).pruned = True
+        view = _view(model, task)
+        for place, weight in _each(matrices(model)):
+            free = ~owned(view.before, place, weight)  # (out, in)
+            view.get_buffer(place).copy_(pack(largest(weight.detach(), free, self.keeps_of(view, free))))
+        view.pruned = True
 
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
         """Everything at first; then the matrices, where they are free, and the head."""
         if model.is_first(task):
             return everything(model, task)
-        return [*(weight for _, _, weight in _each(model)), *added(model, task)]
+        return [*(weight for _, weight in _each(matrices(model))), *added(model, task)]
 
     def shut(self, model: UserModel, task: str, stage: str) -> dict[nn.Parameter, Tensor]:
-        """All weights but the free ones while training, all but the task's own while retraining."""
-        mine = 0 if stage == "train" else _number(model, task)
-        return {weight: (self.owner(site, name) != mine).to(weight.dtype) for site, name, weight in _each(model)}
+        """What earlier tasks own while training, all but the task's own while retraining."""
+        view, shut = _view(model, task), {}
+        for place, weight in _each(matrices(model)):
+            held = owned(view.before, place, weight) if stage == "train" else ~owned([view], place, weight)  # (out, in)
+            shut[weight] = held.to(weight.dtype)
+        return shut
 
 
-def _number(model: UserModel, task: str) -> int:
-    """k: the first task is 1."""
-    return list(model.tasks).index(task) + 1
+def owned(views: Iterable[View], place: str, weight: Tensor) -> Tensor:
+    """The sum of the masks that tasks have of one matrix, (out, in) bool."""
+    none = pack(torch.zeros_like(weight, dtype=torch.bool))  # (ceil(out in / 8),)
+    return unpack(reduce(torch.bitwise_or, (view.get_buffer(place) for view in views), none), weight.shape)
 
 
-def _each(model: UserModel) -> list[tuple[str, str, nn.Parameter]]:
-    """Site, name and weight of every matrix."""
-    return [(site, name, weight) for site, weights in matrices(model).items() for name, weight in weights.items()]
+def _view(model: UserModel, task: str) -> View:
+    return cast(View, model.overlays[task])
+
+
+def _place(site: str, name: str) -> str:
+    """Under what a view keeps its mask of a matrix."""
+    return f"owned/{key(site, name)}"
+
+
+def _each(masked: Matrices) -> list[tuple[str, nn.Parameter]]:
+    """Place and weight of every matrix."""
+    return [(_place(site, name), weight) for site, weights in masked.items() for name, weight in weights.items()]

@@ -119,8 +119,8 @@ class HAT(Method):
         """a^{<t} of one group of units, (units,)."""
         return self.get_buffer(f"used/{name}")
 
-    def capacity(self) -> float:
-        """Share of the units that no task uses yet, in [0, 1]."""
+    def capacity(self, model: UserModel) -> float | None:
+        """Share of the units that no task uses."""
         used = torch.cat(list(self.buffers()))  # (all units,)
         return float((1 - used).mean())
 
