@@ -80,7 +80,7 @@ def test_how_wide_intervals_of_folds_are(of_seeds, wider):
         one = in_folds(rng.normal(size=n) + of_seeds * rng.normal(size=(5, 1)) * np.sqrt(5 / n))
         found.append(one.means.mean())
         told = spread(0.0, resample({"a": one}, 300, draw)["a"].drawn()[:, 0])
-        widths.append(told["high"] - told["low"])
+        widths.append(float(np.subtract(told["high"], told["low"])))  # type: ignore[arg-type]
     assert wider[0] < np.mean(widths) / (2 * 1.96 * np.std(found)) < wider[1]
 
 
@@ -119,7 +119,7 @@ def test_what_both_methods_share_cancels():
     drawn = resample({"a": a, "b": b}, resamples=999)
     change = (drawn["a"].drawn() - drawn["b"].drawn())[:, 0]
     assert p_value(float((a.means - b.means).mean()), change) == 0.001
-    assert spread(0.1, change)["low"] > 0.08
+    assert (spread(0.1, change)["low"] or 0.0) > 0.08
 
 
 def test_p_by_hand():

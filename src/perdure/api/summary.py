@@ -74,9 +74,7 @@ class _Group:
             seeds, values, owners = tuple(self.runs[method]), [], []
             for task in self.tasks:
                 own = coded.filter(pl.col("method") == method, pl.col("task") == task).sort("seed", maintain_order=True)
-                wide = own.pivot(
-                    "seed", index=["at", "nth"], values="value"
-                )  # a column for each seed, null if untested
+                wide = own.pivot("seed", index=["at", "nth"], values="value")  # a column a seed, null if untested
                 values.append(wide.select(*map(str, seeds)).cast(pl.Float64).fill_null(np.nan).to_numpy().T)
                 owners.append(wide["at"].to_numpy())
             reached[method] = Reached(seeds, tuple(values), tuple(owners))

@@ -1,7 +1,7 @@
 """Whether one method is better than another: what all users reached, resampled with the seeds. Pure functions.
 
-A method reached x[s, u] on a task: the value of user u in the model of seed s. Every method is judged on the same users,
-and so is every seed, but where users are cut into folds and each seed tests another one. One resample draws
+A method reached x[s, u] on a task: the value of user u in the model of seed s. Every method is judged on the same
+users, and so is every seed, but where users are cut into folds and each seed tests another one. One resample draws
 
     users    with replacement, once for all methods, tasks and seeds: a user drawn twice counts twice everywhere
     seeds    with replacement, out of those the method (or both methods of a pair) was run with
