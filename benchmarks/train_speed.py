@@ -57,15 +57,23 @@ def sequences_of(args: argparse.Namespace) -> tuple[Sequences, Examples, int]:
 class Step:
     """A model, its batches, and one step of training."""
 
-    def __init__(self, args: argparse.Namespace, data: tuple[Sequences, Examples, int], length: int, low: bool) -> None:
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        data: tuple[Sequences, Examples, int],
+        length: int,
+        low: bool,
+        objective: NextItem | None = None,
+    ) -> None:
         sequences, examples, n_items = data
-        self.low, self.rng = low, torch.Generator().manual_seed(0)
+        self.low, self.sparse, self.rng = low, args.sparse, torch.Generator().manual_seed(0)
         torch.manual_seed(0)
         dropped = {"dropout": args.dropout, "attention_dropout": args.attention_dropout}
-        self.encoder = SASRec(n_items, max_length=length, heads=args.heads, **dropped)
+        self.encoder = SASRec(n_items, max_length=length, heads=args.heads, sparse=args.sparse, **dropped)
         self.encoder.reset(self.rng)
         self.encoder.train()
-        self.objective, self.optimizers = NextItem(), make_optimizers(self.encoder.parameters(), TrainSettings())
+        self.objective = objective or NextItem()
+        self.optimizers = make_optimizers(self.encoder.parameters(), TrainSettings())
         window = {"batch_size": args.batch, "max_length": length + 1}
         self.loader = Loader(sequences, examples, generator=self.rng, **window)
 
@@ -74,7 +82,7 @@ class Step:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.low):
-            learner = Learner(self.encoder, self.encoder.vector, self.encoder.item_table)
+            learner = Learner(self.encoder, self.encoder.vector, self.encoder.item_table, sparse=self.sparse)
             loss = self.objective.loss(learner, batch, self.rng)
         loss.backward()
         float(loss.detach())
@@ -179,6 +187,7 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="mixed precision for perdure; the reference stays float32")
     parser.add_argument("--parts", action="store_true", help="where the time of a float32 step goes")
     parser.add_argument("--steps", type=int, default=24)
+    parser.set_defaults(sparse=False)
     args = parser.parse_args()
     torch.set_num_threads(1)
     data = sequences_of(args)
