@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--loss", nargs="+", default=["softmax", "sampled", "bce", "gbce"])
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--seconds", type=float, default=10, help="CPU seconds of a turn; at least two steps are made")
+    parser.add_argument("--seconds", type=float, default=10, help="CPU seconds of a turn; a step is made at least")
     parser.add_argument("--limit", type=float, default=500, help="wall seconds of a process")
     parser.add_argument("--memory", type=float, default=16, help="GiB a process may have")
     parser.add_argument("--attention-dropout", type=float, default=0.0, help="perdure's, on attention weights")

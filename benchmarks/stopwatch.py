@@ -33,7 +33,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--share", choices=["batch", "position"], default="position", help="who shares negatives")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument(
-        "--seconds", type=float, default=10, help="stop after so many CPU seconds, with 2 steps at least"
+        "--seconds", type=float, default=10, help="stop after so many CPU seconds, with a step at least"
     )
     parser.add_argument("--memory", type=float, default=16, help="GiB of private writable memory")
     parser.add_argument("--width", type=int, default=64)
@@ -57,7 +57,7 @@ class Stopwatch:
     """Laps of one run.
 
     Args:
-        steps: laps that count; seconds: fewer when so many CPU seconds have passed.
+        args: how many steps count at most, and fewer (one at least) after how many CPU seconds.
         others: CPU seconds so far of processes that work for this one.
     """
 
@@ -86,7 +86,7 @@ class Stopwatch:
         if len(self.seconds) == self.warm:
             self.helped = self.others()
         counted = self.seconds[self.warm :]
-        if len(counted) >= self.steps or (len(counted) >= 2 and sum(counted) > self.budget):
+        if counted and (len(counted) >= self.steps or sum(counted) > self.budget):
             self.helped = self.others() - self.helped
             raise Enough(self)
 
