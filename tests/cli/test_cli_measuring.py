@@ -80,7 +80,18 @@ def test_options_that_say_nothing_of_classes_are_told(first, capsys):
     assert "recall@7" in told["buy"]["values"] and "recall@20" not in told["buy"]["values"]
     assert not any("ignored" in note for note in told["buy"]["notes"])
     assert not any("ignored" in note for note in values(capsys, run)["gender"]["notes"])
-    assert call("evaluate", run, "--ks", "3,x") == call("evaluate", run, "--ks", "0") == 2
+    assert (
+        values(capsys, run, "--ks", "7,")["buy"]["values"].keys()
+        == values(capsys, run, "--ks", "7")["buy"]["values"].keys()
+    )
+
+
+@pytest.mark.parametrize("ks", ["3,x", "0", "3,0", "-1", "", ",", "3,,7", "3.0"])
+def test_cut_offs_that_are_none_are_told_as_they_were_given(first, capsys, ks):
+    assert call("evaluate", first / "first", f"--ks={ks}") == 2
+    assert (
+        f"found {ks!r}\nexpected: whole numbers, 1 or more, with commas between\nwhere: --ks" in capsys.readouterr().err
+    )
 
 
 def test_a_model_that_stepped_aside_is_found(first, tmp_path, capsys):

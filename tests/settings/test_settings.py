@@ -50,7 +50,7 @@ def test_all_faults_at_once(recipe):
         "tasks.1.name=con",
         "histori.share=1.0",
         "history.share=2.0",
-        "data.path=7",
+        "data.path=[7]",
         "data.columns.usr=u",
     ]
     found = faults(recipe, *changes)
@@ -83,7 +83,19 @@ def test_a_part_s_own_name_is_one_of_its_keys(recipe, change, meant):
         'train.epochs="1"',
         "train.epochs=ten",
         "encoder.width=16.0",
+        "encoder.width=16.",
         "run.seed=-1",
+        "encoder.dropout='.2'",
+        "encoder.dropout=nan",
+        "encoder.dropout=NaN",
+        "train.clip=inf",
+        "train.clip=Infinity",
+        "train.clip=0,5",
+        "run.compile=1",
+        "run.name=[1]",
+        "evaluate.ks='1,10'",
+        "evaluate.ks=1,ten",
+        "evaluate.ks={a=1}",
     ],
 )
 def test_types_are_never_guessed(recipe, change):
@@ -123,6 +135,73 @@ def test_overrides(recipe, change, where, value):
         return
     told = load(recipe, [change], parts=registry).as_dict()
     assert told[where[0]][where[1]] == value
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("encoder.dropout=.2", 0.2),
+        ("encoder.dropout=0.", 0.0),
+        ("train.clip=+5.", 5.0),
+        ("train.learning_rate=1.e-3", 1e-3),
+        ("train.learning_rate=1e-3", 1e-3),
+        ("train.epochs=007", 7),
+        ("tasks.buy.train.clip=.5", 0.5),
+        ("train.betas=.8,.9", [0.8, 0.9]),
+        ("train.betas=[.8, .9]", [0.8, 0.9]),
+        ("evaluate.ks=1,10", [1, 10]),
+        ("evaluate.ks=10", [10]),
+        ("run.compile=False", False),
+        ("run.name=007", "007"),
+        ("run.name=.2", ".2"),
+        ("run.name=2024", "2024"),
+        ("run.name=1_0", "1_0"),
+        ("run.name=True", "True"),
+        ("data.path=7", "7"),
+    ],
+)
+def test_an_override_is_read_as_a_person_types_it(recipe, change, value):
+    settings = load(recipe, [change], parts=registry)
+    told, key = settings.as_dict(), change.partition("=")[0].replace("tasks.buy", "tasks.1")
+    for part in key.split("."):
+        told = told[int(part) if isinstance(told, list) else part]
+    assert told == value and type(told) is type(value)
+    assert settings.origin[key] == "override"
+    assert from_dict(settings.as_dict(), parts=registry, folder=recipe.parent).as_dict() == settings.as_dict()
+
+
+def test_a_recipe_is_read_as_toml_reads_it(recipe):
+    raw = tomllib.loads(recipe.read_text(encoding="utf-8"))
+    for section, key, value in (("encoder", "dropout", ".2"), ("evaluate", "ks", "1,10"), ("run", "name", 7)):
+        with pytest.raises(SettingsFaults) as caught:
+            from_dict({**raw, section: {**raw.get(section, {}), key: value}}, parts=registry, folder=recipe.parent)
+        assert [fault.key for fault in caught.value.faults] == [f"{section}.{key}"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        (["encoder.dropout=much"], "-s encoder.dropout=much"),
+        (["tasks.buy.train.epochs=0"], "-s tasks.buy.train.epochs=0"),
+        (["tasks.buy.train={epochs=0}"], "-s tasks.buy.train={epochs=0}"),
+        (["history.share=2."], "RECIPE, -s history.share=2."),
+        (["epochs=3"], ""),
+        (["data.path=$PERDURE_DATE/x.csv"], "-s data.path=$PERDURE_DATE/x.csv"),
+    ],
+)
+def test_a_fault_is_where_it_was_said(recipe, changes, where):
+    with pytest.raises(SettingsFaults) as caught:
+        load(recipe, changes, parts=registry)
+    assert len(caught.value.faults) == 1 and caught.value.where == where.replace("RECIPE", str(recipe))
+
+
+def test_of_several_faults_each_tells_its_override(recipe):
+    broken = tomllib.loads(recipe.read_text(encoding="utf-8")) | {"run": {"seed": -1}}
+    with pytest.raises(SettingsFaults) as caught:
+        from_dict(broken, ["encoder.dropout=much"], parts=registry, folder=recipe.parent, file="x.toml")
+    said = {fault["key"]: fault["where"] for fault in caught.value.as_dict()["faults"]}  # type: ignore[union-attr]
+    assert said == {"encoder.dropout": "-s encoder.dropout=much", "run.seed": ""} and caught.value.where == "x.toml"
+    assert "(-s encoder.dropout=much)" in str(caught.value)
 
 
 def test_override_of_a_task_by_name_and_place(recipe):

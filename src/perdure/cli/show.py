@@ -121,18 +121,20 @@ def names(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
-def numbers(text: str | None, option: str) -> list[int] | None:
-    """`1,10` as whole numbers.
+def numbers(text: str | None, option: str, least: int) -> list[int] | None:
+    """`1,10` as whole numbers, each `least` or more.
 
     Raises:
         UsageError: it is something else.
     """
     try:
-        return None if text is None else [int(part) for part in text.split(",")]
+        found = None if text is None else [int(part) for part in text.strip().removesuffix(",").split(",")]
     except ValueError:
-        raise UsageError(
-            f"{option} {shorten(text)}", expected="whole numbers with commas between", where=option
-        ) from None
+        found = []
+    if found is not None and min(found, default=least - 1) < least:
+        expected = f"whole numbers, {least} or more, with commas between"
+        raise UsageError(f"found {shorten(str(text))!r}", expected=expected, where=option)
+    return found
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

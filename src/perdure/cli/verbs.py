@@ -190,7 +190,7 @@ def compare(
             out,
             methods=show.names(methods),
             encoders=show.names(encoders),
-            seeds=show.numbers(seeds, "--seeds"),
+            seeds=show.numbers(seeds, "--seeds", 0),
             orders=show.names(orders),
             protocols=show.names(protocols),
             overrides=changes or (),
@@ -233,7 +233,7 @@ def evaluate(
         model,
         task=task,
         split=split.value,  # type: ignore[arg-type]
-        ks=show.numbers(ks, "--ks"),
+        ks=show.numbers(ks, "--ks", 1),
         seen=seen.value if seen else None,  # type: ignore[arg-type]
         sampled=sampled,
         store=store,

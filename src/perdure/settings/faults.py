@@ -24,18 +24,23 @@ class Fault:
         found: what stands there, in words.
         expected: type and range, or what would be right.
         fix: the nearest known key, or the next thing to do.
+        where: the override it comes from, `-s train.epochs=0`; "" where that is the recipe.
+        kind: pydantic's name for what is wrong, "" where another found it.
     """
 
     key: str
     found: str
     expected: str = ""
     fix: str = ""
+    where: str = ""
+    kind: str = ""
 
     def __str__(self) -> str:
         """One line."""
         text = f"{self.key}: {self.found}" if self.key else self.found
         text += f"; expected {self.expected}" if self.expected else ""
-        return text + (f"; {self.fix}" if self.fix else "")
+        text += f"; {self.fix}" if self.fix else ""
+        return text + (f" ({self.where})" if self.where else "")
 
 
 class SettingsFaults(SettingsError):
@@ -50,7 +55,8 @@ class SettingsFaults(SettingsError):
         one = faults[0]
         if len(faults) == 1:
             found = f"{one.key}: {one.found}" if one.key else one.found
-            super().__init__(found, expected=one.expected, where=file, fix=one.fix)
+            where = one.where or ("" if one.key.startswith("-s ") else file)
+            super().__init__(found, expected=one.expected, where=where, fix=one.fix)
         else:
             lines = [str(fault) for fault in faults]
             super().__init__(f"{len(faults)} faults in the settings\n" + "\n".join(lines), where=file)
@@ -58,7 +64,8 @@ class SettingsFaults(SettingsError):
 
     def as_dict(self) -> dict[str, object]:
         """For `--json`: with every fault by itself."""
-        told = [{"key": f.key, "found": f.found, "expected": f.expected, "fix": f.fix} for f in self.faults]
+        keys = ("key", "found", "expected", "fix", "where")
+        told = [{key: getattr(fault, key) for key in keys} for fault in self.faults]
         return {**super().as_dict(), "error": "SettingsError", "faults": told}
 
 
@@ -107,7 +114,7 @@ def _fault(
         return Fault(key, error["msg"], error["ctx"]["expected"], error["ctx"]["fix"])
     if error["type"] == "value_error":
         return Fault(key, str(error["ctx"]["error"]))
-    return Fault(key, f"found {shorten(repr(value))}", words(node, schema))
+    return Fault(key, f"found {shorten(repr(value))}", words(node, schema), kind=error["type"])
 
 
 def _at(value: Any, part: Any) -> Any:

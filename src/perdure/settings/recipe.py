@@ -20,6 +20,7 @@ from perdure.events.examples import History, Task
 from perdure.events.splits import Split
 from perdure.settings import toml, tuned
 from perdure.settings.faults import Fault, SettingsFaults, nearest, of_model
+from perdure.settings.meant import mend
 from perdure.settings.schema import model_of, schema_of
 from perdure.settings.sections import (
     EvaluateSettings,
@@ -104,8 +105,8 @@ def load(recipe: str | Path, overrides: Sequence[str] = (), *, parts: Parts) -> 
 
     Args:
         recipe: a TOML file of at most 1 MiB.
-        overrides: `section.key=value`; the value as TOML writes it, text may stand bare. `tasks.0.train.epochs=3` and
-            `tasks.watch.train.epochs=3` name a task by place and by name.
+        overrides: `section.key=value`; the value as TOML writes it, or bare, as a person types it: text, `.2`, `1,10`.
+            `tasks.0.train.epochs=3` and `tasks.watch.train.epochs=3` name a task by place and by name.
         parts: where classes come from (`perdure.registry`).
 
     Raises:
@@ -135,24 +136,36 @@ def from_dict(
     tables: dict[str, Any] = _plain(raw)
     given = dict.fromkeys(_keys(tables), "recipe")
     faults: list[Fault] = []
+    said: dict[str, str] = {}
     for text in overrides:
         key = toml.override(tables, text, faults)
         if key:
+            said[key] = text
             given = {old: how for old, how in given.items() if not old.startswith(key + ".")}
             given |= {key: "override"} | {f"{key}.{below}": "override" for below in _keys(toml.value(text))}
     notes = _left_behind(tables, given, parts)
     folder = folder or Path.cwd()
     compare = tables.pop("compare", {})
-    settings = _build(tables, faults, parts, folder, file, expand)
+    settings = _build(tables, wrong := [], parts, folder, file, expand)
+    if mend(tables, wrong, said):
+        settings = _build(tables, wrong := [], parts, folder, file, expand)
+    faults += wrong
     if settings is not None and not faults:
         faults += contradictions(settings, parts)
         faults += tuned.faults(
             compare, tables, parts, lambda *given: from_dict(*given, parts=parts, folder=folder, expand=False)
         )
     if faults or settings is None:
-        raise SettingsFaults(faults, file)
+        raise SettingsFaults([replace(fault, where=_where(fault.key, said, file)) for fault in faults], file)
     settings.origin.update(_origins(settings.written, given))
     return replace(settings, notes=(*notes, *_not_fitting(settings)), compare=tuned.flat(compare))
+
+
+def _where(key: str, said: Mapping[str, str], file: str) -> str:
+    """The override that gave what is wrong, or those that are part of a section that is wrong; "" where none is."""
+    over = [f"-s {shorten(said[one])}" for one in said if f"{key}.".startswith(f"{one}.")]
+    below = [f"-s {shorten(said[one])}" for one in said if one.startswith(f"{key}.")]
+    return over[-1] if over else ", ".join([*([file] if file else []), *below]) if below else ""
 
 
 def _not_fitting(settings: Settings) -> list[str]:

@@ -105,11 +105,21 @@ def _range(node: dict[str, Any]) -> str:
     low, high = node.get("minimum"), node.get("maximum")
     above, below = node.get("exclusiveMinimum"), node.get("exclusiveMaximum")
     if low is not None and high is not None:
-        return f", {low:.15g} to {high:.15g}"
-    parts = [f"{low:.15g} or more" if low is not None else "", f"above {above:.15g}" if above is not None else ""]
-    parts += [f"at most {high:.15g}" if high is not None else "", f"below {below:.15g}" if below is not None else ""]
+        return f", {_amount(low)} to {_amount(high)}"
+    parts = [
+        f"{_amount(low)} or more" if low is not None else "",
+        f"above {_amount(above)}" if above is not None else "",
+    ]
+    parts += [
+        f"at most {_amount(high)}" if high is not None else "",
+        f"below {_amount(below)}" if below is not None else "",
+    ]
     text = ", ".join(part for part in parts if part)
     return f", {text}" if text else ""
+
+
+def _amount(number: int | float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:.15g}"
 
 
 def properties(node: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
