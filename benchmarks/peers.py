@@ -7,8 +7,7 @@
 Every peer is met by perdure with the same loss, as many negatives and a batch of the same size, in turn: peer,
 perdure, peer, perdure. Each has a process and an interpreter of its own and trains its own way on the same log:
 SASRec, d = 64, 2 blocks, 2 heads, dropout 0.2, one thread. A peer that does not get the memory it asks for at batch 128
-is asked again with 32, 8 and 2. Where a peer draws negatives for every position, perdure is asked a second time, once,
-with its default: one draw for the batch. Peers are found by environment variables; who is not named is left out:
+is asked again with 32, 8 and 2. Peers are found by environment variables; who is not named is left out:
 
     RECTOOLS_PYTHON, REPLAY_PYTHON       interpreters that have the packages
     PMIXER_CHECKOUT, GSASREC_CHECKOUT    folders with main.py, or train_gsasrec.py
@@ -35,7 +34,6 @@ from pathlib import Path
 
 import numpy as np
 
-BATCHES = (128, 32, 8, 2)
 WIDTH, BLOCKS = 64, 2
 OURS = "drive_perdure.py"
 
@@ -104,32 +102,29 @@ def measured(args: argparse.Namespace, script: str, python: str, asked: list[str
 def meet(args: argparse.Namespace, peer: Peer, n_items: int, length: int, log: Path) -> list[dict]:
     """A peer and perdure in turn, at the largest batch that the peer has memory for."""
     rows: list[dict] = []
+    drawn = ["--loss", peer.loss, "--negatives", str(peer.negatives or 1), "--share", peer.share]
+    ours = ["--sparse"] * (peer.loss != "softmax" and n_items >= args.sparse_from)
+    ours += ["--attention-dropout", str(args.attention_dropout)]
 
-    def turn(script: str, python: str, batch: int, share: str, *more: str) -> dict:
-        asked = ["--loss", peer.loss, "--negatives", str(peer.negatives or 1), "--share", share, *more]
-        told = measured(args, script, python, [*asked, "--length", str(length), "--batch", str(batch)], log)
-        about = asdict(peer) | {"items": n_items, "length": length, "batch": batch, "drawn": share, "by": script}
-        rows.append(about | told)
+    def turn(script: str, python: str, batch: int, *more: str) -> dict:
+        asked = [*drawn, *more, "--length", str(length), "--batch", str(batch)]
+        told = measured(args, script, python, asked, log)
+        rows.append(asdict(peer) | {"items": n_items, "length": length, "batch": batch, "by": script} | told)
         with open(args.out, "a") as file:
             file.write(json.dumps(rows[-1]) + "\n")
         return told
 
-    sparse = ["--sparse"] * (peer.loss != "softmax" and n_items >= args.sparse_from)
-    ours = (OURS, sys.executable), (*sparse, "--attention-dropout", str(args.attention_dropout))
-    for batch in BATCHES:
-        told = turn(peer.script, os.environ[peer.python], batch, peer.share)
-        if told.get("failed") != "memory":
-            break
-    if "failed" in told:
-        return rows
-    for again in range(args.turns):
-        if again:
-            turn(peer.script, os.environ[peer.python], batch, peer.share)
-        turn(*ours[0], batch, peer.share, *ours[1])
-    if peer.negatives > 1 and peer.share == "position":
-        turn(*ours[0], batch, "batch", *ours[1])
-    if batch < BATCHES[0]:
-        turn(*ours[0], BATCHES[0], peer.share, *ours[1])
+    def theirs(batch: int) -> dict:
+        return turn(peer.script, os.environ[peer.python], batch)
+
+    batch = next((batch for batch in args.batch if theirs(batch).get("failed") != "memory"), 0)
+    if batch and "failed" not in rows[-1]:
+        for again in range(args.turns):
+            if again:
+                theirs(batch)
+            turn(OURS, sys.executable, batch, *ours)
+    if batch != args.batch[0]:
+        turn(OURS, sys.executable, args.batch[0], *ours)
     return rows
 
 
@@ -140,38 +135,33 @@ def gflop(row: dict) -> float:
     return 6e-9 * row["targets"] * (layers + WIDTH * scored)
 
 
+def told_of(rows: list[dict], peak: float) -> tuple[float, list[str]]:
+    """Median targets per CPU-second of the turns of one side, and its cells: speed, share of peak, GiB."""
+    good = [row for row in rows if "failed" not in row]
+    if not good:
+        return 0.0, [rows[0]["failed"] if rows else "", "", ""]
+    turns = [row["targets"] / row["cpu_s_a_step"] for row in good]
+    speed, each = statistics.median(turns), ", ".join(f"{one:,.0f}" for one in turns)
+    share = statistics.median(gflop(row) / row["cpu_s_a_step"] for row in good) / peak
+    gib = max(row["peak_mib"] for row in good) / 1024
+    return speed, [f"{speed:,.0f}" + f" ({each})" * (len(turns) > 1), f"{share:.1%}", f"{gib:.1f}"]
+
+
 def table(rows: list[dict]) -> str:
-    """Markdown: a line a peer, catalogue, length and batch; medians over turns, the turns in brackets."""
+    """Markdown: a line a catalogue, length, loss, peer and batch; medians over turns, the turns in brackets."""
     peak = statistics.median(row["peak_gflop_s"] for row in rows if "peak_gflop_s" in row)
     heads = ("items", "length", "loss", "peer", "batch", "its targets/CPU-s", "of peak", "GiB")
-    heads += ("perdure's", "of peak", "GiB", "ratio", "negatives shared by the batch", "ratio")
+    heads += ("perdure's", "of peak", "GiB", "ratio")
     lines = [f"Peak: {peak:.0f} GFLOP per CPU-second\n", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    cells: dict[tuple, list[dict]] = {}
+    cells: dict[tuple, tuple[list[dict], list[dict]]] = {}
     for row in rows:
         loss = row["loss"] + (f", {row['negatives']} a {row['share']}" if row["negatives"] else "")
-        cells.setdefault((f"{row['items']:,}", row["length"], loss, row["name"], row["batch"]), []).append(row)
-    for about, cell in cells.items():
-        peer, speed = [row for row in cell if row["by"] != OURS], 0.0
-        ours = [row for row in cell if row["by"] == OURS]
-        same = [row for row in ours if row["drawn"] == row["share"]]
-        shared = [row for row in ours if row["drawn"] != row["share"]]
-        told = [*about]
-        for some in (peer, same, shared):
-            good = [row for row in some if "failed" not in row]
-            turns = [row["targets"] / row["cpu_s_a_step"] for row in good]
-            middle = statistics.median(turns) if turns else 0.0
-            failed = "".join(sorted({row["failed"] for row in some if "failed" in row}))
-            each = " (" + ", ".join(f"{one:,.0f}" for one in turns) + ")" if len(turns) > 1 else ""
-            told.append(f"{middle:,.0f}{each}" if turns else failed)
-            if some is not shared:
-                used = [gflop(row) / row["cpu_s_a_step"] / peak for row in good]
-                told.append(f"{statistics.median(used):.1%}" if used else "")
-                told.append(f"{max(row['peak_mib'] for row in good) / 1024:.1f}" if good else "")
-            if some is peer:
-                speed = middle
-            else:
-                told.append(f"**{middle / speed:.1f}**" if speed and middle else "")
-        lines.append("| " + " | ".join(map(str, told)) + " |")
+        about = (f"{row['items']:,}", row["length"], loss, row["name"], row["batch"])
+        cells.setdefault(about, ([], []))[row["by"] == OURS].append(row)
+    for about, (peer, ours) in cells.items():
+        (theirs, left), (speed, right) = told_of(peer, peak), told_of(ours, peak)
+        ratio = f"**{speed / theirs:.1f}**" if speed and theirs else ""
+        lines.append("| " + " | ".join(map(str, (*about, *left, *right, ratio))) + " |")
     return "\n".join(lines)
 
 
@@ -186,6 +176,7 @@ def main() -> None:
     parser.add_argument("--events-a-user", type=int, default=203)
     parser.add_argument("--length", type=int, nargs="+", default=[50, 200])
     parser.add_argument("--loss", nargs="+", default=["softmax", "sampled", "bce", "gbce"])
+    parser.add_argument("--batch", type=int, nargs="+", default=[128, 32, 8, 2], help="the next where memory fails")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=10, help="CPU seconds of a turn; a step is made at least")
