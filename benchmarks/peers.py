@@ -156,12 +156,12 @@ def table(rows: list[dict]) -> str:
     cells: dict[tuple, tuple[list[dict], list[dict]]] = {}
     for row in rows:
         loss = row["loss"] + (f", {row['negatives']} a {row['share']}" if row["negatives"] else "")
-        about = (f"{row['items']:,}", row["length"], loss, row["name"], row["batch"])
+        about = (row["items"], row["length"], loss, row["name"], row["batch"])
         cells.setdefault(about, ([], []))[row["by"] == OURS].append(row)
-    for about, (peer, ours) in cells.items():
+    for (n_items, *about), (peer, ours) in sorted(cells.items(), key=lambda cell: cell[0][:2]):
         (theirs, left), (speed, right) = told_of(peer, peak), told_of(ours, peak)
         ratio = f"**{speed / theirs:.1f}**" if speed and theirs else ""
-        lines.append("| " + " | ".join(map(str, (*about, *left, *right, ratio))) + " |")
+        lines.append("| " + " | ".join(map(str, (f"{n_items:,}", *about, *left, *right, ratio))) + " |")
     return "\n".join(lines)
 
 
