@@ -7,9 +7,11 @@ import pytest
 import torch
 from inference.people import ENCODERS, Fixed, cards, crowd, fixed, tiny
 
+from perdure.encoders import parts
 from perdure.errors import DataError, NonFiniteError, UsageError
 from perdure.events.batch import Batch
 from perdure.events.examples import Sequences
+from perdure.functional import products
 from perdure.inference import represent as room
 from perdure.inference.represent import label_of_item, represent, scores_of, seen_cells, vector
 
@@ -49,10 +51,32 @@ def test_company_and_order_change_nothing(encoder, monkeypatch):
 def test_the_padded_length_is_the_history_s_own():
     lengths = np.array([1, 8, 9, 12, 0, 50, 3])
     seen = {}
-    for rows, width in room._batches(np.minimum(lengths, 12), lengths > 0, 12, 2, None):
+    for rows, width, _ in room._batches(np.minimum(lengths, 12), lengths > 0, 12, 2, None):
         seen |= dict.fromkeys(rows.tolist(), width)
         assert len(rows) <= 2
     assert seen == {0: 8, 1: 8, 6: 8, 2: 12, 3: 12, 5: 12}
+
+
+def test_only_whole_batches_of_a_shape_that_comes_often_are_told_so():
+    lengths = np.array([8] * (2 * room.OFTEN + 1) + [16] * (2 * room.OFTEN - 1))
+    told = [(width, len(rows), often) for rows, width, often in room._batches(lengths, lengths > 0, 16, 2, None)]
+    assert told == [(8, 2, True)] * room.OFTEN + [(8, 1, False)] + [(16, 2, False)] * (room.OFTEN - 1) + [
+        (16, 1, False)
+    ]
+
+
+def test_layers_are_told_what_comes_often(monkeypatch):
+    model, people = tiny(), crowd(40, 20)
+    whole, seen = represent(model, "next", *ragged(people)), []
+
+    def ours(x, weight, bias=None):
+        seen.append((x.shape[0], products._often.get() and torch.is_inference_mode_enabled()))
+        return torch.nn.functional.linear(x, weight, bias)
+
+    monkeypatch.setattr(parts, "linear", ours)
+    assert torch.allclose(represent(model, "next", *ragged(people), batch_size=2), whole, atol=1e-6)
+    assert {often for _, often in seen} == {True, False} and {n for n, often in seen if often} == {2}
+    assert not products._often.get()
 
 
 def test_no_events_gives_zeros_and_popularity():

@@ -2,18 +2,24 @@
 
 For float32 PyTorch asks MKL, which keeps its 512-bit kernels for Intel's processors; oneDNN, which PyTorch brings too
 and asks for other types, uses them on every processor that has them: twice as fast where MKL does not. It builds a
-kernel for each shape it meets, in about a millisecond, and keeps half a MiB for each. So it is for loops over pieces of
-one shape; layers, whose batches come in hundreds of shapes, stay with MKL.
+kernel for each shape it meets, in about a millisecond, and keeps half a MiB for each. So it is for pieces of one shape,
+over which the loss loops, and for layers while `one_shape` says that such batches come often: whoever asks for many
+user vectors knows. Layers in training, whose batches come in hundreds of shapes, stay with MKL.
 
 oneDNN is asked by the operator that torch.compile emits for it; a PyTorch that lacks it is left to MKL.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-__all__ = ["times"]
+__all__ = ["linear", "one_shape", "times"]
 
 WIDE = (
     torch.backends.mkldnn.is_available()
@@ -21,6 +27,9 @@ WIDE = (
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
 SMALLEST = 64 * 64  # numbers of a weight
+FEWEST = 1024  # rows of a layer's input: below, a call costs what the kernel saves
+
+_often: ContextVar[bool] = ContextVar("often", default=False)
 
 
 def times(x: Tensor, weight: Tensor) -> Tensor:
@@ -28,6 +37,24 @@ def times(x: Tensor, weight: Tensor) -> Tensor:
     if _by_onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     return x @ weight.T
+
+
+@contextmanager
+def one_shape(often: bool) -> Iterator[None]:
+    """Inside, if `often`, layers meet batches of a shape that comes so often that kernels for it are worth building."""
+    before = _often.set(often)
+    try:
+        yield
+    finally:
+        _often.reset(before)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(..., i) times the transposed of (o, i), plus (o,): (..., o). By oneDNN in inference mode within `one_shape`."""
+    recurs = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled() and _often.get()
+    if recurs and x.numel() >= FEWEST * x.shape[-1] and _by_onednn(x, weight):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:

@@ -22,6 +22,7 @@ from perdure.events.loader import picked
 from perdure.events.marks import Marked
 from perdure.events.profiles import Profiles
 from perdure.events.splits import ragged
+from perdure.functional.products import one_shape
 
 if TYPE_CHECKING:
     from perdure.model.user_model import TaskCard, UserModel
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["blank", "label_of_item", "represent", "scores_of", "seen_cells", "users_at_once", "vector", "width_of"]
 
 FEWEST = 4  # users scored together at least: a lone user goes through the kernels, and gets the bits, of a crowd
-TOKENS = 2**14  # events of a batch on a CPU: few calls, and memory that stays small
+TOKENS = 2**13  # events of a batch on a CPU: few calls, and memory that stays small
+OFTEN = 8  # batches of one shape from which kernels made for it pay
 GRID = 8  # padded lengths are multiples of this
 CELLS = 2**20  # scores of one block on a CPU: 4 MiB, so that it is still in the cache when it is looked at again
 MOST_CELLS = 2**24  # never more scores than this at once, unless one user alone has more
@@ -82,11 +84,12 @@ def represent(
     asked = ~blank(model, task, begin, end, profiles)  # (n,)
     with _answering(model), torch.inference_mode():
         tokens = TOKENS if device.type == "cpu" else None
-        for rows, width in _batches(end - begin, asked, model.backbone.max_length, batch_size, tokens):
+        for rows, width, often in _batches(end - begin, asked, model.backbone.max_length, batch_size, tokens):
             batch = _batch(items, times, marks, begin[rows], end[rows], width, model.backbone.n_items)
             if profiles is not None:
                 batch = replace(batch, **dict(zip(("profile", "source"), profiles.of(rows).tensors(), strict=True)))
-            u[torch.from_numpy(rows).to(device)] = model.represent(batch.to(device), task).float()
+            with one_shape(often):
+                u[torch.from_numpy(rows).to(device)] = model.represent(batch.to(device), task).float()
     _finite(u, "user vectors", task)
     return u
 
@@ -202,8 +205,9 @@ def _answering(model: nn.Module) -> Iterator[None]:
 
 def _batches(
     lengths: np.ndarray, asked: np.ndarray, most: int, size: int, tokens: int | None
-) -> Iterator[tuple[np.ndarray, int]]:
-    """Rows of like padded length, and that length; rows that are not asked (n,) are left out."""
+) -> Iterator[tuple[np.ndarray, int, bool]]:
+    """Rows of like padded length, that length, and whether batches of this shape come often; rows that are not asked
+    (n,) are left out."""
     padded = np.minimum(np.maximum(-(-lengths // GRID), 1) * GRID, most)  # (n,)
     order = np.argsort(padded, kind="stable")
     order = order[asked[order]]
@@ -212,7 +216,7 @@ def _batches(
         width = int(padded[rows[0]]) if len(rows) else 1
         step = size if tokens is None else max(1, min(size, tokens // width))
         for at in range(0, len(rows), step):
-            yield rows[at : at + step], width
+            yield rows[at : at + step], width, at + step <= len(rows) and len(rows) >= OFTEN * step
 
 
 def _batch(
