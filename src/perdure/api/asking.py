@@ -74,7 +74,7 @@ def _log(model: Any, store: str | Path | None) -> Events:
     found = next((place for place in beside if (place / "store.json").is_file()), None)
     if found is None:
         raise DataError(
-            "the prepared log is not beside the model",
+            f"no prepared log in {store}" if store else "the prepared log is not beside the model",
             expected=f"a store in {beside[0]}" if beside else "a store",
             where="--store",
             fix="name the store's folder, or ask with a history of item ids",

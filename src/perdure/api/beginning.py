@@ -23,6 +23,7 @@ import numpy as np
 from perdure import registry
 from perdure.api.learning import Evaluate, Run, report, run
 from perdure.errors import MachineError, UsageError
+from perdure.model.disk import machine_faults
 from perdure.settings import from_dict, load
 from perdure.settings.toml import render
 
@@ -54,7 +55,8 @@ def quickstart(out: str | Path, *, seed: int = 0, users: int = 2400, show: Any =
         raise UsageError(
             "the folder is not empty", expected="a new or empty folder", where=str(out), fix="choose another"
         )
-    recipe, best = _world(out, seed, users)
+    with machine_faults(out):
+        recipe, best = _world(out, seed, users)
     kept, lost = Watcher(), Watcher()
     oracle: dict[str, float] = {}
 

@@ -128,9 +128,8 @@ def probe(
 
 def _check(models: Sequence[Any], head: str, repeats: int, labelled: float) -> None:
     if isinstance(models, str | Path) or not len(models):
-        raise UsageError(
-            f"models = {shorten(repr(models))}", expected="a list of model folders, one or more", where="MODEL"
-        )
+        found = f"models = {shorten(repr(models))}" if models else "no model is named"
+        raise UsageError(found, expected="a list of model folders, one or more, before the recipe", where="MODEL")
     if head not in ("linear", "mlp"):
         raise UsageError(f"head = {head!r}", expected="linear or mlp", where="--head")
     if isinstance(repeats, bool) or not isinstance(repeats, int) or not 1 <= repeats <= 1000:
@@ -140,12 +139,16 @@ def _check(models: Sequence[Any], head: str, repeats: int, labelled: float) -> N
 
 
 def _empty(out: str | Path | None) -> Path | None:
-    """The folder to write to, refused before anything is computed."""
+    """The folder to write to, made or refused before anything is computed."""
     if out is None:
         return None
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not an empty folder", expected="a new or empty folder", where="--out")
+    from perdure.model.disk import DISK, machine_faults
+
+    with machine_faults(folder):
+        DISK.make_folder(folder)
     return folder
 
 
@@ -314,7 +317,6 @@ def _write(folder: Path, told: Probe) -> None:
     from perdure.training.life import as_json
 
     with machine_faults(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         write_file(folder / "probe.json", render(as_json(dataclasses.asdict(told))), DISK)
         write_file(folder / "probe.md", markdown(told).encode(), DISK)
 

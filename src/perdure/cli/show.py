@@ -64,7 +64,7 @@ class Patient(Console):
 
 
 def ids(text: str | None, option: str) -> list[str] | None:
-    """`a,b,c`, or the lines of a file after `@`, as a list of ids.
+    """`a, b, c` without the blanks, or the lines of a file after `@` as they are, as a list of ids.
 
     Raises:
         UsageError: the file cannot be read.
@@ -72,9 +72,9 @@ def ids(text: str | None, option: str) -> list[str] | None:
     if text is None:
         return None
     if not text.startswith("@"):
-        return [part for part in text.split(",") if part]
+        return [part.strip() for part in text.split(",") if part.strip()]
     try:
-        return [line for line in Path(text[1:]).read_text(encoding="utf-8").splitlines() if line]
+        return [line for line in Path(text[1:]).read_text(encoding="utf-8-sig").splitlines() if line]
     except (OSError, UnicodeDecodeError) as fault:
         why = getattr(fault, "strerror", None) or "it is no text in UTF-8"
         raise UsageError(f"cannot read {shorten(text[1:])}: {why}", where=option) from None

@@ -320,7 +320,9 @@ def embed(
 
 @app.command(epilog="Example: perdure probe first/model first/recipe.toml --task gender --repeats 2")
 def probe(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL", help="model or run folders, one or more")],
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL", help="model or run folders, one or more", default_factory=list)
+    ],
     recipe: Recipe,
     task: Annotated[str | None, typer.Option("--task", help="one task; all but next_item ones by default")] = None,
     head: Annotated[

@@ -234,6 +234,12 @@ def _ranked(model, card, data, examples, split, notes, batch_size, ks, drop, sam
     per_user["auc"] = metrics.mean_per_user(auc, starts)
     if labels is not None:
         notes.append("items of a user's own input are left out of the ranking, unless they are right")
+    if beyond := [str(k) for k in ks if k >= len(card.labels)]:
+        notes.append(f"hr and recall at {', '.join(beyond)} say nothing: the task has {len(card.labels)} answers")
+    if sampled and sampled.negatives >= len(card.labels):
+        notes.append(
+            f"the task has {len(card.labels)} answers: all that can be drawn are, and {sampled.negatives} cannot"
+        )
     protocol = str(sampled) if sampled else "full ranking"
     values = {name: float(v.mean()) for name, v in per_user.items()}
     n, users, primary = len(examples), examples.users, PRIMARY[card.kind]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["embed"]
 
 Schema = dict[str, pl.DataType]
+OTHERS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".npy", ".npz", ".pt", ".safetensors")  # files of other kinds
 ROWS = 2**14  # vectors in memory at a time
 
 
@@ -59,11 +60,14 @@ def embed(
         The metadata written.
 
     Raises:
-        UsageError: unknown task, a folder as path, or not one id for each user. NonFiniteError: a vector is not finite.
-        MachineError: the disk is full or refuses. In all cases an older file still stands.
+        UsageError: unknown task, a folder or a name of another kind of file as path, or not one id for each user.
+        NonFiniteError: a vector is not finite. MachineError: the disk is full or refuses. In all cases an older file
+            still stands.
     """
     if Path(path).is_dir():
         raise UsageError(f"{path} is a folder", expected="a file to write", where="embed, out")
+    if (kind := Path(path).suffix.lower()) in OTHERS:
+        raise UsageError(f"{path} would be no {kind} file", expected="a name such as users.parquet", where="embed, out")
     names: list[str | None] = [tasks] if isinstance(tasks, str) or tasks is None else list(tasks)
     for name in names:
         if name is not None:

@@ -1,0 +1,80 @@
+"""What a person mistypes or expects: told in a line, before anything is computed, and never as a fault of ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli.small import call
+
+
+def said(capsys, *arguments: str | Path) -> str:
+    """What a command that must be refused says."""
+    assert call(*arguments) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    return told.err
+
+
+def notes(capsys, *arguments: str | Path) -> list[str]:
+    """The notes beside the scores of one task."""
+    assert call("evaluate", *arguments, "--task", "buy", "--json") == 0
+    return json.loads(capsys.readouterr().out)["scores"][0]["notes"]
+
+
+def test_cut_offs_beyond_the_answers_are_noted(first, capsys):
+    """The world has 24 things to buy."""
+    run = first / "first"
+    (beyond,) = [note for note in notes(capsys, run, "--ks", "24,1000") if "say nothing" in note]
+    assert beyond == "hr and recall at 24, 1000 say nothing: the task has 24 answers"
+    assert not any("say nothing" in note for note in notes(capsys, run, "--ks", "23"))
+
+
+@pytest.mark.parametrize(("drawn", "noted"), [("24", True), ("1000 popularity", True), ("23", False), ("all", False)])
+def test_a_sample_as_large_as_the_answers_is_noted(first, capsys, drawn, noted):
+    found = [note for note in notes(capsys, first / "first", "--sampled", drawn) if "can be drawn" in note]
+    count = drawn.split()[0]
+    told = f"the task has 24 answers: all that can be drawn are, and {count} cannot"
+    assert found == ([told] if noted else [])
+
+
+def test_blanks_between_ids_are_no_part_of_them(first, capsys):
+    told = []
+    for history in ("s0001,s0013", "s0001, s0013", " s0001 ,s0013,"):
+        assert call("recommend", first / "first", "--task", "buy", "--history", history, "--json") == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0] == told[1] == told[2] and not told[0]["unknown"]
+
+
+def test_a_file_of_ids_may_begin_with_a_byte_order_mark(first, tmp_path, capsys):
+    (tmp_path / "ids.txt").write_bytes(b"\xef\xbb\xbfs0001\r\ns0013\r\n")
+    assert call("recommend", first / "first", "--task", "buy", "--history", f"@{tmp_path}/ids.txt", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["unknown"] == []
+
+
+@pytest.mark.parametrize("name", ["users.csv", "users.JSON", "users.npy"])
+def test_vectors_are_not_written_under_the_name_of_another_kind_of_file(first, tmp_path, capsys, name):
+    told = said(capsys, "embed", first / "first", "--out", tmp_path / name)
+    assert f"{name} would be no {Path(name).suffix.lower()} file" in told and not (tmp_path / name).exists()
+
+
+def test_a_store_that_is_none_is_named(first, tmp_path, capsys):
+    assert call("evaluate", first / "first", "--store", tmp_path) == 3
+    assert f"no prepared log in {tmp_path}" in capsys.readouterr().err
+
+
+def test_probe_without_a_model_says_so(recipe, capsys):
+    assert "no model is named\nexpected: a list of model folders, one or more, before the recipe" in said(
+        capsys, "probe", recipe
+    )
+    assert "no model is named" in said(capsys, "probe", recipe.parent)
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_computed(first, capsys, monkeypatch):
+    """Below /proc nobody can, root included."""
+    monkeypatch.setattr("perdure.api.probing._events", lambda *_: pytest.fail("too late"))
+    for verb in (["quickstart"], ["probe", first / "first", first / "first" / "recipe.toml"]):
+        assert call(*verb, "--out", "/proc/nobody/out") == 5
+        told = capsys.readouterr().err
+        assert "error: cannot write: " in told and "where: /proc/nobody/out" in told
