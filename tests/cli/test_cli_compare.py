@@ -170,6 +170,7 @@ def test_a_cell_that_is_killed_fails_and_the_others_go_on(compared, tmp_path):
         (("--methods", "pcll"), "did you mean pcl"),
         (("--seeds", "one"), "--seeds"),
         (("--orders", "backwards"), "forward, reversed, noisy"),
+        (("--against", "pcll"), "where: --against\nfix: did you mean pcl?"),
     ],
 )
 def test_wrong_options(compared, tmp_path, capsys, given, said):

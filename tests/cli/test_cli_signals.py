@@ -73,13 +73,23 @@ def test_row_63_two_signals_stop_at_once(long, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "said"), [("SIGTERM", "stopped by SIGTERM"), ("SIGINT", "stopped by Ctrl-C")])
-def test_row_63_outside_of_training(recipe, capsys, monkeypatch, name, said):
+@pytest.mark.parametrize(
+    ("verb", "fix"),
+    [
+        ("check", "run it again"),
+        ("learn", "continue with --resume auto"),
+        ("compare", "run the same command again: it goes on"),
+        ("quickstart", "begin again in a new folder"),
+    ],
+)
+def test_row_63_outside_of_training(recipe, tmp_path, capsys, monkeypatch, name, said, verb, fix):
     from perdure import api
 
-    monkeypatch.setattr(api, "check", lambda *a, **o: os.kill(os.getpid(), getattr(signal, name)))
+    monkeypatch.setattr(api, verb, lambda *a, **o: os.kill(os.getpid(), getattr(signal, name)))
     before = signal.getsignal(signal.SIGTERM)
-    assert call("check", recipe) == 6
-    assert said in capsys.readouterr().err
+    given = [] if verb == "quickstart" else [recipe]
+    assert call(verb, *given, *([] if verb == "check" else ["--out", tmp_path])) == 6
+    assert f"error: {said}\nfix: {fix}\n" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before
 
 

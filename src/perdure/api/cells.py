@@ -191,7 +191,9 @@ def shares(settings: Settings, item_ids: Any, datas: Mapping[str, Any]) -> bool:
     return alone and getattr(model.overlays.get(first), "passive", True)
 
 
-def chosen(asked: Sequence[Any] | None, standing: Sequence[Any], known: Sequence[Any] | None, what: str) -> list[Any]:
+def chosen(
+    asked: Sequence[Any] | None, standing: Sequence[Any], known: Sequence[Any] | None, what: str, where: str = ""
+) -> list[Any]:
     """What to compare: what was asked for, or what stands there already.
 
     Raises:
@@ -206,7 +208,7 @@ def chosen(asked: Sequence[Any] | None, standing: Sequence[Any], known: Sequence
         raise UsageError(
             f"no {what} {shorten(repr(strange[0]))}" if strange else f"no {what}",
             expected=f"one of {', '.join(known)}" if known else "one or more",
-            where=f"--{what}s",
+            where=where or f"--{what}s",
             fix=f"did you mean {near[0]}?" if near else "",
         )
     return given

@@ -96,7 +96,7 @@ def compare(
     plan, asked = Plan.read(recipe, overrides, out), (methods, encoders, seeds, orders, protocols)
     _axes(plan, _standing(out), asked)  # what does not exist is refused before the folder is made
     if against is not None:
-        cells.chosen([against], [], plan.known("methods"), "method")
+        cells.chosen([against], [], plan.known("methods"), "method", "--against")
     with machine_faults(out):
         out.mkdir(parents=True, exist_ok=True)
     lock = Lock(out)

@@ -24,7 +24,11 @@ from perdure.errors import Interrupted, MachineError, PerdureError, UsageError
 __all__ = ["app", "main"]
 
 LINES = 6
-AGAIN = "run it again; a run continues with --resume auto"
+AGAIN = {  # what to do after a command was stopped
+    "learn": "continue with --resume auto",
+    "compare": "run the same command again: it goes on",
+    "quickstart": "begin again in a new folder",
+}
 
 
 def command() -> NoReturn:
@@ -55,7 +59,7 @@ def main(arguments: Sequence[str] | None = None, *, afterwards: signal.Handlers 
             signal.signal(number, signal.SIG_IGN)  # the fault is being told; there is nothing left to stop
         if trace and not isinstance(fault, SystemExit) and not hasattr(fault, "format_message"):
             traceback.print_exc()
-        return _failed(fault, "--json" in given)
+        return _failed(fault, "--json" in given, next((word for word in given if not word.startswith("-")), ""))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if afterwards is None else afterwards)
@@ -74,10 +78,7 @@ def _listen() -> dict[int, Any]:
     """Signals end a command with exit code 6; a run in training takes over to save first. The old handlers."""
 
     def stop(number: int, frame: Any) -> None:
-        raise Interrupted(
-            f"stopped by {'Ctrl-C' if number == signal.SIGINT else signal.Signals(number).name}",
-            fix="run it again; a run continues with --resume auto",
-        )
+        raise Interrupted(f"stopped by {'Ctrl-C' if number == signal.SIGINT else signal.Signals(number).name}")
 
     if threading.current_thread() is not threading.main_thread():
         return {}
@@ -85,8 +86,8 @@ def _listen() -> dict[int, Any]:
     return {number: signal.signal(number, stop) for number in numbers}
 
 
-def _failed(fault: BaseException, as_json: bool) -> int:
-    """Tell a fault in at most six lines; its exit code."""
+def _failed(fault: BaseException, as_json: bool, verb: str) -> int:
+    """Tell a fault of a command in at most six lines; its exit code."""
     if isinstance(fault, SystemExit):
         if isinstance(fault.__context__, BrokenPipeError):  # typer met the closed pipe first
             return _quiet()
@@ -94,6 +95,8 @@ def _failed(fault: BaseException, as_json: bool) -> int:
     error = _named(fault)
     if error is None:
         return int(getattr(fault, "exit_code", 0))  # `--help` and typer.Exit
+    if isinstance(error, Interrupted):
+        error.fix = AGAIN.get(verb, "run it again")
     lines = "\n".join(error.lines()).split("\n")
     if len(lines) > LINES:
         lines = [*lines[: LINES - 1], f"... and {len(lines) - LINES + 1} more lines: --json tells all"]
@@ -121,7 +124,7 @@ def _named(fault: BaseException) -> PerdureError | None:
         fix = f"{context.command_path} --help" if context is not None else "perdure --help"
         return UsageError(fault.format_message().replace("Value error, ", ""), fix=fix)  # type: ignore[attr-defined]
     if isinstance(fault, KeyboardInterrupt) or type(fault).__name__ == "Abort":
-        return Interrupted("stopped by Ctrl-C", fix=AGAIN)
+        return Interrupted("stopped by Ctrl-C")
     if type(fault).__name__ == "Exit":
         return None
     if isinstance(fault, MemoryError):
