@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from cli.small import call
 
+from perdure.cli.show import fields, marks
+
 
 def said(capsys, *arguments: str | Path) -> str:
     """What a command that must be refused says."""
@@ -45,6 +47,11 @@ def test_blanks_between_ids_are_no_part_of_them(first, capsys):
         assert call("recommend", first / "first", "--task", "buy", "--history", history, "--json") == 0
         told.append(json.loads(capsys.readouterr().out))
     assert told[0] == told[1] == told[2] and not told[0]["unknown"]
+
+
+def test_blanks_around_the_values_of_a_profile_are_no_part_of_them():
+    assert fields("gender = F, age=25 ,", "--profile") == {"gender": "F", "age": "25"}
+    assert marks("behaviour = view; time = 9", "--marks") == [{"behaviour": "view"}, {"time": 9}]
 
 
 def test_a_file_of_ids_may_begin_with_a_byte_order_mark(first, tmp_path, capsys):

@@ -81,7 +81,7 @@ def ids(text: str | None, option: str) -> list[str] | None:
 
 
 def fields(text: str | None, option: str) -> dict[str, str | None] | None:
-    """`gender=F,age=25` as a mapping.
+    """`gender=F, age=25` as a mapping, without the blanks.
 
     Raises:
         UsageError: a part without `=`, or a field named twice.
@@ -93,7 +93,7 @@ def fields(text: str | None, option: str) -> dict[str, str | None] | None:
         name, equals, value = part.partition("=")
         if not equals or not name.strip() or name.strip() in told:
             raise UsageError(f"found {shorten(part)!r}", expected="field=value, each field once", where=option)
-        told[name.strip()] = value
+        told[name.strip()] = value.strip()
     return told
 
 
