@@ -64,7 +64,8 @@ def test_layers_ask_onednn_only_for_shapes_that_come_often(asked: list[torch.Siz
             linear(few, w, b)
             linear(x.double(), w.double())
             assert not asked
-            linear(x, w, b), linear(x, w)
+            linear(x, w, b)
+            linear(x, w)
         assert asked == [x.shape] * 2
         linear(x, w, b)
     with one_shape(True), torch.no_grad():
