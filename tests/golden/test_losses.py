@@ -97,6 +97,67 @@ def test_frozen_inputs_cost_no_gradient():
     assert h.grad is not None and table.grad is None
 
 
+def plain_pairs(h, table, ids):
+    """Scores with the vectors of all pairs alive at once."""
+    vectors = table[ids]
+    return (h * vectors).sum(-1) if ids.dim() == 1 else torch.einsum("md,mkd->mk", h, vectors)
+
+
+@pytest.mark.parametrize("gathered", [1, 40, 1 << 17])  # a state at a time, a few with fewer left over, all at once
+@pytest.mark.parametrize("shape", [(7,), (7, 1), (7, 5), (0, 3), (0,)])
+def test_pair_scores_and_their_gradients_are_those_of_the_plain_gather(gathered, shape, monkeypatch):
+    monkeypatch.setattr(losses, "GATHERED", gathered)
+    g = torch.Generator().manual_seed(0)
+    h = torch.randn(shape[0], 4, generator=g, dtype=torch.float64, requires_grad=True)
+    table = torch.randn(9, 4, generator=g, dtype=torch.float64, requires_grad=True)
+    ids, weight = torch.randint(1, 8, shape, generator=g), torch.randn(shape, generator=g, dtype=torch.float64)
+    bias = torch.randn(9, generator=g, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *x: losses.pair_scores(x[0], x[1], ids, x[2]), (h, table, bias))
+    ours, theirs = losses.pair_scores(h, table, ids), plain_pairs(h, table, ids)
+    assert ours.shape == ids.shape
+    torch.testing.assert_close(ours, theirs)
+    want = torch.autograd.grad((weight * theirs).sum(), (h, table))
+    torch.testing.assert_close(torch.autograd.grad((weight * ours).sum(), (h, table)), want)
+    named = torch.autograd.grad((weight * losses.pair_scores(h, table, ids, sparse=True)).sum(), table)[0]
+    assert named.is_coalesced() and torch.equal(named.indices()[0], ids.unique())
+    torch.testing.assert_close(named.to_dense(), want[1])
+
+
+def test_pair_scores_with_one_side_frozen_and_of_two_types():
+    ids = torch.tensor([[0, 2], [2, 2]])
+    h, table = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [9.0], [3.0]])
+    moved = table.clone().requires_grad_()
+    losses.pair_scores(h, moved, ids).sum().backward()
+    assert moved.grad.flatten().tolist() == [1, 0, 5]  # 1; none; 1 + 2 + 2
+    moved = h.bfloat16().requires_grad_()
+    scores = losses.pair_scores(moved, table, ids)
+    scores.sum().backward()
+    assert scores.dtype == torch.float32 and scores.tolist() == [[1, 3], [6, 6]]
+    assert moved.grad.dtype == torch.bfloat16 and moved.grad.flatten().tolist() == [4, 6]
+
+
+def test_pair_scores_under_autocast_have_the_tables_type():
+    h, table, ids = torch.randn(6, 8), torch.randn(20, 8, requires_grad=True), torch.randint(20, (6, 3))
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = losses.pair_scores(h, table, ids)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, plain_pairs(h, table, ids))
+
+
+def test_pair_scores_keep_nothing_as_large_as_all_pairs_vectors():
+    kept = []
+    h, table, ids = torch.randn(60, 8, requires_grad=True), torch.randn(20, 8), torch.randint(20, (60, 50))
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        losses.pair_scores(h, table, ids)
+    assert max(kept) == ids.numel()
+
+
+def test_pair_scores_compiled_are_the_same():
+    h, table, ids = torch.randn(6, 8), torch.randn(20, 8, requires_grad=True), torch.randint(20, (6, 3))
+    compiled = torch.compile(losses.pair_scores, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(h, table, ids), losses.pair_scores(h, table, ids))
+
+
 def test_sampled_losses_by_hand():
     positive, negative = torch.tensor([1.0]), torch.tensor([[0.0, 2.0]])
     softplus = lambda x: math.log1p(math.exp(x))  # noqa: E731

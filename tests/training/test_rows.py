@@ -7,6 +7,7 @@ import torch
 from torch.nn import Parameter
 
 from perdure.train_settings import TrainSettings
+from perdure.training import rows as by_rows
 from perdure.training.loop import put_back_shut
 from perdure.training.optimizers import gradient_norm, make_optimizers, scale_gradients
 from perdure.training.rows import RowAdam, touched
@@ -34,9 +35,11 @@ def test_two_steps_worked_by_hand():
     assert adam.state[table]["exp_avg_sq"].flatten().tolist() == pytest.approx([0, 1.5, 2])
 
 
-@pytest.mark.parametrize("width", [(1,), (5,), (2, 3)])
-def test_the_numbers_of_sparse_adam(width):
+@pytest.mark.parametrize("piece", [1, 11, 1 << 17])  # a row at a time, a few, all
+@pytest.mark.parametrize("width", [(), (1,), (5,), (2, 3)])
+def test_the_numbers_of_sparse_adam(width, piece, monkeypatch):
     """Forty steps; a row may be named twice, rates change, some steps have no gradient at all."""
+    monkeypatch.setitem(by_rows.PIECE, "cpu", piece)
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(30, *width, generator=generator)
     ours, theirs = Parameter(start.clone()), Parameter(start.clone())

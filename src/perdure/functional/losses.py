@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from perdure.functional.products import times
@@ -25,6 +26,7 @@ from perdure.functional.products import times
 __all__ = ["bce", "bpr", "gbce", "pair_scores", "sampled_softmax", "softmax_loss"]
 
 CELLS = {"cpu": 1 << 18, "cuda": 1 << 26}  # logits alive at once: a CPU's cache, a GPU's appetite
+GATHERED = 1 << 17  # numbers of item vectors gathered at once, half of a CPU's second cache
 WHOLE = {"cpu": 1 << 13, "cuda": 1 << 15}  # items up to which one piece holds them all: three products, else four
 COLUMNS = {"cpu": 1 << 9, "cuda": 1 << 15}  # items of a piece, where there are more
 
@@ -117,17 +119,63 @@ def _logsumexp(x: Tensor, table: Tensor, bias: Tensor | None, pieces: list[slice
     return lse, None
 
 
+class _Pairs(torch.autograd.Function):
+    """s_mk = h_m . W_{i_mk}, with the rows of W gathered in pieces that stay in the cache, and not kept.
+
+        dh_m = sum_k g_mk W_{i_mk}        dW_n = sum over the pairs with i_mk = n of g_mk h_m
+
+    Both are weighted sums of rows, dW over the pairs sorted by item.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, table: Tensor, ids: Tensor, sparse: bool) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            ctx.kind, ctx.sparse, states = h.dtype, sparse, h.to(table.dtype)  # (M, d)
+            ctx.save_for_backward(states, table, ids)
+            s = table.new_empty(ids.shape)  # (M, K)
+            size = max(1, GATHERED // (ids.shape[1] * table.shape[1]))  # R, states looked at together
+            for x, some, to in zip(states.split(size), ids.split(size), s.split(size), strict=True):
+                vectors = table.index_select(0, some.flatten()).view(*some.shape, -1)  # (R, K, d)
+                torch.bmm(x[:, None], vectors.transpose(1, 2), out=to[:, None])  # (R, 1, K)
+        return s
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (h, table, ids), grad_h, grad_table = ctx.saved_tensors, None, None
+        if ctx.needs_input_grad[0]:
+            grad_h = F.embedding_bag(ids, table, mode="sum", per_sample_weights=grad.contiguous())  # (M, d)
+            grad_h = grad_h.to(ctx.kind)
+        if ctx.needs_input_grad[1]:
+            sorted_ids, pair = ids.flatten().sort(stable=True)  # (M K,)
+            rows, counts = sorted_ids.unique_consecutive(return_counts=True)  # (n,)
+            begin, weights = counts.cumsum(0) - counts, grad.flatten().index_select(0, pair)  # (n,), (M K,)
+            state = pair.div_(ids.shape[1], rounding_mode="floor")  # (M K,)
+            sums = F.embedding_bag(state, h, begin, mode="sum", per_sample_weights=weights)  # (n, d)
+            if ctx.sparse:
+                grad_table = torch.sparse_coo_tensor(
+                    rows[None], sums, table.shape, check_invariants=False, is_coalesced=True
+                )
+            else:
+                grad_table = torch.zeros_like(table).index_copy_(0, rows, sums)  # (N, d)
+        return grad_h, grad_table, None, None
+
+
 def pair_scores(h: Tensor, table: Tensor, ids: Tensor, bias: Tensor | None = None, sparse: bool = False) -> Tensor:
     """s for given pairs: (M, d) states and (M,) or (M, K) ids -> scores of the shape of `ids`.
+
+    On a CPU in memory that grows with M x K, not with M x K x d; under autocast in the table's type.
 
     Args:
         sparse: give the table a sparse gradient that names only the rows in `ids`.
     """
-    vectors = F.embedding(ids, table, sparse=sparse)  # (M, d) or (M, K, d)
-    if ids.dim() == 1:
-        s = (h * vectors).sum(-1)  # (M,)
+    pairs = ids if ids.dim() == 2 else ids[:, None]  # (M, K)
+    known = table.device.type == "cpu" and table.dtype in (torch.float32, torch.float64) and pairs.numel() > 0
+    if known and not torch.compiler.is_compiling():
+        s = _Pairs.apply(h, table, pairs, sparse).view(ids.shape)
     else:
-        s = torch.einsum("md,mkd->mk", h, vectors)  # (M, K)
+        vectors = F.embedding(pairs, table, sparse=sparse)  # (M, K, d)
+        s = torch.einsum("md,mkd->mk", h, vectors).view(ids.shape)
     return s if bias is None else s + bias[ids]
 
 

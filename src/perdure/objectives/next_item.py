@@ -110,6 +110,12 @@ class NextItem(Objective):
                     fix='loss = "sampled", tied = false, or sparse = false',
                 )
             return losses.softmax_loss(states, table, targets, bias=bias, first=2)
+        if self.share == "position":
+            drawn = self._draw((len(states), self.k), rng, table)  # (M, K)
+            scored = torch.cat([targets[:, None], drawn], 1)  # (M, 1 + K)
+            scores = losses.pair_scores(states, table, scored, bias, sparse)  # (M, 1 + K)
+            hits = drawn == targets[:, None]  # (M, K)
+            return self._compare(scores[:, 0], scores[:, 1:].masked_fill(hits, -torch.inf), drawn)
         positive = losses.pair_scores(states, table, targets, bias, sparse)  # (M,)
         if self.share == "sequence":
             drawn = self._draw((b, self.k), rng, table)  # (B, K)
@@ -119,14 +125,10 @@ class NextItem(Objective):
             hits = (drawn[:, :, None] == batch.items[:, None, :]).any(-1)[row]  # (M, K)
             drawn = drawn[row]  # (M, K)
             negative = negative if bias is None else negative + bias[drawn]
-        elif self.share == "batch":
+        else:
             drawn = self._draw((self.k,), rng, table)  # (K,)
             negative = states @ F.embedding(drawn, table, sparse=sparse).T  # (M, K)
             negative = negative if bias is None else negative + bias[drawn]
-            hits = drawn == targets[:, None]  # (M, K)
-        else:
-            drawn = self._draw((len(states), self.k), rng, table)  # (M, K)
-            negative = losses.pair_scores(states, table, drawn, bias, sparse)  # (M, K)
             hits = drawn == targets[:, None]  # (M, K)
         return self._compare(positive, negative.masked_fill(hits, -torch.inf), drawn)
 
