@@ -162,7 +162,7 @@ class Axes(Method):
         gate: Annotated[float, Gt(0)] = 0.3,
         spread: Annotated[float, Gt(0)] = 3.0,
         head: Literal["items", "labels"] = "items",
-        sharpness: Annotated[float, Gt(0)] = 1.67,
+        sharpness: Annotated[float, Gt(0)] = 1.0,
     ) -> None:
         super().__init__()
         self.rank, self.mixes, self.gate, self.spread = rank, mixes, gate, spread
