@@ -20,14 +20,14 @@ loss = "sampled". Shallow and on small data its gain over SASRec with the same l
 be deep.
 
 Differs: item vectors are scaled by sqrt(d) and a LayerNorm closes the stack, as in SASRec (the authors' benchmark has
-neither); positions count from the first event read and padding stands on the right; a gate is computed before the
-sub-layer that it lets in, which changes nothing; dropout on attention weights is an option of its own
+neither); positions count from the first event read, from the last with `positions="last"`; a gate is computed before
+the sub-layer that it lets in, which changes nothing; dropout on attention weights is an option of its own
 (`attention_dropout`, 0 by default, because it has no fused kernel on CPU).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Lt
@@ -52,6 +52,9 @@ class ESASRec(Blocks):
         dropout: on embeddings, inside the feed-forward and after each sub-layer.
         sparse: sparse gradients for the item table, for very large catalogues with sampled losses.
         readout: how the states of a history become one user vector.
+        positions: counted from the first event read, or from the "last", as published, where padding stands on the
+            left. Then a state is one of the history that ends there only if it is the last: what is learned at the
+            others tells of windows that went on. On short histories it learns more.
     """
 
     name: ClassVar[str] = "esasrec"
@@ -71,10 +74,11 @@ class ESASRec(Blocks):
         attention_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
         sparse: bool = False,
         readout: Readout = "last",
+        positions: Literal["first", "last"] = "first",
     ) -> None:
         super().__init__(n_items, width, max_length, readout)
         self.blocks = blocks
-        self.layers["input"] = EventEmbedding(n_items, width, max_length, dropout, scale=True, sparse=sparse)
+        self.layers["input"] = EventEmbedding(n_items, width, max_length, dropout, True, sparse, positions == "last")
         for i in range(blocks):
             self.layers[f"block{i}/gate1"] = Gate(width)
             self.layers[f"block{i}/norm1"] = Norm(width)

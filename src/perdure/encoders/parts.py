@@ -9,7 +9,7 @@ read    what only user vectors pass, a pooling or a token: no method changes it 
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ __all__ = [
 
 class EventEmbedding(nn.Module):
     """Item rows, and what is told of the events besides -> vectors, with learned positions counted from the first
-    event read.
+    event read, or from the last.
 
     Args:
         n_items: N; the table has N + 2 rows.
@@ -47,6 +47,7 @@ class EventEmbedding(nn.Module):
         positions: longest history, or 0 for no position vectors.
         scale: multiply item vectors by sqrt(d) as SASRec does.
         sparse: give the item table sparse gradients (only rows seen are updated).
+        from_last: the last event read has the last position, whatever came before, as where padding stands on the left.
     """
 
     role: ClassVar[str] = "input"
@@ -59,8 +60,10 @@ class EventEmbedding(nn.Module):
         dropout: float = 0.0,
         scale: bool = False,
         sparse: bool = False,
+        from_last: bool = False,
     ) -> None:
         super().__init__()
+        self.from_last = from_last
         self.items = nn.Parameter(torch.zeros(n_items + 2, width))
         self.items.sparse = sparse  # type: ignore[attr-defined]  # read by the training loop
         self.positions = nn.Parameter(torch.zeros(positions, width)) if positions else None
@@ -87,8 +90,17 @@ class EventEmbedding(nn.Module):
         if self.features is not None:
             x = self.features(x, items, marks)  # (B, T, d)
         if self.positions is not None:
-            x = x.add_(self.positions[: items.shape[1]])  # (B, T, d)
+            x = x.add_(self._places(items))  # (B, T, d)
         return dropout(x, self.dropout, self.training)
+
+    def _places(self, items: Tensor) -> Tensor:
+        """Position vectors of events (B, T): (T, d), or (B, T, d) where they are counted from the last."""
+        positions, t = cast(Tensor, self.positions), items.shape[1]
+        if not self.from_last:
+            return positions[:t]
+        before = len(positions) - (items > 0).sum(1, keepdim=True)  # (B, 1): positions of events that are not there
+        at = before + torch.arange(t, device=items.device)  # (B, T)
+        return F.embedding(at.clamp(max=len(positions) - 1), positions)  # padding has the last one, and is not read
 
     def reset(self, generator: torch.Generator) -> None:
         """Items Normal(0, 0.02), positions as large as scaled items; the padding row is zero."""

@@ -16,9 +16,9 @@ W.-C. Kang, J. McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018.
 | W_1, W_2 | block<i>/feedforward up, down | (inner, d), (d, inner) |
 
 Differs: an output projection in the attention, as in today's re-implementations; positions count from the first event
-read and padding stands on the right, so no padding mask is needed; `block="prenorm"` gives the usual pre-norm block
-(x <- x + Attention(LN x)); dropout on attention weights is an option of its own (`attention_dropout`, 0 by default,
-because it has no fused kernel on CPU).
+read, from the last as published with `positions="last"`; padding stands on the right, so no padding mask is needed;
+`block="prenorm"` gives the usual pre-norm block (x <- x + Attention(LN x)); dropout on attention weights is an option
+of its own (`attention_dropout`, 0 by default, because it has no fused kernel on CPU).
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ class SASRec(Blocks):
         dropout: on embeddings and after each sub-layer.
         sparse: sparse gradients for the item table, for very large catalogues with sampled losses.
         readout: how the states of a history become one user vector.
+        positions: counted from the first event read, or from the "last", as published, where padding stands on the
+            left. Then a state is one of the history that ends there only if it is the last: what is learned at the
+            others tells of windows that went on. On short histories it learns more.
     """
 
     name: ClassVar[str] = "sasrec"
@@ -67,10 +70,11 @@ class SASRec(Blocks):
         block: Literal["sasrec", "prenorm"] = "sasrec",
         sparse: bool = False,
         readout: Readout = "last",
+        positions: Literal["first", "last"] = "first",
     ) -> None:
         super().__init__(n_items, width, max_length, readout)
         self.blocks, self.kind = blocks, block
-        self.layers["input"] = EventEmbedding(n_items, width, max_length, dropout, scale=True, sparse=sparse)
+        self.layers["input"] = EventEmbedding(n_items, width, max_length, dropout, True, sparse, positions == "last")
         for i in range(blocks):
             self.layers[f"block{i}/norm1"] = Norm(width)
             self.layers[f"block{i}/attention"] = Attention(width, heads, dropout, attention_dropout)
