@@ -34,9 +34,9 @@ COLUMNS = {"cpu": 1 << 9, "cuda": 1 << 15}  # items of a piece, where there are 
 class _Softmax(torch.autograd.Function):
     """sum_m w_m log sum_n exp(h_m . W_n + b_n) - mean_a (h_{r_a} . W_{t_a} + b_{t_a}), over the items from `first` on.
 
-    The gradients are made in the same sweep, so a step holds one gradient of the table, and a second of a small one
-    while it is turned. Under autocast the matrix products run in its type; softmax, sums and gradients stay in the
-    table's.
+    The gradients are made in the same sweep: of a piece with the softmax over its items alone, times what that piece is
+    of the whole. A step holds one gradient of the table, and a piece of it while that is turned. Under autocast the
+    matrix products run in its type; softmax, sums and gradients stay in the table's.
     """
 
     @staticmethod
@@ -56,34 +56,34 @@ class _Softmax(torch.autograd.Function):
             exact = F.pad(h.to(table.dtype), (0, 0, 0, spare))  # (M + spare, d)
             states, vectors = exact.to(low), table.to(low)  # (M + spare, d), (N, d)
             grad_h = torch.zeros_like(exact) if want_h else None  # (M + spare, d)
-            one = len(pieces) == 1  # then its gradient is summed turned, as the product gives it, and turned once
-            shape = table.shape[::-1] if one else table.shape
-            grad_table = table.new_zeros(shape) if want_table else None  # (N, d), or (d, N) until it is turned
-            grad_table = grad_table.T if one and grad_table is not None else grad_table  # (N, d)
+            grad_table = table.new_zeros(table.shape) if want_table else None  # (N, d)
             grad_bias = torch.zeros_like(bias) if want_bias and bias is not None else None  # (N,)
-            total = table.new_zeros((), dtype=torch.float64)
+            total, one = table.new_zeros((), dtype=torch.float64), len(pieces) == 1
             for start in range(0, len(exact), size):
                 part = slice(start, start + size)
                 x, w = states[part], weight[part]  # (R, d), (R,)
-                lse, p = _logsumexp(x, vectors, bias, pieces)  # (R,)
+                p, each = _softmax(x, vectors, bias, pieces)  # (R, columns), (R,) of each piece
+                lse = each[0] if one else torch.stack(each).logsumexp(0)  # (R,)
                 total += (w * lse).sum().double()
-                for piece in pieces:
-                    if p is None or len(pieces) > 1:
-                        p = _logits(x, vectors, bias, piece).sub_(lse[:, None]).exp_()  # (R, columns)
+                for piece, own in zip(pieces, each, strict=True):
+                    share = w if one else w * (own - lse).exp_()  # (R,) what of the softmax is in this piece, weighted
+                    if not one:
+                        p = torch.softmax(_logits(x, vectors, bias, piece), dim=1)  # (R, columns)
                     if grad_bias is not None:
-                        grad_bias[piece] += w @ p  # (columns,)
+                        grad_bias[piece] += share @ p  # (columns,)
                     q = p.to(low)  # (R, columns)
                     if grad_h is not None:
-                        grad_h[part].addcmul_(w[:, None], times(q, vectors[piece].T).to(table.dtype))  # (R, d)
-                    if grad_table is not None:
-                        wx = (w[:, None] * x).to(low)  # (R, d)
-                        grad_table[piece] += times(wx.T, q.T).T  # (columns, d)
+                        grad_h[part].addcmul_(share[:, None], times(q, vectors[piece].T).to(table.dtype))  # (R, d)
+                    if grad_table is not None:  # summed turned, as the product gives it
+                        added = times((share[:, None] * x).to(low).T, q.T)  # (d, columns)
+                        grad_table[piece].view(added.shape).add_(added)
             positive = (exact[rows] * table[targets]).sum(-1)  # (A,)
             total -= (positive if bias is None else positive + bias[targets]).sum().double() / count
             if grad_h is not None:
                 grad_h.index_add_(0, rows, table[targets], alpha=-1 / count)
             if grad_table is not None:
-                grad_table = grad_table.contiguous()
+                for piece in pieces:
+                    grad_table[piece] = grad_table[piece].view(table.shape[1], -1).T.clone()  # (columns, d)
                 grad_table.index_add_(0, targets, exact[rows], alpha=-1 / count)
             if grad_bias is not None:
                 grad_bias.index_add_(0, targets, torch.full_like(positive, -1 / count))
@@ -106,17 +106,18 @@ def _logits(x: Tensor, table: Tensor, bias: Tensor | None, piece: slice) -> Tens
     return logits if bias is None else logits.add_(bias[piece])
 
 
-def _logsumexp(x: Tensor, table: Tensor, bias: Tensor | None, pieces: list[slice]) -> tuple[Tensor, Tensor | None]:
-    """(R,) log-sum-exp over all items and, where one piece holds them all, the softmax (R, N) itself."""
-    if len(pieces) == 1:
-        logits = _logits(x, table, bias, pieces[0])  # (R, N)
-        top = logits.amax(1)  # (R,)
-        p = torch.softmax(logits, dim=1)  # (R, N)
-        return top - p.amax(1).log(), p  # the largest p is at least 1/N, so its logarithm is safe
-    lse = torch.full((len(x),), -torch.inf, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)  # (R,)
+def _softmax(x: Tensor, table: Tensor, bias: Tensor | None, pieces: list[slice]) -> tuple[Tensor, list[Tensor]]:
+    """Of the last piece the softmax over its items (R, columns), of each piece the log-sum-exp over its items (R,).
+
+    On a CPU PyTorch's softmax is faster than its exponential.
+    """
+    p, each = x, []
     for piece in pieces:
-        lse = torch.logaddexp(lse, torch.logsumexp(_logits(x, table, bias, piece), dim=1))
-    return lse, None
+        logits = _logits(x, table, bias, piece)  # (R, columns)
+        top = logits.amax(1)  # (R,)
+        p = torch.softmax(logits, dim=1)  # (R, columns)
+        each.append(top - p.amax(1).log())  # (R,) the largest p is at least 1/columns, so its logarithm is safe
+    return p, each
 
 
 class _Pairs(torch.autograd.Function):
