@@ -136,10 +136,12 @@ def test_pair_scores_with_one_side_frozen_and_of_two_types():
     assert moved.grad.dtype == torch.bfloat16 and moved.grad.flatten().tolist() == [4, 6]
 
 
-def test_pair_scores_under_autocast_have_the_tables_type():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_pair_scores_under_autocast_have_the_tables_type(compiled):
     h, table, ids = torch.randn(6, 8), torch.randn(20, 8, requires_grad=True), torch.randint(20, (6, 3))
+    score = torch.compile(losses.pair_scores, backend="eager") if compiled else losses.pair_scores
     with torch.autocast("cpu", torch.bfloat16):
-        scores = losses.pair_scores(h, table, ids)
+        scores = score(h, table, ids)
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, plain_pairs(h, table, ids))
 

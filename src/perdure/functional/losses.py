@@ -165,7 +165,7 @@ class _Pairs(torch.autograd.Function):
 def pair_scores(h: Tensor, table: Tensor, ids: Tensor, bias: Tensor | None = None, sparse: bool = False) -> Tensor:
     """s for given pairs: (M, d) states and (M,) or (M, K) ids -> scores of the shape of `ids`.
 
-    On a CPU in memory that grows with M x K, not with M x K x d; under autocast in the table's type.
+    In the table's type, under autocast too. On a CPU in memory that grows with M x K, not with M x K x d.
 
     Args:
         sparse: give the table a sparse gradient that names only the rows in `ids`.
@@ -175,8 +175,9 @@ def pair_scores(h: Tensor, table: Tensor, ids: Tensor, bias: Tensor | None = Non
     if known and not torch.compiler.is_compiling():
         s = _Pairs.apply(h, table, pairs, sparse).view(ids.shape)
     else:
-        vectors = F.embedding(pairs, table, sparse=sparse)  # (M, K, d)
-        s = torch.einsum("md,mkd->mk", h, vectors).view(ids.shape)
+        with torch.autocast(table.device.type, enabled=False):
+            vectors = F.embedding(pairs, table, sparse=sparse)  # (M, K, d)
+            s = torch.einsum("md,mkd->mk", h.to(table.dtype), vectors).view(ids.shape)
     return s if bias is None else s + bias[ids]
 
 
