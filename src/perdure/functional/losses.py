@@ -62,8 +62,8 @@ class _Softmax(torch.autograd.Function):
             for start in range(0, len(exact), size):
                 part = slice(start, start + size)
                 x, w = states[part], weight[part]  # (R, d), (R,)
-                p, each = _softmax(x, vectors, bias, pieces)  # (R, columns), (R,) of each piece
-                lse = each[0] if one else torch.stack(each).logsumexp(0)  # (R,)
+                p, each = _softmax(x, vectors, bias, pieces)  # (R, columns), (pieces, R)
+                lse = each[0] if one else each.logsumexp(0)  # (R,)
                 total += (w * lse).sum().double()
                 for piece, own in zip(pieces, each, strict=True):
                     share = w if one else w * (own - lse).exp_()  # (R,) what of the softmax is in this piece, weighted
@@ -106,17 +106,18 @@ def _logits(x: Tensor, table: Tensor, bias: Tensor | None, piece: slice) -> Tens
     return logits if bias is None else logits.add_(bias[piece])
 
 
-def _softmax(x: Tensor, table: Tensor, bias: Tensor | None, pieces: list[slice]) -> tuple[Tensor, list[Tensor]]:
-    """Of the last piece the softmax over its items (R, columns), of each piece the log-sum-exp over its items (R,).
+def _softmax(x: Tensor, table: Tensor, bias: Tensor | None, pieces: list[slice]) -> tuple[Tensor, Tensor]:
+    """Of the last piece the softmax over its items (R, columns), of each the log-sum-exp over its items (pieces, R).
 
     On a CPU PyTorch's softmax is faster than its exponential.
     """
-    p, each = x, []
-    for piece in pieces:
+    p, kind = x, torch.promote_types(x.dtype, torch.float32)
+    each = x.new_empty((len(pieces), len(x)), dtype=kind)  # (pieces, R) at once: small tensors would break up the heap
+    for piece, lse in zip(pieces, each, strict=True):
         logits = _logits(x, table, bias, piece)  # (R, columns)
         top = logits.amax(1)  # (R,)
         p = torch.softmax(logits, dim=1)  # (R, columns)
-        each.append(top - p.amax(1).log())  # (R,) the largest p is at least 1/columns, so its logarithm is safe
+        torch.sub(top, p.amax(1).log_(), out=lse)  # the largest p is at least 1/columns, so its logarithm is safe
     return p, each
 
 
