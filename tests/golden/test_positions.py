@@ -47,7 +47,29 @@ def test_full_histories_are_alike_either_way():
     assert not torch.allclose(first.vector(short), last.vector(short), atol=1e-3)
 
 
-def test_padding_moves_no_position():
+def test_neither_padding_nor_what_comes_later_moves_a_position():
+    """Windows whose last event is the answer, as a shifted loss reads them: it stands behind their end."""
     one = encoder(SASRec, "last")
     alone = torch.cat([one.vector(batch([history])) for history in HISTORIES])
     torch.testing.assert_close(one.vector(batch(HISTORIES)), alone)
+    windows = batch([[*history, 9] for history in HISTORIES])
+    inputs = windows.upto(windows.items.shape[1] - 1, windows.lengths - 1)
+    torch.testing.assert_close(one.vector(inputs), alone)
+    for row, history in enumerate(HISTORIES):
+        torch.testing.assert_close(one(inputs)[row, : len(history)], one(batch([history]))[0])
+
+
+def test_a_token_behind_the_events_moves_no_position():
+    """What the site "input" gives of the events is the same with and without the token of the cls readout."""
+    one = SASRec(members.N, width=8, max_length=5, positions="last", readout="cls")  # the longest history fills it
+    one.reset(torch.Generator().manual_seed(3))
+    seen = []
+
+    def via(site, layer, x, *context):
+        x = layer(x, *context)
+        seen.extend([x] if site == "input" else [])
+        return x
+
+    one.eval().vector(batch(HISTORIES), via)
+    data = batch(HISTORIES)
+    torch.testing.assert_close(seen[0], one.layers["input"](data.items, data.lengths[:, None]))

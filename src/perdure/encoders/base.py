@@ -127,7 +127,7 @@ class Encoder(nn.Module, ABC):
         def door(site: str, layer: nn.Module, x: Tensor, *context: Tensor) -> Tensor:
             if site != "input":
                 return via(site, layer, x, *context)
-            x = via(site, layer, x[:, :t], *(told[:, :t] for told in context))  # (B, P + T, d)
+            x = via(site, layer, x[:, :t], *self._input.told(batch))  # (B, P + T, d)
             ends = batch.lengths + (x.shape[1] - t)  # (B,)
             return via("readout", self.layers["readout"], x, ends)  # (B, P + T + 1, d)
 

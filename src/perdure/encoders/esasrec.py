@@ -54,7 +54,7 @@ class ESASRec(Blocks):
         readout: how the states of a history become one user vector.
         positions: counted from the first event read, or from the "last", as published, where padding stands on the
             left. Then a state is one of the history that ends there only if it is the last: what is learned at the
-            others tells of windows that went on. On short histories it learns more.
+            others tells of windows that went on.
     """
 
     name: ClassVar[str] = "esasrec"
@@ -78,7 +78,9 @@ class ESASRec(Blocks):
     ) -> None:
         super().__init__(n_items, width, max_length, readout)
         self.blocks = blocks
-        self.layers["input"] = EventEmbedding(n_items, width, max_length, dropout, True, sparse, positions == "last")
+        self.layers["input"] = EventEmbedding(
+            n_items, width, max_length, dropout, scale=True, sparse=sparse, from_last=positions == "last"
+        )
         for i in range(blocks):
             self.layers[f"block{i}/gate1"] = Gate(width)
             self.layers[f"block{i}/norm1"] = Norm(width)

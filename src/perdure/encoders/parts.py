@@ -77,30 +77,30 @@ class EventEmbedding(nn.Module):
             self.features = Features(marks, n, width, 0.02 * self.scale)
 
     def told(self, batch: Batch) -> tuple[Tensor, ...]:
-        """What it reads of a batch besides the items: the marks (B, T, M), zeros where none are told, or nothing."""
+        """What it reads of a batch besides the items: the marks (B, T, M), zeros where none are told, if it reads any;
+        how many events there are (B, 1), if positions are counted from the last."""
         m = 0 if self.features is None else self.features.marks
-        return (batch.told(m),) if m else ()
+        marks = (batch.told(m),) if m else ()
+        return (*marks, batch.lengths[:, None]) if self.from_last else marks
 
-    def forward(self, items: Tensor, marks: Tensor | None = None) -> Tensor:
-        """(B, T), and (B, T, M) where there are marks -> (B, T, d)"""
+    def forward(self, items: Tensor, *told: Tensor) -> Tensor:
+        """(B, T), and what `told` gives -> (B, T, d)"""
         read = items if self.features is None or self.features.ids else items * (items < 2)  # (B, T)
         x = F.embedding(read, self.items, sparse=self.sparse)  # (B, T, d)
         if self.scale != 1.0:
             x = x.mul_(self.scale)  # fresh from the table
         if self.features is not None:
-            x = self.features(x, items, marks)  # (B, T, d)
+            x = self.features(x, items, told[0] if self.features.marks else None)  # (B, T, d)
         if self.positions is not None:
-            x = x.add_(self._places(items))  # (B, T, d)
+            t = items.shape[1]
+            x = x.add_(self._from_last(told[-1], t) if self.from_last else self.positions[:t])  # (B, T, d)
         return dropout(x, self.dropout, self.training)
 
-    def _places(self, items: Tensor) -> Tensor:
-        """Position vectors of events (B, T): (T, d), or (B, T, d) where they are counted from the last."""
-        positions, t = cast(Tensor, self.positions), items.shape[1]
-        if not self.from_last:
-            return positions[:t]
-        before = len(positions) - (items > 0).sum(1, keepdim=True)  # (B, 1): positions of events that are not there
-        at = before + torch.arange(t, device=items.device)  # (B, T)
-        return F.embedding(at.clamp(max=len(positions) - 1), positions)  # padding has the last one, and is not read
+    def _from_last(self, lengths: Tensor, t: int) -> Tensor:
+        """Position vectors (B, T, d) of histories of (B, 1) events: the last one has the last. Padding is not read."""
+        positions = cast(Tensor, self.positions)
+        at = len(positions) - lengths + torch.arange(t, device=lengths.device)  # (B, T)
+        return F.embedding(at.clamp(max=len(positions) - 1), positions)
 
     def reset(self, generator: torch.Generator) -> None:
         """Items Normal(0, 0.02), positions as large as scaled items; the padding row is zero."""

@@ -49,7 +49,7 @@ class SASRec(Blocks):
         readout: how the states of a history become one user vector.
         positions: counted from the first event read, or from the "last", as published, where padding stands on the
             left. Then a state is one of the history that ends there only if it is the last: what is learned at the
-            others tells of windows that went on. On short histories it learns more.
+            others tells of windows that went on.
     """
 
     name: ClassVar[str] = "sasrec"
@@ -74,7 +74,9 @@ class SASRec(Blocks):
     ) -> None:
         super().__init__(n_items, width, max_length, readout)
         self.blocks, self.kind = blocks, block
-        self.layers["input"] = EventEmbedding(n_items, width, max_length, dropout, True, sparse, positions == "last")
+        self.layers["input"] = EventEmbedding(
+            n_items, width, max_length, dropout, scale=True, sparse=sparse, from_last=positions == "last"
+        )
         for i in range(blocks):
             self.layers[f"block{i}/norm1"] = Norm(width)
             self.layers[f"block{i}/attention"] = Attention(width, heads, dropout, attention_dropout)
