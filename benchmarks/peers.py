@@ -96,7 +96,7 @@ def measured(args: argparse.Namespace, script: str, python: str, asked: list[str
     if run.returncode == 0 and run.stdout.strip():
         return json.loads(run.stdout.strip().splitlines()[-1])
     fault = run.stderr.strip().splitlines()[-1] if run.stderr.strip() else f"exit {run.returncode}"
-    return {"failed": "memory" if "memory" in run.stderr else fault}
+    return {"failed": "memory" if "memory" in fault.lower() else fault}
 
 
 def meet(args: argparse.Namespace, peer: Peer, n_items: int, length: int, log: Path) -> list[dict]:

@@ -180,6 +180,9 @@ def test_over_all_folds_every_user_is_tested_once(near, recipe, tmp_path):
     told = done.summary[0]["methods"]["pcl"]
     final = table(tmp_path / "out").filter("final", pl.col("method") == "pcl", pl.col("task") == "gender")
     assert told["tasks"]["gender"]["mean"] == pytest.approx(final["value"].mean())
+    assert not done.notes
+    two = perdure.compare(recipe, tmp_path / "out", **{**asked, "seeds": (1, 4)})
+    assert "3 folds, of which these seeds test 1, 1, 2, 3: not everyone once" in two.notes
     assert told["tasks"]["gender"]["low"] < told["tasks"]["gender"]["mean"] < told["tasks"]["gender"]["high"]
 
 

@@ -29,8 +29,10 @@ def test_cut_offs_beyond_the_answers_are_noted(first, capsys):
     """The world has 24 things to buy."""
     run = first / "first"
     (beyond,) = [note for note in notes(capsys, run, "--ks", "24,1000") if "say nothing" in note]
-    assert beyond == "hr and recall at 24, 1000 say nothing: the task has 24 answers"
+    assert beyond == "hr and recall at 24, 1000 say nothing: 24 answers are ranked"
     assert not any("say nothing" in note for note in notes(capsys, run, "--ks", "23"))
+    (few,) = [note for note in notes(capsys, run, "--ks", "9,10", "--sampled", "9") if "say nothing" in note]
+    assert few == "hr and recall at 10 say nothing: 10 answers are ranked"
 
 
 @pytest.mark.parametrize(("drawn", "noted"), [("24", True), ("1000 popularity", True), ("23", False), ("all", False)])

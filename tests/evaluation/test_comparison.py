@@ -146,10 +146,10 @@ def test_p_is_even_where_nothing_differs():
 @pytest.mark.parametrize(
     ("seeds", "spread_of_seeds", "share"),
     [
-        pytest.param(1, 1.0, 0.16, marks=pytest.mark.slow),
-        (3, 1.0, 0.04),
-        pytest.param(3, 3.0, 0.14, marks=pytest.mark.slow),
-        pytest.param(5, 3.0, 0.10, marks=pytest.mark.slow),
+        pytest.param(1, 1.0, 0.18, marks=pytest.mark.slow),
+        (3, 1.0, 0.06),
+        pytest.param(3, 3.0, 0.16, marks=pytest.mark.slow),
+        pytest.param(5, 3.0, 0.12, marks=pytest.mark.slow),
     ],
 )
 def test_how_often_p_misleads(seeds, spread_of_seeds, share):
@@ -162,7 +162,7 @@ def test_how_often_p_misleads(seeds, spread_of_seeds, share):
         one = Reached(tuple(range(seeds)), (change,), (np.arange(n),))
         drawn = resample({"change": one}, 300, draw)["change"].drawn()[:, 0]
         found.append(p_value(float(change.mean()), drawn) < 0.05)
-    assert np.mean(found) == pytest.approx(share, abs=0.04)
+    assert np.mean(found) == pytest.approx(share, abs=0.03)
 
 
 def test_holm_by_hand():

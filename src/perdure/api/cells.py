@@ -25,7 +25,7 @@ from perdure import registry
 from perdure.errors import UsageError, shorten
 from perdure.settings import Settings, from_dict, streams, toml, tuned
 
-__all__ = ["ORDERS", "PROTOCOLS", "Cell", "Plan", "shares"]
+__all__ = ["ORDERS", "PROTOCOLS", "Cell", "Plan", "fold_of", "shares"]
 
 ORDERS = ("forward", "reversed", "noisy")
 PROTOCOLS: dict[str, tuple[str, ...]] = {
@@ -119,7 +119,7 @@ class Plan:
                 tables.get("evaluate", {}).pop("metric", None)
         changes += [f"encoder.name={encoder}", f"tuning.method={method}", f"run.seed={cell.seed}"]
         if folds := self.settings.split.folds:
-            changes.append(f"split.fold={(cell.seed - 1) % folds + 1}")
+            changes.append(f"split.fold={fold_of(cell.seed, folds)}")
         changes += [f"run.store={json.dumps(str(self.out / 'store'))}", *PROTOCOLS[cell.protocol]]
         for name in [cell.encoder, *([cell.method] if cell.order != FIRST else [])]:
             changes += tuned.overrides(self.settings.compare.get(name, {}))
@@ -146,6 +146,11 @@ class Plan:
     def own(self, method: str) -> bool:
         """Whether settings of a method's own change how it learns the first task, or what it reads there."""
         return any(key.startswith(("pretrain.", "history.")) for key in self.settings.compare.get(method, {}))
+
+
+def fold_of(seed: int, folds: int) -> int:
+    """The fold that a seed tests: seed 1 the first."""
+    return (seed - 1) % folds + 1
 
 
 def settings_of(request: Mapping[str, Any]) -> Settings:

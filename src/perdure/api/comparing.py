@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.api import apart, cells, results
-from perdure.api.cells import Cell, Plan
+from perdure.api.cells import Cell, Plan, fold_of
 from perdure.api.identity import check_same, effective
 from perdure.api.learning import Recipe
 from perdure.errors import Interrupted, MachineError, PerdureError, SettingsError, UsageError, shorten
@@ -318,11 +318,20 @@ class _Work:
         write_file(out / "summary.json", render(summary))
         self._write("failed" if self.faults else "finished")
         notes = [f"{c.name}: {self._state(c)}" for c in self.cells if self._state(c) in ("cut", "missing")]
+        notes += self._folds()
         report = _report(out, notes)
         lines = [self._line(cell) for cell in self.cells]
         mine = [*self.backbones, *self.wanted]
         failed = [line for line in map(self._line, mine) if line["state"] == "failed"]
         return Comparison(str(out), report, lines, failed, groups, notes, round(time.monotonic() - began, 1))
+
+    def _folds(self) -> list[str]:
+        """What is to be known where seeds do not test each fold once."""
+        folds, seeds = self.plan.settings.split.folds, {cell.seed for cell in self.done}
+        tested = sorted(fold_of(seed, folds) for seed in seeds) if folds else []
+        if tested == list(range(1, folds + 1)):
+            return []
+        return [f"{folds} folds, of which these seeds test {', '.join(map(str, tested))}: not everyone once"]
 
 
 def _cell(line: dict[str, Any]) -> Cell:

@@ -60,7 +60,7 @@ class _Group:
     def _reached(self, users: pl.DataFrame) -> dict[str, Reached]:
         """What every method reached, user by user; nothing where a measure has no value for a single user.
 
-        A user's examples are told apart by their order, which is the same in every seed that tested the user.
+        A user's examples are told apart by their order.
         """
         if set(users["task"].unique()) != set(self.tasks):
             return {}

@@ -10,8 +10,8 @@ users, and so is every seed, but where users are cut into folds and each seed te
 
 so that both errors add up, for each task. Drawing users anew within each drawn seed would count one user tested S times
 as S users, and make intervals too narrow. With few seeds the drawn seeds vary less than new ones would (by (S - 1) / S
-in variance); with one seed an interval tells of users alone. With folds the means of seeds differ by their users, too,
-so users are counted up to (2 - 1 / S) times in variance, and intervals are rather too wide.
+in variance); with one seed an interval tells of users alone. A user's own luck in a seed is in both errors and counts
+up to (2 - 1 / S) times in variance; with folds all that users do is of this kind. Intervals are then rather too wide.
 
     interval    the middle 95 % of the resamples
     p           (1 + #{|d* - d| >= |d|}) / (B + 1): how often resamples d* of a difference d, moved to a mean of zero,

@@ -234,8 +234,9 @@ def _ranked(model, card, data, examples, split, notes, batch_size, ks, drop, sam
     per_user["auc"] = metrics.mean_per_user(auc, starts)
     if labels is not None:
         notes.append("items of a user's own input are left out of the ranking, unless they are right")
-    if beyond := [str(k) for k in ks if k >= len(card.labels)]:
-        notes.append(f"hr and recall at {', '.join(beyond)} say nothing: the task has {len(card.labels)} answers")
+    ranked = min(len(card.labels), sampled.negatives + 1) if sampled else len(card.labels)
+    if beyond := [str(k) for k in ks if k >= ranked]:
+        notes.append(f"hr and recall at {', '.join(beyond)} say nothing: {ranked} answers are ranked")
     if sampled and sampled.negatives >= len(card.labels):
         notes.append(
             f"the task has {len(card.labels)} answers: all that can be drawn are, and {sampled.negatives} cannot"

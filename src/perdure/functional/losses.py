@@ -83,7 +83,8 @@ class _Softmax(torch.autograd.Function):
                 grad_h.index_add_(0, rows, table[targets], alpha=-1 / count)
             if grad_table is not None:
                 for piece in pieces:
-                    grad_table[piece] = grad_table[piece].view(table.shape[1], -1).T.clone()  # (columns, d)
+                    turned = grad_table[piece].view(table.shape[1], piece.stop - piece.start)  # (d, columns)
+                    grad_table[piece] = turned.T.clone()
                 grad_table.index_add_(0, targets, exact[rows], alpha=-1 / count)
             if grad_bias is not None:
                 grad_bias.index_add_(0, targets, torch.full_like(positive, -1 / count))

@@ -28,6 +28,7 @@ WIDE = (
 )
 SMALLEST = 64 * 64  # numbers of a weight
 FEWEST = 1024  # rows of a layer's input: below, a call costs what the kernel saves
+ALIKE = 128  # summands up to which both libraries give the same bits, so that who else is asked moves no answer
 
 _often: ContextVar[bool] = ContextVar("often", default=False)
 
@@ -52,7 +53,8 @@ def one_shape(often: bool) -> Iterator[None]:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., i) times the transposed of (o, i), plus (o,): (..., o). By oneDNN in inference mode within `one_shape`."""
     recurs = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled() and _often.get()
-    if recurs and x.numel() >= FEWEST * x.shape[-1] and _by_onednn(x, weight):
+    fits = x.shape[-1] <= ALIKE and x.numel() >= FEWEST * x.shape[-1]
+    if recurs and fits and _by_onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 

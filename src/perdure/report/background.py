@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import polars as pl
+
 from perdure.report import details, words
 from perdure.report.compared import Compared
 from perdure.report.parts import Cell, Fold, Section, Table
@@ -74,7 +76,10 @@ def _seeds(cells: list[dict[str, Any]], encoder: str, method: str, order: str, p
 def tasks(c: Compared) -> Section | None:
     """What each task asks."""
     for group in c.groups:
-        n = {row["task"]: {"n": row["n"]} for row in group.rows.filter("final").select("task", "n").unique().to_dicts()}
+        tested = group.users.group_by("task").agg(n=pl.col("user").n_unique())  # of all seeds: folds test others each
+        if tested.is_empty():
+            tested = group.rows.filter("final").group_by("task").agg(pl.col("n").max())
+        n = {row["task"]: {"n": row["n"]} for row in tested.to_dicts()}
         c.facts.scores.update({task: one for task, one in n.items() if task not in c.facts.scores})
     told = details.tasks(c.facts)
     if told is None:

@@ -164,12 +164,12 @@ class Group:
 
     @cached_property
     def slices(self) -> pl.DataFrame:
-        """Columns method, task, slice (its place in SLICES), value (mean over users and seeds), n (users of a seed)."""
+        """Columns method, task, slice (place in SLICES), value (mean over a user's seeds, then users), n (users)."""
         history = pl.col("history")
         place = pl.sum_horizontal([(history >= low).cast(pl.Int32) for _, low, _ in SLICES]) - 1
-        each = self.users.with_columns(slice=place).group_by("method", "task", "slice", "seed")
-        seeds = each.agg(pl.col("value").mean(), n=pl.len())
-        return seeds.group_by("method", "task", "slice").agg(pl.col("value").mean(), pl.col("n").max())
+        each = self.users.with_columns(slice=place).group_by("method", "task", "slice", "user")
+        users = each.agg(pl.col("value").mean())
+        return users.group_by("method", "task", "slice").agg(pl.col("value").mean(), n=pl.len())
 
 
 @dataclass(frozen=True)

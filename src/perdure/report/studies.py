@@ -196,7 +196,7 @@ def _sliced(
     unit = "users" if len(tasks) == 1 else "pairs of user and task"
     heads = [Cell("method"), *[Cell(_events(SLICES[n][0]), f"n {users(n):,}") for n in places]]
     caption += f" ({group.sampled})" if group.sampled and len(tasks) > 1 else ""
-    return Table(caption, heads, rows, f"n: {unit}, of one seed. Colour: share of the best in its column.", "heat")
+    return Table(caption, heads, rows, f"n: {unit}. Colour: share of the best in its column.", "heat")
 
 
 def _events(name: str) -> str:

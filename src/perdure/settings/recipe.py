@@ -140,7 +140,7 @@ def from_dict(
     for text in overrides:
         key = toml.override(tables, text, faults)
         if key:
-            said[key] = text
+            said = {old: told for old, told in said.items() if not old.startswith(key + ".")} | {key: text}
             given = {old: how for old, how in given.items() if not old.startswith(key + ".")}
             given |= {key: "override"} | {f"{key}.{below}": "override" for below in _keys(toml.value(text))}
     notes = _left_behind(tables, given, parts)
