@@ -74,10 +74,8 @@ def test_a_store_that_is_none_is_named(first, tmp_path, capsys):
 
 
 def test_probe_without_a_model_says_so(recipe, capsys):
-    assert "no model is named\nexpected: a list of model folders, one or more, before the recipe" in said(
-        capsys, "probe", recipe
-    )
-    assert "no model is named" in said(capsys, "probe", recipe.parent)
+    assert "Missing argument 'MODEL'" in said(capsys, "probe", recipe)
+    assert "Missing argument 'MODEL'" in said(capsys, "probe", recipe.parent)
 
 
 def test_a_folder_that_cannot_be_made_is_told_before_anything_is_computed(first, capsys, monkeypatch):

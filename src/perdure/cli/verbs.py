@@ -320,9 +320,7 @@ def embed(
 
 @app.command(epilog="Example: perdure probe first/model first/recipe.toml --task gender --repeats 2")
 def probe(
-    models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL", help="model or run folders, one or more", default_factory=list)
-    ],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL", help="model or run folders, one or more")],
     recipe: Recipe,
     task: Annotated[str | None, typer.Option("--task", help="one task; all but next_item ones by default")] = None,
     head: Annotated[
