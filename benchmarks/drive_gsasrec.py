@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import sys
 from itertools import pairwise
 from pathlib import Path
 
 import torch
-from stopwatch import Enough, Stopwatch, asked, log_of
+from stopwatch import Stopwatch, asked, log_of, run
 
 
 class Watched:
@@ -65,12 +64,7 @@ def main() -> None:
     watch, loader = Stopwatch(args), dataset_utils.get_train_dataloader
     dataset_utils.get_train_dataloader = lambda *a, **k: Watched(loader(*a, **k), watch, n_items + 1)
     sys.argv = ["train_gsasrec.py", "--config", str(args.log / "gsasrec_settings.py")]
-    told, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115
-    try:
-        runpy.run_path(str(checkout / "train_gsasrec.py"), run_name="__main__")
-    except Enough:
-        sys.stdout = told
-        watch.tell()
+    run(checkout / "train_gsasrec.py", watch)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import runpy
 import sys
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from stopwatch import Enough, Stopwatch, asked, log_of
+from stopwatch import Stopwatch, asked, log_of, run
 
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -58,12 +57,7 @@ def main() -> None:
     sys.argv += ["--batch_size", str(args.batch), "--maxlen", str(args.length), "--hidden_units", str(args.width)]
     sys.argv += ["--num_heads", str(args.heads), "--dropout_rate", str(args.dropout)]
     utils.evaluate = utils.evaluate_valid = lambda *_: (0.0, 0.0)
-    told, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115
-    try:
-        runpy.run_path(str(checkout / "main.py"), run_name="__main__")
-    except Enough:
-        sys.stdout = told
-        watch.tell()
+    run(checkout / "main.py", watch)
 
 
 if __name__ == "__main__":

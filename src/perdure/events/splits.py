@@ -68,10 +68,10 @@ class Split:
         if not 1 <= self.fold <= max(self.folds, 1):
             expected = f"1 to {self.folds}" if self.folds else "1 where there are no folds"
             raise SettingsError(f"fold = {self.fold!r}", expected=expected, where="[split], key fold")
-        held = self.valid + (1 / self.folds if self.folds else self.test)
-        if held >= 1:
+        if self.valid + self.tested >= 1:
+            tested = f"1 / {self.folds} (one of the folds)" if self.folds else "test"
             raise SettingsError(
-                f"valid + {f'1 / {self.folds} (one of the folds)' if self.folds else 'test'} = {held:g}",
+                f"valid + {tested} = {self.valid + self.tested:g}",
                 expected="less than 1: some users must train",
                 where="[split]",
             )
@@ -91,6 +91,11 @@ class Split:
                     expected="valid_from < test_from",
                     where="[split]",
                 )
+
+    @property
+    def tested(self) -> float:
+        """Share of the users that is test."""
+        return 1 / self.folds if self.folds else self.test
 
     @property
     def cuts(self) -> tuple[int, int]:
@@ -130,10 +135,11 @@ def partition(n: int, split: Split, task: str = "") -> np.ndarray:
     """
     own = [zlib.crc32(task.encode())] if task else []
     order = np.random.default_rng([split.seed, *own] if own else split.seed).permutation(n)
-    shares, counts = (split.valid, split.test), [round(split.valid * n), round(split.test * n)]
+    shares = (split.valid, split.tested)
+    counts = [round(share * n) for share in shares]
     if split.folds:
-        begin, end = ((split.fold - 1) * n // split.folds, split.fold * n // split.folds)
-        order, shares, counts[1] = np.roll(order, -begin), (split.valid, 1 / split.folds), end - begin
+        begin, end = (split.fold - 1) * n // split.folds, split.fold * n // split.folds
+        order, counts[1] = np.roll(order, -begin), end - begin
     if n >= 3:
         counts = [max(c, 1) if share else 0 for c, share in zip(counts, shares, strict=True)]
     n_valid, n_test = counts
