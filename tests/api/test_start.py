@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from cli.small import make
+from model import crafted
 
 import perdure
 from perdure import registry
@@ -92,3 +95,15 @@ def test_a_first_task_with_parts_is_taken_over_by_its_own_objective_only(tmp_pat
     assert taken.matrix[0] == run.matrix[0]
     with pytest.raises(SettingsError, match="was learned by"):
         perdure.learn(recipe, tmp_path / "no", overrides=[ours[0], f"pretrain.model={run.model}"])
+
+
+def test_a_model_from_before_an_option_of_its_encoder_is_taken_over(tmp_path):
+    """What its folder does not tell has its default; what it tells must be as here."""
+    recipe = make(tmp_path, ("watch", "gender"))
+    run = perdure.learn(recipe, tmp_path / "run", overrides=["tuning.method=frozen"])
+    crafted.edit(Path(run.model), lambda manifest: manifest["spec"]["encoder"].pop("positions"))
+    options = ["tuning.method=frozen", f"pretrain.model={run.model}"]
+    assert perdure.learn(recipe, tmp_path / "taken", overrides=options).matrix[0] == run.matrix[0]
+    with pytest.raises(SettingsError, match=r"its encoder is .*'positions': 'first'") as fault:
+        perdure.learn(recipe, tmp_path / "no", overrides=[*options, "encoder.positions=last"])
+    assert fault.value.where

@@ -7,10 +7,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
+from perdure import registry
 from perdure.api import asking, plan
 from perdure.errors import ModelError, SettingsError, shorten
 from perdure.events.examples import TaskData
@@ -18,6 +20,7 @@ from perdure.events.marks import Marks
 from perdure.events.sequences import Events
 from perdure.model.user_model import UserModel
 from perdure.settings import Settings
+from perdure.settings.schema import schema_of
 
 __all__ = ["begin"]
 
@@ -100,6 +103,12 @@ def _shapes(layer: nn.Module | None) -> dict[str, tuple[int, ...]] | None:
     return None if layer is None else {name: tuple(tensor.shape) for name, tensor in layer.state_dict().items()}
 
 
+def _whole(encoder: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an encoder, with the defaults of those that are newer than its folder."""
+    fields = schema_of(registry.find("encoders", encoder["name"])).model_fields
+    return {"name": encoder["name"], **{name: field.default for name, field in fields.items()}, **encoder}
+
+
 def _take_over(model: UserModel, settings: Settings, events: Events) -> None:
     """The first task as another model learned it, and the backbone it was learned with."""
     where, folder = "pretrain.model", str(settings.pretrain.model)
@@ -108,8 +117,8 @@ def _take_over(model: UserModel, settings: Settings, events: Events) -> None:
     if first is None or first != settings.tasks[0].name:
         raise SettingsError(f"{where}: its first task is {first}", expected=settings.tasks[0].name, where=settings.file)
     wanted = json.loads(json.dumps(settings.encoder.spec()))  # as model.json would hold it
-    if found.spec["encoder"] != wanted:
-        raise SettingsError(f"{where}: its encoder is {found.spec['encoder']}", expected=f"{wanted}")
+    if (encoder := _whole(found.spec["encoder"])) != wanted:
+        raise SettingsError(f"{where}: its encoder is {encoder}", expected=f"{wanted}", where=settings.file)
     if len(found.tasks) > 1 and not found.method.keeps:
         raise SettingsError(
             f"{where}: {found.spec['method']['name']} has moved its backbone since the first task",
