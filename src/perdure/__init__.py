@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         probe,
         quickstart,
         recommend,
+        search,
         show,
     )
     from perdure.api import report as write_report
@@ -45,7 +46,7 @@ _WHERE = {
     **dict.fromkeys(
         [
             "check", "compare", "doctor", "embed", "evaluate", "learn", "list_", "prepare", "probe", "quickstart",
-            "recommend", "show",
+            "recommend", "search", "show",
         ],
         ("perdure.api", ""),
     ),
@@ -83,6 +84,7 @@ __all__ = [
     "probe",
     "quickstart",
     "recommend",
+    "search",
     "show",
     "write_report",
 ]

@@ -5,43 +5,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from api.near import Near
 from cli.small import make
 
 import perdure
-from perdure.api import apart, work
+from perdure.api import apart
 from perdure.errors import DataError, Interrupted, NonFiniteError, SettingsError, UsageError
 from perdure.evaluation import leakage
 from perdure.evaluation.leakage import Finding
 
 KEY = ["encoder", "method", "order", "protocol", "seed"]
 COST = ["seconds", "peak_rss"]  # what a repetition may change
-
-
-class Near:
-    """`apart.ask` in this process.
-
-    Attributes:
-        asked: folders of the cells learned. before: called with each of them first.
-    """
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.before: Callable[[str], None] = lambda folder: None
-
-    def __call__(self, verb: str, request: Any, signals: Any, show: Any = None) -> Any:
-        request = json.loads(json.dumps(request))
-        if verb == "learn":
-            folder = request["out"].split("/out/")[1]
-            self.asked.append(folder)
-            self.before(folder)
-        return json.loads(json.dumps(getattr(work, verb)(request, show)))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 quickstart                    a synthetic world, six tasks, a report: the whole library in minutes
 check  prepare  learn         from a recipe to a store, and to a model that learned all its tasks
 compare                       every method, encoder, seed and order on one recipe
+search                        as many settings tried with every method, the best told
 evaluate  recommend  embed    what a model folder can say
 probe                         what frozen user vectors of models tell, side by side
 show  report  list_  doctor   what stands in a folder, what exists, what this machine has
@@ -16,6 +17,7 @@ from perdure.api.comparing import Comparison, compare
 from perdure.api.learning import Check, Run, Store, check, learn, prepare, report
 from perdure.api.machine import doctor, list_
 from perdure.api.probing import Probe, probe
+from perdure.api.searching import Search, Try, search
 from perdure.api.showing import show
 
 __all__ = [
@@ -23,7 +25,9 @@ __all__ = [
     "Comparison",
     "Probe",
     "Run",
+    "Search",
     "Store",
+    "Try",
     "check",
     "compare",
     "doctor",
@@ -36,5 +40,6 @@ __all__ = [
     "quickstart",
     "recommend",
     "report",
+    "search",
     "show",
 ]

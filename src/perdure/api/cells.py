@@ -35,6 +35,7 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {
 }
 FIRST = "first"  # the order of a backbone: the first task alone
 BASE = "frozen"  # the method of a backbone; on the first task it is like every other
+OWN = ("compare", "search")  # sections that are no part of a run
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Plan:
 
     Attributes:
         settings: of the recipe as it is.
-        tables: the recipe without [compare]. overrides: with tasks by name.
+        tables: the recipe without the sections of OWN. overrides: with tasks by name, without those of OWN.
         out: the comparison's folder, absolute.
     """
 
@@ -95,9 +96,10 @@ class Plan:
         else:
             raw, folder, file = toml.read(Path(recipe)), Path(recipe).resolve().parent, str(recipe)
         settings = from_dict(raw, overrides, parts=registry, folder=folder, file=file)
-        raw.pop("compare", None)
+        for section in OWN:
+            raw.pop(section, None)
         names = [task.name for task in settings.tasks]
-        kept = [_by_name(text, names) for text in overrides if not text.startswith("compare.")]
+        kept = [_by_name(text, names) for text in overrides if text.partition(".")[0].strip() not in OWN]
         return cls(settings, raw, tuple(kept), out.absolute())
 
     def request(self, cell: Cell, *, shared: bool) -> dict[str, Any]:

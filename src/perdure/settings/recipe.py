@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from perdure.errors import SettingsError, shorten
 from perdure.events.data_settings import DataSettings
 from perdure.events.examples import History, Task
 from perdure.events.splits import Split
-from perdure.settings import toml, tuned
+from perdure.settings import search, toml, tuned
 from perdure.settings.faults import Fault, SettingsFaults, nearest, of_model
 from perdure.settings.meant import mend
 from perdure.settings.schema import model_of, schema_of
@@ -39,7 +40,7 @@ __all__ = ["SECTIONS", "Settings", "from_dict", "load"]
 
 SECTIONS = [
     "data", "history", "split", "profile", "input", "encoder", "objective", "pretrain", "tuning", "train", "evaluate",
-    "run", "tasks", "compare",
+    "run", "tasks", "compare", "search",
 ]  # fmt: skip
 VARIABLE = "PERDURE_DATA"
 DEFAULTS = {"objective": "next_item"}
@@ -54,6 +55,7 @@ class Settings:
         data: with resolved paths; `as_dict` gives them as written.
         pretrain, task_train: only what differs from `train`; ask `train_for`.
         compare: method or encoder -> dotted key -> value, tuned for it; read by `compare` alone, so no part of a run.
+        search: method, or search.EVERY -> dotted key -> values to try; read by `search` alone.
         origin: dotted key -> "default", "recipe" or "override".
         folder: what relative paths were resolved against.
         file: the recipe, or "" where settings came from Python.
@@ -75,6 +77,7 @@ class Settings:
     tasks: tuple[Task, ...]
     task_train: tuple[TrainSettings, ...]
     compare: dict[str, dict[str, Any]] = field(default_factory=dict)
+    search: dict[str, dict[str, Any]] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
     folder: Path = Path()
     file: str = ""
@@ -145,20 +148,21 @@ def from_dict(
             given |= {key: "override"} | {f"{key}.{below}": "override" for below in _keys(toml.value(text))}
     notes = _left_behind(tables, given, parts)
     folder = folder or Path.cwd()
-    compare = tables.pop("compare", {})
+    compare, tried = tables.pop("compare", {}), tables.pop("search", {})
     settings = _build(tables, wrong := [], parts, folder, file, expand)
     if mend(tables, wrong, said):
         settings = _build(tables, wrong := [], parts, folder, file, expand)
     faults += wrong
     if settings is not None and not faults:
+        again = partial(from_dict, parts=parts, folder=folder, expand=False)
         faults += contradictions(settings, parts)
-        faults += tuned.faults(
-            compare, tables, parts, lambda *given: from_dict(*given, parts=parts, folder=folder, expand=False)
-        )
+        faults += (wrong := list(tuned.faults(compare, tables, parts, again)))
+        faults += [] if wrong else search.faults(tried, compare, tables, parts, again)
     if faults or settings is None:
         raise SettingsFaults([replace(fault, where=_where(fault.key, said, file)) for fault in faults], file)
     settings.origin.update(_origins(settings.written, given))
-    return replace(settings, notes=(*notes, *_not_fitting(settings)), compare=tuned.flat(compare))
+    notes = (*notes, *_not_fitting(settings))
+    return replace(settings, notes=notes, compare=tuned.flat(compare), search=search.flat(tried))
 
 
 def _where(key: str, said: Mapping[str, str], file: str) -> str:
