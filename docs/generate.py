@@ -195,6 +195,11 @@ What was tuned for one method or encoder, read by `perdure compare` alone (see [
 `train`, `pretrain` and `tasks.<task>.train`, of a method those of `tuning`, of an encoder those of `encoder` and
 `objective`, written in full, such as `"train.learning_rate" = 3e-3`.
 
+## [search] and [search.<method>]
+
+What `perdure search` tries, read by nothing else (see [equal search budgets](compare.md#equal-search-budgets)): a list
+of values for a key of `train` or `tasks.<task>.train`, and under a method for any key that [compare.<method>] may have.
+
 """
     text += section(
         "[[tasks]]",

@@ -27,6 +27,7 @@ LINES = 6
 AGAIN = {  # what to do after a command was stopped
     "learn": "continue with --resume auto",
     "compare": "run the same command again: it goes on",
+    "search": "run the same command again: it goes on",
     "quickstart": "begin again in a new folder",
 }
 

@@ -260,37 +260,6 @@ def learn(console: Console, told: Told) -> None:
     notes(console, told["notes"])
 
 
-def compare(console: Console, told: Told) -> None:
-    """For each encoder, order and protocol what every method reached, and what it cost."""
-    for group in told["summary"]:
-        seeds = ", ".join(map(str, group["seeds"]))
-        title = f"{group['encoder']}, {group['order']}, {group['protocol']}; seeds {seeds}; intervals of 95 %"
-        tasks = group["tasks"] if len(group["tasks"]) <= MOST_TASKS else []
-        methods = sorted(group["methods"].items(), key=lambda entry: -entry[1]["average"]["mean"])
-        heads = ["method", *[f"{task}\n{group['metrics'][task]}" for task in tasks], "average", "gain", "p"]
-        lines = []
-        for name, one in methods:
-            reached = [one["tasks"][task]["mean"] for task in tasks]
-            lines.append([name, *reached, around(one["average"]), around(one["gain"]), one["p_holm"]])
-        rows(console, heads, lines, title)
-        heads = ["", "forgetting", "backward", "forward", "trainable", "KiB", "s", "MiB", "keeps"]
-        costs = []
-        for name, one in methods:
-            moved = [one[key]["mean"] for key in ("forgetting", "backward_transfer", "forward_transfer")]
-            cost = [None if one[key] is None else round(one[key] / unit) for key, unit in COSTS]
-            costs.append([name, *moved, *cost, one["keeps"]])
-        rows(console, heads, costs)
-        console.print()
-    for line in told["failed"]:
-        console.print(f"failed: {cell(line['folder'])}: {cell(line['fault'])}")
-    pairs(console, {key: told[key] for key in ("folder", "report", "seconds")})
-    notes(console, told["notes"])
-
-
-MOST_TASKS = 8  # of a table; more stand in the report
-COSTS = (("trainable", 1), ("bytes", 2**10), ("seconds", 1), ("peak_rss", 2**20))
-
-
 def around(value: Told | None) -> str | None:
     """A mean and its interval."""
     if value is None or value["mean"] is None:

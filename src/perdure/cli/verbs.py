@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from perdure.cli.options import AllowLeaks, Changes, Json, Model, OnTop, Part, Recipe, Resume, Seen, Store, told_version
 
 __all__ = ["app"]
 
@@ -21,52 +22,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="a TOML file, see docs/settings.md")]
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="a model folder, or the run folder that holds it")]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("-s", "--set", metavar="KEY=VALUE", help="one setting, such as train.epochs=3; may be repeated"),
-]
-Store = Annotated[Path | None, typer.Option("--store", help="the prepared log, where it is not beside the model")]
-Json = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
-
-
-class Resume(StrEnum):
-    """Values of --resume."""
-
-    never, auto, must = "never", "auto", "must"
-
-
-class Part(StrEnum):
-    """Values of --split."""
-
-    valid, test = "valid", "test"
-
-
-class OnTop(StrEnum):
-    """Values of --head."""
-
-    linear, mlp = "linear", "mlp"
-
-
-class Seen(StrEnum):
-    """Values of --seen."""
-
-    drop, keep = "drop", "keep"
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        from perdure import __version__
-
-        typer.echo(f"perdure {__version__}")
-        raise typer.Exit
-
 
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+        bool, typer.Option("--version", callback=told_version, is_eager=True, help="print the version")
     ] = False,
     trace: Annotated[bool, typer.Option("--trace", help="print the traceback of an error; may stand anywhere")] = False,
 ) -> None:
@@ -172,7 +132,7 @@ def compare(
         str | None,
         typer.Option("--against", help="set each method against this one, not against the best of the others"),
     ] = None,
-    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="go on where the audit finds a leak")] = False,
+    allow_leaks: AllowLeaks = False,
     json: Json = False,
 ) -> None:
     """Compare methods on the tasks of a recipe.
@@ -182,7 +142,7 @@ def compare(
     What is shared and how p is found: docs/compare.md.
     """
     from perdure import api
-    from perdure.cli import show
+    from perdure.cli import compared, show
 
     with show.progress() as display:
         done = api.compare(
@@ -198,7 +158,46 @@ def compare(
             allow_leaks=allow_leaks,
             show=display,
         )
-    show.result(dataclasses.asdict(done), json, show.compare)
+    show.result(dataclasses.asdict(done), json, compared.compare)
+    if done.failed:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: perdure search first/recipe.toml --out best -s search.train.learning_rate=[1e-3,3e-3]")
+def search(
+    recipe: Recipe,
+    out: Annotated[Path, typer.Option("--out", help="the search's folder: new or empty, or to be gone on with")],
+    methods: Annotated[
+        str | None, typer.Option("--methods", help="with commas between, such as pcl,lora; the recipe's by default")
+    ] = None,
+    tries: Annotated[
+        int | None, typer.Option("--tries", min=2, help="with each method; by default as many as all have choices for")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="of all tries; the recipe's by default")] = None,
+    changes: Changes = None,
+    allow_leaks: AllowLeaks = False,
+    json: Json = False,
+) -> None:
+    """Try settings with each method, as many with each.
+
+    What is tried stands in the recipe's [search]; the best of each method, by the validation users, is written as
+    [compare.<method>] sections to put into the recipe. Run again, it does what is missing: docs/compare.md.
+    """
+    from perdure import api
+    from perdure.cli import compared, show
+
+    with show.progress() as display:
+        done = api.search(
+            recipe,
+            out,
+            methods=show.names(methods),
+            tries=tries,
+            seed=seed,
+            overrides=changes or (),
+            allow_leaks=allow_leaks,
+            show=display,
+        )
+    show.result(dataclasses.asdict(done), json, compared.search)
     if done.failed:
         raise typer.Exit(1)
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from perdure.errors import shorten
 from perdure.settings import tuned
@@ -44,8 +45,8 @@ def choices(search: Mapping[str, Mapping[str, Any]], method: str, seed: int) -> 
     """
     lists = {**search.get(EVERY, {}), **search.get(method, {})}
     told = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())] if lists else []
-    random.Random(f"{seed} {method}").shuffle(told)
-    return told
+    order = np.random.default_rng([seed, *method.encode()]).permutation(len(told))
+    return [told[at] for at in order]
 
 
 def faults(

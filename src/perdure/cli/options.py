@@ -1,0 +1,56 @@
+"""Arguments and options that several verbs share, and the words that some of them take."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "AllowLeaks", "Changes", "Json", "Model", "OnTop", "Part", "Recipe", "Resume", "Seen", "Store", "told_version",
+]  # fmt: skip
+
+Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="a TOML file, see docs/settings.md")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="a model folder, or the run folder that holds it")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("-s", "--set", metavar="KEY=VALUE", help="one setting, such as train.epochs=3; may be repeated"),
+]
+Store = Annotated[Path | None, typer.Option("--store", help="the prepared log, where it is not beside the model")]
+AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="go on where the audit finds a leak")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
+
+
+class Resume(StrEnum):
+    """Values of --resume."""
+
+    never, auto, must = "never", "auto", "must"
+
+
+class Part(StrEnum):
+    """Values of --split."""
+
+    valid, test = "valid", "test"
+
+
+class OnTop(StrEnum):
+    """Values of --head."""
+
+    linear, mlp = "linear", "mlp"
+
+
+class Seen(StrEnum):
+    """Values of --seen."""
+
+    drop, keep = "drop", "keep"
+
+
+def told_version(asked: bool) -> None:
+    """--version"""
+    if asked:
+        from perdure import __version__
+
+        typer.echo(f"perdure {__version__}")
+        raise typer.Exit
