@@ -196,6 +196,19 @@ def test_the_mean_of_all_states_may_be_read(encoder):
         torch.testing.assert_close(model.represent(data, "buy"), slow)
 
 
+@pytest.mark.parametrize("readout", ["attention", "anchors", "cls"])
+def test_a_readout_with_weights_is_a_block(readout):
+    views = {"name": "clue_seq", "views": "crop"}
+    model = members.new_model("sasrec", "uaf", encoder={"readout": readout}, objective=views, choice="soft")
+    members.learn(model, "watch", "next_item")
+    members.learn(model, "buy", "item")
+    data = members.batch(6)
+    with torch.no_grad():
+        together = model.represent(data, "buy")  # (B, d)
+        alone = [model.represent(data.of(torch.tensor([b])), "buy") for b in range(len(data))]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
 @pytest.mark.parametrize("encoder", members.ENCODERS)
 def test_a_task_stores_a_copy_of_all_blocks_and_its_policy(encoder):
     model = one_more(encoder)

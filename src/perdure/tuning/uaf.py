@@ -107,7 +107,7 @@ class Door:
             self.logits = self.routes.policy(y, self.batch.lengths).float()  # (B, L, 2)
             self.a = self.decide(self.logits)  # (B, L)
             return y
-        a = self.a[:, self.routes.place[site], None, None]  # (B, 1, 1)
+        a = self.a[:, self.routes.place[site]].view(-1, *[1] * (y.dim() - 1))  # (B, 1, 1), of a pooling (B, 1)
         return torch.lerp(y, self.routes.copies[site](x, *context), a.to(y.dtype))
 
 
