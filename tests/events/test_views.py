@@ -69,6 +69,12 @@ def test_every_place_of_a_crop_and_every_order_is_as_likely():
     assert len(counts) == 6 and bool((counts > 850).all())
 
 
+def test_two_events_change_places_every_second_time():
+    two = Batch(torch.tensor([[2, 3]]).expand(40000, 2), torch.full((40000,), 2))
+    share = (views.reorder(two, 1.0, rng(0)).items[:, 0] == 3).float().mean()
+    assert abs(float(share) - 0.5) < 0.01  # four standard errors
+
+
 def test_halves_share_no_event():
     odd, even = views.halves(histories())
     assert rows(odd)[0] == [2, 4, 6, 8, 10] and rows(even)[0] == [3, 5, 7, 9, 11]

@@ -50,8 +50,8 @@ def reorder(batch: Batch, share: float, rng: torch.Generator) -> Batch:
     place = torch.arange(t, device=n.device).expand(len(n), t)  # (B, T)
     inside = (place >= begin) & (place < begin + moved[:, None])  # (B, T)
     keys = torch.where(inside, begin + _rand(batch.items.shape, batch, rng) * moved[:, None], place)  # (B, T)
-    keys = torch.where(inside, keys.clamp(max=(begin + moved[:, None]) - 0.5), keys.double())  # before what follows
-    return replace(_picked(batch, keys.argsort(dim=1, stable=True), n), times=batch.times)
+    order = keys.argsort(dim=1, stable=True)  # (B, T); stable: before what follows, should a lot round up to its key
+    return replace(_picked(batch, order, n), times=batch.times)
 
 
 def only(batch: Batch, where: Tensor) -> Batch:
