@@ -117,6 +117,18 @@ def test_the_temperature_is_learned_unless_told_otherwise():
     assert learner.parts.log_tau.grad is None and not learner.parts.log_tau.requires_grad
 
 
+def test_a_temperature_at_its_least_may_rise_again():
+    learner, objective = told(encoder())
+    with torch.no_grad():
+        learner.parts.log_tau.fill_(-9.0)
+    steps = torch.optim.SGD([learner.parts.log_tau], lr=0.1)
+    loss = objective.loss(learner, world(0), rng())  # of vectors that tell nothing: a larger one is better
+    loss.backward()
+    assert learner.parts.log_tau.item() == pytest.approx(math.log(0.01)) and learner.parts.log_tau.grad < 0
+    steps.step()
+    assert learner.parts.tau.item() > 0.0101
+
+
 def test_no_two_services_no_loss():
     learner, objective = told(encoder())
     loss = objective.loss(learner, histories().of(torch.tensor([2, 3])), rng())

@@ -73,8 +73,9 @@ class ServiceParts(nn.Module):
 
     @property
     def tau(self) -> Tensor:
-        """Scalar, LEAST or more."""
-        return self.log_tau.exp().clamp(min=LEAST)
+        """Scalar, LEAST or more; at LEAST it has a gradient, too, by which it rises again."""
+        missing = (math.log(LEAST) - self.log_tau.detach()).clamp(min=0)  # ()
+        return (self.log_tau + missing).exp()
 
 
 class ClueService(Objective):
@@ -132,7 +133,11 @@ class ClueService(Objective):
 
     def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
         """Scalar: the mean of both directions over the users of all processes; 0 where there are no two."""
-        tau = self._parts(learner).tau if self.learn_tau else self.tau
+        tau: Tensor | float = self.tau
+        if self.learn_tau:
+            parts = self._parts(learner)
+            parts.log_tau.data.clamp_(min=math.log(LEAST))  # after each step, that is before the next
+            tau = parts.tau
         first, second, two = self.pair(learner, batch, rng)
         two = two | (batch.lengths > 1) if self.alone == "windows" else two  # (B,)
         kept = two.nonzero().squeeze(1)  # (R,)
