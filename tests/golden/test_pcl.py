@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from contracts import members
 from torch import Tensor
 
 from perdure.events.batch import Batch
@@ -38,6 +39,26 @@ def test_a_prompt_is_added_to_the_last_t_events_and_to_no_padding():
     x = prompted("add")
     assert x[0].tolist() == [[1, 1], [11, 21], [31, 41], [51, 61]]
     assert x[1].tolist() == [[51, 61], [1, 1], [1, 1], [1, 1]]  # one event: the last row
+
+
+def test_where_bags_are_read_their_last_entries_have_the_prompt():
+    """One item, twelve times, in one bag: one entry."""
+    model = members.new_model("smen", "pcl", encoder={"scales": [1]}, length=3, init_std=1.0)
+    members.learn(model, "watch", "next_item")
+    members.learn(model, "buy", "item")
+    prompt, seen = model.overlays["buy"], []
+    data = Batch(torch.full((1, 12), 5), torch.tensor([12]))
+
+    def via(site, layer, x, *context):
+        y = prompt.via(data)(site, layer, x, *context)
+        if site == "input":
+            seen.append(y - layer(x, *context))  # (1, 1, d)
+        return y
+
+    with torch.no_grad():
+        model.backbone.vector(data, via)
+        assert not torch.allclose(model.represent(data), model.represent(data, "buy"))
+    torch.testing.assert_close(seen[0], prompt.prompt[None, -1:])
 
 
 def test_how_the_context_enters():

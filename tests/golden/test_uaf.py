@@ -69,7 +69,7 @@ def test_a_block_is_the_backbones_the_copy_or_between():
     overlay.policy = Says(torch.tensor([[[-99.0, 0.0], [99.0, 0.0]], [[math.log(1 / 3), 9.0], [0.0, 0.0]]]))
     door = overlay.via(Batch(torch.ones(2, 1, dtype=torch.long), torch.tensor([1, 1])))
     x = torch.ones(2, 1, 1)
-    door("input", Times(1), x)
+    door("input", Times(1), torch.ones(2, 1))
     torch.testing.assert_close(door.a, torch.tensor([[0.0, 1.0], [0.25, 0.5]]))
     assert door("one/a", sites["one/a"], x).flatten().tolist() == [2.0, 2.0 + 0.25 * 3.0]
     assert door("two/a", sites["two/a"], x).flatten().tolist() == [7.0, 5.0]
@@ -180,6 +180,18 @@ def test_the_policy_reads_events_only():
         torch.testing.assert_close(overlay.policy(x[1:2, :2], lengths[1:2]), logits[1:2])
         torch.testing.assert_close(logits[2], overlay.policy.out.bias.view(-1, 2))  # of nothing, the bias alone
     assert not torch.allclose(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("items", [[5] * 12, [5, 6, 7, 5, 6, 7, 8, 9, 8, 9, 8, 9], [3]])
+def test_where_bags_are_read_the_policy_reads_all_their_entries(items):
+    model = one_more("smen", "soft")
+    overlay, data = model.overlays["buy"], Batch(torch.tensor([items]), torch.tensor([len(items)]))
+    bags = model.backbone.bags(data)  # of one user: none of the entries is padding
+    door = overlay.via(data)
+    with torch.no_grad():
+        x = model.backbone.sites()["input"](bags.interests)
+        door("input", model.backbone.sites()["input"], bags.interests)
+        torch.testing.assert_close(door.logits, overlay.policy(x, torch.tensor([x.shape[1]])))
 
 
 def test_means_by_hand():

@@ -29,6 +29,7 @@ __all__ = [
     "all_weights",
     "answered",
     "divided",
+    "entries",
     "factors",
     "histories",
     "latest",
@@ -145,6 +146,12 @@ class LabelVectors(nn.Module):
     def forward(self, item_table: Tensor) -> Tensor:
         """(N + 2, d) -> (Y, d)"""
         return item_table[self.rows] if self.own is None else self.own
+
+
+def entries(rows: Tensor) -> Tensor:
+    """(B,) how many of the rows (B, T) that the site "input" reads are no padding, which stands behind them: events, or
+    what an encoder reads in their place."""
+    return (torch.arange(1, rows.shape[1] + 1, device=rows.device) * (rows != 0)).amax(1)  # (B,)
 
 
 def latest(batch: Batch, n: int) -> Tensor:

@@ -24,8 +24,9 @@ addition at inference, and later tasks cannot move it.
 Differs: the paper gives neither numbers nor code; t, H, the values and where the context enters are options here. Texts
 are encoded by hashed words and a fixed random projection instead of a sentence transformer (no download). The attention
 belongs to each task alone and is gone once it has collapsed, or is shared but for W_o (`attention`). Prompts stand on
-real events only: a user with m < t events gets the last m rows of p^_k. The context starts at zero (W_o = 0), so a new
-task begins as the frozen backbone exactly; so does p_k unless `init_std` > 0.
+real events only: a user with m < t events gets the last m rows of p^_k. Where an encoder reads no events but entries of
+bags (`smen`), the last t of those have them. The context starts at zero (W_o = 0), so a new task begins as the frozen
+backbone exactly; so does p_k unless `init_std` > 0.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from perdure.errors import SettingsError
 from perdure.events.batch import Batch
 from perdure.functional.text import hashed_words
 from perdure.tuning.base import Method, Overlay, own_unless_first
+from perdure.tuning.parts import entries
 
 if TYPE_CHECKING:
     from perdure.model.user_model import TaskCard, UserModel
@@ -134,7 +136,7 @@ class Prompt(Overlay):
         return self.position * (1 + c) if self.how == "gate" else self.position + c  # (t, d)
 
     def via(self, batch: Batch) -> Via:
-        """Adds row t - 1 - r of p^_k to the event r places before the user's last; other sites are untouched."""
+        """Adds row t - 1 - r of p^_k to what is read r places before the user's last; other sites are untouched."""
         p = self.combined()  # (t, d) or (1 + t, d)
         token, p = (p[:1], p[1:]) if self.how == "prefix" else (None, p)
 
@@ -142,7 +144,7 @@ class Prompt(Overlay):
             y = layer(x, *context)
             if site != "input":
                 return y
-            row = torch.arange(y.shape[1], device=y.device) - batch.lengths[:, None] + len(p)  # (B, T)
+            row = torch.arange(y.shape[1], device=y.device) - entries(x)[:, None] + len(p)  # (B, T)
             inside = (row >= 0) & (row < len(p))  # (B, T)
             y = y + F.embedding(
                 torch.where(inside, row + 1, 0), F.pad(p, (0, 0, 1, 0))

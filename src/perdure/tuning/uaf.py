@@ -56,6 +56,7 @@ from perdure.functional.gates import straight_through_step
 from perdure.functional.losses import pair_scores
 from perdure.model.heads import LabelsHead
 from perdure.tuning.base import Method, Overlay, own_unless_first
+from perdure.tuning.parts import entries
 
 if TYPE_CHECKING:
     from perdure.model.user_model import TaskCard, UserModel
@@ -97,14 +98,14 @@ class Door:
     logits: Tensor
     a: Tensor
 
-    def __init__(self, routes: Routes, batch: Batch, decide: Decide) -> None:
-        self.routes, self.batch, self.decide = routes, batch, decide
+    def __init__(self, routes: Routes, decide: Decide) -> None:
+        self.routes, self.decide = routes, decide
 
     def __call__(self, site: str, layer: nn.Module, x: Tensor, *context: Tensor) -> Tensor:
         """y + a (y' - y), of the layer's shape."""
         y = layer(x, *context)
         if site not in self.routes.copies:  # the input, which comes first
-            self.logits = self.routes.policy(y, self.batch.lengths).float()  # (B, L, 2)
+            self.logits = self.routes.policy(y, entries(x)).float()  # (B, L, 2)
             self.a = self.decide(self.logits)  # (B, L)
             return y
         a = self.a[:, self.routes.place[site]].view(-1, *[1] * (y.dim() - 1))  # (B, 1, 1), of a pooling (B, 1)
@@ -132,7 +133,7 @@ class Routes(Overlay):
 
     def via(self, batch: Batch) -> Via:
         """The door of these users, without chance."""
-        return Door(self, batch, self.decide)
+        return Door(self, self.decide)
 
     def vector(self, backbone: Encoder, batch: Batch) -> Tensor:
         """(B, d), without chance."""
@@ -141,10 +142,10 @@ class Routes(Overlay):
     def read(self, backbone: Encoder, batch: Batch, decide: Decide) -> tuple[Tensor, Door]:
         """User vectors (B, d), and the door with what was decided."""
         if self.readout == "mean":
-            door = Door(self, batch, decide)
+            door = Door(self, decide)
             return mean_of_events(backbone(batch, door), batch.lengths), door
         asked = backbone.question(batch)
-        door = Door(self, asked, decide)
+        door = Door(self, decide)
         return backbone.vector(asked, door), door
 
     def decide(self, logits: Tensor) -> Tensor:
