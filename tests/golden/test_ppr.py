@@ -10,6 +10,7 @@ import torch
 from contracts import members
 from torch.nn import functional as F
 
+from perdure.encoders.base import MASK
 from perdure.errors import UsageError
 from perdure.events.ids import Ids
 from perdure.events.profiles import Fields
@@ -119,6 +120,17 @@ def test_masks_of_the_contrastive_loss_come_from_its_generator():
     model, batch = learned()
     losses = [model.method.contrasted(model, "buy", batch, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
     assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
+
+
+def test_the_event_that_asks_is_in_every_view():
+    model = members.new_model("bert4rec", "ppr")
+    members.learn(model, "watch", "next_item")
+    members.learn(model, "buy", "item")
+    asked, overlay = model.backbone.question(members.batch(3)), model.overlays["buy"]
+    door = overlay.door(overlay.profile(asked), False, lambda shape: torch.zeros(shape, dtype=torch.bool))
+    with torch.no_grad():
+        y = door("input", model.backbone.sites()["input"], asked.items)[:, 1:]  # (B, T, d), the token in front cut off
+    assert torch.equal(y.any(-1), asked.items == MASK)
 
 
 def test_without_tokens_nothing_of_the_profile_is_in_a_view():

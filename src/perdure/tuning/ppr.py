@@ -40,7 +40,7 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
-from perdure.encoders.base import Encoder, Via
+from perdure.encoders.base import MASK, Encoder, Via
 from perdure.events.batch import Batch
 from perdure.functional.contrastive import info_nce
 from perdure.tuning.base import Method, Overlay, everything, own_unless_first
@@ -121,7 +121,8 @@ class Personal(Overlay):
         def via(site: str, layer: nn.Module, x: Tensor, *context: Tensor) -> Tensor:
             y = layer(x, *context)  # (B, T, d)
             if site == "input":
-                y = y if kept is None else y * kept(y.shape[:2])[..., None]  # (B, T, d)
+                if kept is not None:  # what asks, behind the events, is no event
+                    y = y * (kept(y.shape[:2]) | (x == MASK))[..., None]  # (B, T, d)
                 y = y if p is None else torch.cat([p.to(y.dtype), y], 1)  # (B, n + T, d)
             return y + more.to(y.dtype) if more is not None and site == self.end else y  # eq. (4)
 
