@@ -46,6 +46,18 @@ def test_gated_rows_are_gated_units():
     torch.testing.assert_close(gates.via(None)("a", layer, x), layer(x) * torch.sigmoid(gates.e["a/3"]))
 
 
+@pytest.mark.parametrize(("length", "buckets"), [(64, 63), (12, 11), (12, 128)])
+def test_units_are_no_distances_where_there_are_as_many(length, buckets):
+    shape = {"max_length": length, "time": True, "buckets": buckets}  # 16 wide: 4 times 16 rows of weights
+    model = members.new_model("hstu", "hat", encoder=shape)
+    members.learn(model, "watch", "next_item")
+    gates = model.overlays["watch"]
+    parts = gates.units["block0/attention"]
+    assert sorted(parts.values()) == [["gap"], ["out.weight", "out.bias"], ["position"], ["uqvk"]]
+    sizes = {names[0]: len(gates.e[group]) for group, names in parts.items()}
+    assert sizes == {"uqvk": 64, "position": length, "gap": buckets + 1, "out.weight": 16}
+
+
 def method_with(used, **options):
     method = HAT(**options)
     method.register_buffer("used/a/3", torch.tensor(used))

@@ -58,9 +58,13 @@ class PointwiseAttention(nn.Module):
         reach: n, and how many distances between events are told apart.
         buckets: of gaps in time; 0 for none.
         dropout: before W_o.
+
+    Attributes:
+        no_rows: its parameters with one number a distance or gap, and not one an output.
     """
 
     role: ClassVar[str] = "mix"
+    no_rows: ClassVar[tuple[str, ...]] = ("position", "gap")
 
     def __init__(self, width: int, heads: int, reach: int, buckets: int, dropout: float) -> None:
         super().__init__()

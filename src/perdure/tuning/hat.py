@@ -163,7 +163,8 @@ class HAT(Method):
 
 
 def _units(model: UserModel) -> Units:
-    """The units of every layer that mixes: parameters of one module with as many rows belong to the same units."""
+    """The units of every layer that mixes: parameters of one module with as many rows belong to the same units, but for
+    those that the module names as `no_rows` of its maps: as many are chance there."""
     units: Units = {}
     for site, layer in model.backbone.sites().items():
         if getattr(layer, "role", "") != "mix":
@@ -171,7 +172,11 @@ def _units(model: UserModel) -> Units:
         groups = units.setdefault(site, {})
         for prefix, module in layer.named_modules():
             for name, weight in module.named_parameters(prefix, recurse=False):
-                groups.setdefault(key(site, f"{prefix}.{len(weight)}".strip(".")), []).append(name)
+                group = key(site, f"{prefix}.{len(weight)}".strip("."))
+                own = name.rpartition(".")[2]
+                if group in groups and own in getattr(module, "no_rows", ()):
+                    group = f"{group}/{own}"
+                groups.setdefault(group, []).append(name)
     return units
 
 
