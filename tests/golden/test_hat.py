@@ -58,6 +58,26 @@ def test_units_are_no_distances_where_there_are_as_many(length, buckets):
     assert sizes == {"uqvk": 64, "position": length, "gap": buckets + 1, "out.weight": 16}
 
 
+def test_a_unit_that_is_off_says_nothing_of_its_weights_behind_a_normalisation():
+    model, data = members.new_model("nextitnet", "hat"), members.batch(2)
+    members.learn(model, "watch", "next_item")
+    for e in model.overlays["watch"].e.values():
+        e.data[::2] = -6.0
+    seen = {}
+
+    def via(site, layer, x, *context):
+        seen[site] = model.overlays["watch"].via(data)(site, layer, x, *context)
+        return seen[site]
+
+    with torch.no_grad():
+        before = model.backbone(data, via)
+        assert not seen["block0/conv1"][..., ::2].any() and seen["block0/norm1"][..., ::2].any()
+        for site, layer in model.backbone.sites().items():
+            if "conv" in site:
+                layer.weight[::2] += 1.0
+        assert torch.equal(model.backbone(data, via), before)
+
+
 def method_with(used, **options):
     method = HAT(**options)
     method.register_buffer("used/a/3", torch.tensor(used))

@@ -29,7 +29,9 @@ stricter and, as residual streams are not gated, the same for all layers that re
 optimiser's step, not from the gradient, which Adam would scale back up. s rises `rises` times over the stage instead of
 once an epoch (the same, where `rises` is the number of epochs). Item table, positions and norms, which the paper's
 networks do not have, are learned by the first task and frozen. The compensation is computed in closed form, without the
-clamp of s e to +-50. The optimiser (SGD there) is the recipe's.
+clamp of s e to +-50. The optimiser (SGD there) is the recipe's. Where a normalisation stands between a layer and its
+activation (post-norm NextItNet), the gate stands before it, not behind the activation: a unit that is off enters the
+normalisation as 0 and leaves it as a number, the same whatever its weights.
 """
 
 from __future__ import annotations

@@ -23,10 +23,11 @@ addition at inference, and later tasks cannot move it.
 
 Differs: the paper gives neither numbers nor code; t, H, the values and where the context enters are options here. Texts
 are encoded by hashed words and a fixed random projection instead of a sentence transformer (no download). The attention
-belongs to each task alone and is gone once it has collapsed, or is shared but for W_o (`attention`). Prompts stand on
-real events only: a user with m < t events gets the last m rows of p^_k. Where an encoder reads no events but entries of
-bags (`smen`), the last t of those have them. The context starts at zero (W_o = 0), so a new task begins as the frozen
-backbone exactly; so does p_k unless `init_std` > 0.
+belongs to each task alone and is gone once it has collapsed, or is shared but for W_o (`attention`). A later next_item
+task is learned at all events of a window, and the prompt stands on its last t: what is learned at the others tells
+little of it. Prompts stand on real events only: a user with m < t events gets the last m rows of p^_k. Where an encoder
+reads no events but entries of bags (`smen`), the last t of those have them. The context starts at zero (W_o = 0), so a
+new task begins as the frozen backbone exactly; so does p_k unless `init_std` > 0.
 """
 
 from __future__ import annotations

@@ -24,11 +24,12 @@ before. "full" trains all weights and keeps nothing. A user of whom nothing is k
 profile and no event, the last token alone answers (zero-shot). `tokens = 0` with "full" and no contrast is the paper's
 baseline "fine-tuning": the profile MLP beside the backbone, and nothing but it where there is no event.
 
-Differs: the paper leaves open a, tau, the width of fields and whether tokens have positions. Here a is an option, tau
-too, positions belong to events only, and MLP_a starts at zero. Whoever has several fields masked is one with them
-missing: both are zeros. A field that is a task's own answer is never read by that task. In a next_item task the last
-token predicts the first event read, so that zero-shot is learned with the rest. Where the model reads no profile
-fields, x_u is empty and all users share one learned prompt.
+Differs: L_p is the task's own loss (the paper's: BPR against drawn negatives), and L_p and L_CL are means where the
+paper sums, so lambda weighs a user against an answer. The paper leaves open a, tau, the width of fields and whether
+tokens have positions. Here a is an option, tau too, positions belong to events only, and MLP_a starts at zero. Whoever
+has several fields masked is one with them missing: both are zeros. A field that is a task's own answer is never read by
+that task. In a next_item task the last token predicts the first event read, so that zero-shot is learned with the rest.
+Where the model reads no profile fields, x_u is empty and all users share one learned prompt.
 """
 
 from __future__ import annotations

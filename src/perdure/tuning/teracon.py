@@ -32,14 +32,15 @@ plain one, for any number of tasks. MSE of a task with N labels never makes all 
 Differs, each with the published way where it is an option: a task gets at least `min_rows` rows (published: floor(rho
 B), which may be none) and all together at most `budget` B (published: no limit, budget = 0). c is 2 (published:
 steepness = 6, where rho stays below .01 unless masks have little in common), and rho is taken from masks at s_max, not
-at the s of the step, where early masks all look alike. Relations already learned are kept, and new ones in older masks
-start at 0, so that making room for a task changes no older answer (published: relations = "anew", all drawn again at
-each new task). The first task has the relation-aware mask from the start (published: first = "plain", sigma(s e) until
-there is a second task). s rises `rises` times over the stage instead of once an epoch. Task 1 is asked what comes
-after the last event, and answers so when served (published: after the event before). What is distilled goes through
-the encoder without dropout, which the paper's does not have. A task whose objective ranks no items (`measure`) has no
-scores: it has masks, and no part in L_KR. Loss on padding, batches dropped at the end, and a wrong mask for task 1
-after two tasks, all in the authors' code, are not here.
+at the s of the step, where early masks all look alike, and from weights as they are (published: as they were a step
+ago, 0.9 in the first). Relations already learned are kept, and new ones in older masks start at 0, so that making room
+for a task changes no older answer (published: relations = "anew", all drawn again at each new task). The first task has
+the relation-aware mask from the start (published: first = "plain", sigma(s e) until there is a second task). s rises
+`rises` times over the stage instead of once an epoch. Task 1 is asked what comes after the last event, and answers so
+when served (published: after the event before). What is distilled goes through the encoder without dropout, which the
+paper's does not have. A task whose objective ranks no items (`measure`) has no scores: it has masks, and no part in
+L_KR. Loss on padding, batches dropped at the end, and a wrong mask for task 1 after two tasks, all in the authors'
+code, are not here.
 """
 
 from __future__ import annotations
