@@ -19,7 +19,8 @@ Recommendation", SIGIR 2020.
 | LN of a block | norms | its weight and bias (d,) |
 | CLS | the mask's row of the item table, plus overlay.token where it is the task's "own" | (d,) |
 
-A sum of q bottlenecks with an element-wise activation is one bottleneck q times as wide, so it is computed as one.
+A sum of q bottlenecks with an element-wise activation is one bottleneck q times as wide, so it is computed as one. As
+each of the q is d / (reduction q) wide, their sum is the same whatever q: it only says how d / reduction is rounded.
 
 Differs: W_up starts at zero, so a new patch begins as the backbone exactly. The user vector is by default the state at
 the last event, as for all methods here, which needs no token. Their CLS is row 0 of their item table, a frozen vector
@@ -159,7 +160,7 @@ class PeterRec(Method):
         insertion: "serial" (after the layer) or "parallel" (beside it).
         patches: "two" of a block's layers are patched, or "one" (the second).
         reduction: d / (reduction * cardinality) hidden units a bottleneck, at least 1.
-        cardinality: q bottlenecks a patch.
+        cardinality: q bottlenecks a patch; the same patch wherever reduction * q divides d.
         tune_norms: a private copy of the normalisation layers per task; "second": of each second one.
         parallel_skip: as the official code, add the input once more in the parallel form.
         readout: where the user vector is read: at the "last" event, at a token after it ("cls"), or at that and at one
