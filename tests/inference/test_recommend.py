@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +73,13 @@ def test_unknown_items_are_ignored_and_listed():
     model = fixed(SCORES)
     (answer,) = recommend(model, "t", [["007", "i003", "NA", "i000", "007"]], 2)
     assert answer.items == ["i001", "i002"] and answer.unknown == ["007", "NA"] and answer.source == "model"
+
+
+def test_many_unknown_items_take_time_in_proportion():
+    strange = [f"x{at}" for at in range(40_000)]
+    began = time.process_time()
+    (answer,) = recommend(fixed(SCORES), "t", [[*strange, *strange]], 1)
+    assert answer.unknown == strange and time.process_time() - began < 5
 
 
 def test_a_crowd_in_order():

@@ -99,11 +99,10 @@ def histories(model: UserModel, raw: Sequence[Sequence[str]], told: Told | None 
     counts = np.array([len(h) for h in raw], np.int64)
     rows = model.item_ids.rows(flat).astype(np.int64) if flat else np.zeros(0, np.int64)  # (E,)
     owner = np.repeat(np.arange(len(raw)), counts)  # (E,)
-    unknown: list[list[str]] = [[] for _ in raw]
+    strange: list[dict[str, None]] = [{} for _ in raw]  # each id once, in order
     for at in np.flatnonzero(rows < 0):
-        if flat[at] not in unknown[owner[at]]:
-            unknown[owner[at]].append(flat[at])
-    known = rows >= 0
+        strange[owner[at]][flat[at]] = None
+    unknown, known = [list(ids) for ids in strange], rows >= 0
     starts = np.concatenate([[0], np.cumsum(np.bincount(owner[known], minlength=len(raw)))]).astype(np.int64)
     marks = None if told is None else _marks(model, told, counts, unknown).kept(np.flatnonzero(known))
     times = None if marks is None or marks.times is None or (marks.times == UNTOLD).any() else marks.times
