@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,26 @@ def test_tenrec(tmp_path: Path):
     assert frame["click"].to_list() == [1, 0, 1, 1, 0] and frame["read"].to_list() == [None, None, 1, None, 0]
     assert frame["video_category"].to_list() == [3, 1, None, None, None]
     assert frame["domain"].to_list() == ["qk", "qk", "qb", "qk", "qb"]
+
+
+@pytest.mark.parametrize("first", ["qk", "qb"])
+def test_a_feedback_column_may_stand_in_one_scenario_alone(tmp_path: Path, first: str):
+    told = {"qk": {"click": [1, 0], "read": [7, 8], "said": ["a", None]}, "qb": {"click": [1, 1]}}
+    for name, columns in told.items():
+        pl.DataFrame({"user_id": [1, 2], "item_id": [10, 11], **columns}).write_parquet(tmp_path / f"{name}.parquet")
+    path = {name: tmp_path / f"{name}.parquet" for name in sorted(told, key=lambda name: name != first)}
+    frame = made(tmp_path, path, "tenrec").columns().collect().sort("domain", "user")
+    assert frame["click"].to_list() == [1, 1, 1, 0] and frame["read"].to_list() == [None, None, 7, 8]
+    assert frame["said"].to_list() == [None, None, "a", None] and frame.schema["read"] == pl.Int64
+
+
+def test_times_with_a_zone_in_one_file_alone_are_no_column(tmp_path: Path):
+    for name, zone in (("a", None), ("b", "UTC")):
+        seen = pl.Series([datetime(2020, 1, 1)] * 2, dtype=pl.Datetime("us", zone))
+        pl.DataFrame({"user": ["u", "v"], "item": ["x", "y"], "seen": seen}).write_parquet(tmp_path / f"{name}.parquet")
+    columns = ColumnNames(user="user", item="item")
+    with pytest.raises(DataError, match="'seen' is not of one type"):
+        made(tmp_path, tmp_path / "*.parquet", columns=columns, features=["seen"])
 
 
 # --- RecBole ------------------------------------------------------------------------------------------------------

@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 
 from perdure.errors import DataError, shorten
-from perdure.events.clean import Books, Clock, Texts, Verdict, clock_of, judge_ids, numbers, whole
+from perdure.events.clean import PER_SECOND, Books, Clock, Texts, Verdict, clock_of, judge_ids, numbers, whole
 from perdure.events.data_settings import DataSettings
 from perdure.events.detect import Source
-from perdure.events.sources import Reading, Table, pieces
+from perdure.events.sources import Reading, Table, as_numbers, pieces
 from perdure.events.text import Piece
 
 IDS = ("user", "item")
@@ -26,10 +26,11 @@ class Columns:
         codes: name -> (E,) int32 codes, -1 for null: user, item, and every text column.
         texts: name -> its distinct texts in code point order.
         numbers: name -> (E,) numeric column (float64 `value`, int64 `order`, features as they came).
-        ticks: (E,) int64 times in `unit`, or None.
+        ticks: (E,) int64 times, or None.
         per_second: ticks a second.
         origin: (E,) int64 file number << 40 | line, kept only when events have ids of their own.
         features: names of the free columns, in the order of the settings.
+        user_columns: names of those that move to the user table.
     """
 
     codes: dict[str, np.ndarray]
@@ -115,16 +116,16 @@ class Gatherer:
                 )
                 taken.append(self._text(role, column))
         for name in self.free:
-            has = name in table.features or name in table.user_columns
-            column = frame[name] if has else self._nulls(name, frame.height)
+            if name in table.features or name in table.user_columns:
+                column = frame[name]
+            elif name in self.parts or name in self.texts:
+                column = pl.Series(name, [None] * frame.height, pl.Null if name in self.parts else pl.String)
+            else:
+                continue  # a table to come tells what it holds; `finish` puts nulls in front
             if column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Date, pl.Datetime, pl.Null):
                 kept[name] = column.fill_nan(None) if column.dtype.is_float() else column
             else:
                 taken.append(self._text(name, column))
-
-    def _nulls(self, name: str, n: int) -> pl.Series:
-        """A column that this table lacks; text unless other tables have numbers."""
-        return pl.Series(name, [None] * n, pl.Null if name in self.parts else pl.String)
 
     def _text(self, name: str, column: pl.Series) -> Texts:
         texts = self.texts.setdefault(name, Texts())
@@ -133,25 +134,26 @@ class Gatherer:
 
     def finish(self, user_columns: list[str]) -> Columns:
         """The columns of all pieces; features of text files that are plain numbers throughout become numbers."""
-        from perdure.events.sources import as_numbers
-
         texts: dict[str, pl.Series] = {}
         codes: dict[str, np.ndarray] = {}
         for name in list(self.texts):
             texts[name], codes[name] = self.texts.pop(name).finish()
         n = len(codes.get("user", ()))
-        found = {name: _joined(self.parts.pop(name)) for name in list(self.parts)}
-        for name, series in found.items():
-            if len(series) != n or name in texts:
-                raise DataError(f"column {name!r} is text in one file and numbers in another", where="data.features",
-                                fix="write it the same way in every file")  # fmt: skip
+        if both := sorted(self.parts.keys() & texts.keys()):
+            raise DataError(f"column {both[0]!r} is text in one file and numbers in another", where="data.features",
+                            fix="write it the same way in every file")  # fmt: skip
+        for name, own in codes.items():
+            if len(own) < n:
+                codes[name] = np.append(np.full(n - len(own), -1, np.int32), own)
+        found = {name: _joined(name, self.parts.pop(name), n) for name in list(self.parts)}
         for name in self.free:
             if name in texts and (typed := as_numbers(texts[name])).dtype != pl.String:
                 found[name] = typed.gather(pl.Series(codes.pop(name)).replace(-1, None))
                 del texts[name]
         ticks = np.concatenate(self.ticks) if self.ticks else (np.zeros(0, np.int64) if self.clock else None)
         self.ticks = []
-        return Columns(codes, texts, found, ticks, 1, np.concatenate(self.origin) if self.origin else None,
+        per_second = PER_SECOND[self.clock.unit] if self.clock else 1
+        return Columns(codes, texts, found, ticks, per_second, np.concatenate(self.origin) if self.origin else None,
                        [name for name in self.free if name not in user_columns], user_columns)  # fmt: skip
 
 
@@ -169,8 +171,6 @@ def gather(data: DataSettings, reading: Reading, sources: list[list[Source]], no
     Raises:
         DataError: more than `data.max_bad_share` of the rows are bad, or a file as a whole is.
     """
-    from perdure.events.clean import PER_SECOND
-
     unit = reading.time_unit if "time" in reading.tables[0].columns else None
     clock = None if unit is None else clock_of(data, unit, now)
     user_columns = list(dict.fromkeys(name for table in reading.tables for name in table.user_columns))
@@ -185,9 +185,7 @@ def gather(data: DataSettings, reading: Reading, sources: list[list[Source]], no
     if books.bad > data.max_bad_share * books.received:
         raise too_many_bad(books, data, clock)
     merges = {role: texts.merges() for role, texts in gatherer.texts.items() if role in IDS}
-    columns = gatherer.finish(user_columns)
-    columns.per_second = PER_SECOND[unit] if unit else 1
-    return columns, books, merges
+    return gatherer.finish(user_columns), books, merges
 
 
 def too_many_bad(books: Books, data: DataSettings, clock: Clock | None) -> DataError:
@@ -205,6 +203,12 @@ def too_many_bad(books: Books, data: DataSettings, clock: Clock | None) -> DataE
                      fix=fix)  # fmt: skip
 
 
-def _joined(parts: list[pl.Series]) -> pl.Series:
-    frames = [part.alias("x").to_frame() for part in parts]
-    return pl.concat(frames, how="vertical_relaxed", rechunk=True)["x"]
+def _joined(name: str, parts: list[pl.Series], n: int) -> pl.Series:
+    """The parts of a column one after the other, (n,), behind nulls for the tables before the first that has it."""
+    before = pl.repeat(None, n - sum(map(len, parts)), dtype=pl.Null, eager=True)
+    try:
+        frames = [part.alias("x").to_frame() for part in (before, *parts)]
+        return pl.concat(frames, how="vertical_relaxed", rechunk=True)["x"]
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"column {name!r} is not of one type: {shorten(error)}", where="data.features",
+                        fix="write it the same way in every file") from None  # fmt: skip
