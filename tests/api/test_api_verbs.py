@@ -13,7 +13,7 @@ from cli.small import make
 
 import perdure
 from perdure import registry
-from perdure.api import beginning, learning
+from perdure.api import beginning, learning, plan
 from perdure.errors import DataError, SettingsError
 from perdure.settings import load
 from perdure.settings.toml import render
@@ -120,6 +120,15 @@ def test_threads_and_generators_are_left_as_they_were(learned, tmp_path):
     perdure.learn(recipe, tmp_path / "run", overrides=["run.threads=2"])
     assert torch.get_num_threads() == before
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_pages_of_files_are_memory_that_is_left(tmp_path):
+    for limit, free in (("100000000", 70_000_000), ("80000000", 50_000_000), ("max", None)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text("90000000\n")
+        (tmp_path / "memory.stat").write_text("anon 30000000\nfile 60000000\ninactive_file 60000000\n")
+        found = plan.memory_free(tmp_path)
+        assert found == free if free else found != 0
 
 
 def test_results_are_plain(learned):

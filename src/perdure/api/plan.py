@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check_machine", "estimate", "fresh", "sizes", "tasks_of", "threads"]
 
+GROUP = Path("/sys/fs/cgroup")  # of this process, as it sees it
+
 
 @contextmanager
 def threads(settings: Settings) -> Iterator[list[str]]:
@@ -99,18 +101,19 @@ def check_memory(settings: Settings, n_items: int, labels: Mapping[str, int]) ->
     return need
 
 
-def memory_free() -> int | None:
-    """Bytes of memory this process may still take: what the system has, its group's limit, its own limit."""
+def memory_free(group: Path = GROUP) -> int | None:
+    """Bytes of memory this process may still take: what the system has, and what its group's limit leaves. Pages of
+    files that were not read again lately count as free: the group gives them up first."""
     found = []
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     except (OSError, ValueError, IndexError):
         pass
-    group = Path("/sys/fs/cgroup")
     try:
         limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
-        found += [max(int(limit) - used, 0)] if limit != "max" else []
+        told = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        found += [max(int(limit) - used + int(told.get("inactive_file", 0)), 0)] if limit != "max" else []
     except (OSError, ValueError):
         pass
     return min(found) if found else None
