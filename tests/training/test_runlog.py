@@ -175,6 +175,15 @@ def test_two_writers(tmp_path):
         pass
 
 
+def test_a_disk_without_locks_is_told_from_a_writer(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(MachineError, match="No locks available"), RunLog(tmp_path, IDENTITY):
+        pass
+
+
 HOLDER = """
 import sys, time
 from perdure.training.runlog import RunLog

@@ -6,7 +6,7 @@ import os
 import platform
 from pathlib import Path
 
-from perdure.errors import RunLocked
+from perdure.errors import MachineError, RunLocked
 from perdure.model.files import parse, render
 
 __all__ = ["Lock"]
@@ -23,13 +23,18 @@ class Lock:
         self.folder, self._handle = folder, -1
 
     def take(self, since: str) -> None:
-        """Raises RunLocked where another process writes in the folder."""
+        """Raises RunLocked where another process writes in the folder; MachineError where its disk holds no locks."""
         handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             _hold(handle)
-        except OSError:
-            other = parse(os.read(handle, 4096) or b"{}", str(self.folder / "lock"))
+        except OSError as fault:
+            told = os.read(handle, 4096)
             os.close(handle)
+            if not isinstance(fault, BlockingIOError):
+                raise MachineError(
+                    f"the folder cannot be locked: {fault.strerror}", where=str(self.folder), fix="choose another disk"
+                ) from None
+            other = parse(told or b"{}", str(self.folder / "lock"))
             raise RunLocked(
                 f"another run writes this folder (process {other.get('pid')}, since {other.get('since')})",
                 where=str(self.folder),
