@@ -154,7 +154,7 @@ def test_quickstart_json(home, capsys, monkeypatch):
 
 def test_quickstart_without_the_report_extra(tmp_path, capsys, monkeypatch):
     quick(monkeypatch)
-    monkeypatch.setattr(beginning, "_page", lambda out: None)
+    monkeypatch.setattr(beginning, "reported", lambda out, notes: None)
     assert call("quickstart", "--out", tmp_path / "q", "--users", "100") == 0
     told = capsys.readouterr().out
     assert "None" not in told and "next:\nperdure recommend" in told

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from perdure import registry
-from perdure.api.learning import Evaluate, Run, report, run
-from perdure.errors import MachineError, UsageError
+from perdure.api.learning import Evaluate, Run, reported, run
+from perdure.errors import UsageError
 from perdure.model.disk import machine_faults
 from perdure.settings import from_dict, load
 from perdure.settings.toml import render
@@ -78,7 +78,7 @@ def quickstart(out: str | Path, *, seed: int = 0, users: int = 2400, show: Any =
         others[method] = run(settings, out / "compare" / method, show=show, measure=measure, page=False)
     alone = dict(others["single"].scores)
     _write(out / "alone.json", alone)
-    page = _page(out)
+    page = reported(out, [])
     finetune: Run = others["finetune"]
     return {
         "tasks": pcl.tasks,
@@ -182,13 +182,6 @@ def _tables(world: Mapping[str, Any], seed: int) -> dict[str, Any]:
         "train": {"epochs": 30, "batch_size": 128, "learning_rate": 2e-3, "patience": 4},
         "tasks": world["tasks"],
     }
-
-
-def _page(out: Path) -> str | None:
-    try:
-        return str(report(out))
-    except MachineError:
-        return None
 
 
 def _write(path: Path, document: Any) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from perdure.api import apart, cells, results
 from perdure.api.cells import Cell, Plan, fold_of
 from perdure.api.identity import check_same, effective
-from perdure.api.learning import Recipe
+from perdure.api.learning import Recipe, reported
 from perdure.errors import Interrupted, MachineError, PerdureError, SettingsError, UsageError, shorten
 
 __all__ = ["Comparison", "compare"]
@@ -319,7 +319,7 @@ class _Work:
         self._write("failed" if self.faults else "finished")
         notes = [f"{c.name}: {self._state(c)}" for c in self.cells if self._state(c) in ("cut", "missing")]
         notes += self._folds()
-        report = _report(out, notes)
+        report = reported(out, notes)
         lines = [self._line(cell) for cell in self.cells]
         mine = [*self.backbones, *self.wanted]
         failed = [line for line in map(self._line, mine) if line["state"] == "failed"]
@@ -343,15 +343,3 @@ def _refuse(found: Sequence[dict[str, Any]], protocol: str, allowed: bool) -> No
 
     if not allowed and protocol != "as-coded":
         refuse([Finding(**one) for one in found])
-
-
-def _report(out: Path, notes: list[str]) -> str | None:
-    try:
-        from perdure.report import comparison  # type: ignore[attr-defined]
-    except ImportError:
-        return None
-    try:
-        return str(comparison.build(out))
-    except MachineError as fault:
-        notes.append(f"no report: {fault.found}; {fault.fix}")
-        return None

@@ -239,12 +239,7 @@ def run(
             with followers.together(settings, events.folder, log) as processes:
                 learned = live(settings, datas, model, log, processes, measure, show)
             notes += log.notes
-    written = None
-    if page:
-        try:
-            written = str(report(out))
-        except MachineError as fault:
-            notes.append(f"no report: {fault.found}; {fault.fix}")
+    written = reported(out, notes) if page else None
     return _told(out, learned, written, notes, time.monotonic() - began)
 
 
@@ -345,6 +340,15 @@ def report(run: str | Path, out: str | Path | None = None) -> Path:
     if (folder / "compare.json").is_file():
         return comparison.build(folder, out)
     return build.build(_run_of(folder), out)
+
+
+def reported(run: Path, notes: list[str]) -> str | None:
+    """The path of the page, written now; where it cannot be, None and a note."""
+    try:
+        return str(report(run))
+    except MachineError as fault:
+        notes.append(f"no report: {fault.found}; {fault.fix}")
+        return None
 
 
 def _run_of(folder: Path) -> Path:
