@@ -44,7 +44,7 @@ def names(kind: str) -> list[str]:
 
 
 def find(kind: str, name: str) -> Any:
-    """The class registered under a name (for formats the module).
+    """The class registered under a name.
 
     Raises:
         UsageError: no such kind or name; tells the nearest.
@@ -56,10 +56,8 @@ def find(kind: str, name: str) -> Any:
             fix=_near(name, _names(kind)),
         )
     module = importlib.import_module("perdure." + KINDS[kind].replace("/", ".") + "." + name)
-    for thing in vars(module).values():
-        if isinstance(thing, type) and getattr(thing, "name", None) == name and thing.__module__ == module.__name__:
-            return thing
-    return module
+    own = (thing for thing in vars(module).values() if isinstance(thing, type) and thing.__module__ == module.__name__)
+    return next(thing for thing in own if getattr(thing, "name", None) == name)
 
 
 def about(kind: str) -> list[dict[str, Any]]:

@@ -226,7 +226,7 @@ def recommend(
     model = _opened(model)
     card, raw, stranger, owned = model.card(task), list(history or []), [], []
     known: Any = None if profile is None else [profile]
-    told: Any = None if marks is None or user is not None else [marks]
+    told: Any = None if marks is None else [marks]
     if user is not None:
         events = _log(model, store)
         row = int(events.user_ids.rows([user])[0])

@@ -34,8 +34,7 @@ def show(path: str | Path) -> dict[str, Any]:
     matrix = {**learned, **Matrix.from_dict(learned).to_dict()}
     tasks = [{**_task(model, name), "protocol": matrix["protocols"].get(name, "")} for name in model.tasks]
     files = [
-        {"file": name, "bytes": entry.get("bytes", entry.get("size")), "sha256": entry["sha256"]}
-        for name, entry in manifest["files"].items()
+        {"file": name, "bytes": entry["bytes"], "sha256": entry["sha256"]} for name, entry in manifest["files"].items()
     ]
     return {
         "folder": str(locate(folder)),

@@ -105,8 +105,7 @@ def learn(
 
     with show.progress() as display:
         done = api.learn(recipe, out, overrides=changes or (), resume=resume.value, show=display)  # type: ignore[arg-type]
-    told = {key: value for key, value in dataclasses.asdict(done).items() if key != "learned"}
-    show.result(told, json, show.learn)
+    show.result(dataclasses.asdict(done), json, show.learn)
 
 
 @app.command(epilog="Example: perdure compare first/recipe.toml --methods pcl,finetune --seeds 1,2 --out compared")

@@ -95,7 +95,7 @@ def _chips(facts: Facts) -> list[tuple[str, bool]]:
     protocols = sorted({str(s["protocol"]) for s in facts.scores.values() if s.get("protocol")})
     chips = [(text, text.startswith("sampled")) for text in protocols]
     run = facts.run
-    for key, text in (("seed", "seed {}"), ("device", "{}"), ("precision", "{}")):
+    for key, text in (("seed", "seed {}"), ("device", "{}")):
         if run.get(key) is not None:
             chips.append((text.format(run[key]), False))
     if run.get("threads"):
