@@ -21,6 +21,7 @@ import polars as pl
 
 from perdure.errors import ModelError, shorten
 from perdure.evaluation.matrix import Matrix
+from perdure.report import words
 from perdure.report.facts import Facts, document, lines, settings_of
 
 __all__ = ["ALONE", "SLICES", "Compared", "Group", "read"]
@@ -276,7 +277,7 @@ def _group(
 
 
 def _late(about: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    """`three runs`: those that are done and not in the summary."""
+    """`3 runs`: those that are done and not in the summary."""
     known = {
         (*(group[name] for name in KEY), method, seed)
         for group in summary.get("groups", [])
@@ -285,7 +286,7 @@ def _late(about: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     }
     done = [cell for cell in about.get("cells") or [] if cell["state"] == "done"]
     late = [cell for cell in done if (*(cell[name] for name in KEY), cell["method"], cell["seed"]) not in known]
-    return f"{len(late)} run{'s' * (len(late) > 1)}" if late else ""
+    return words.count(len(late), "run", digits=True) if late else ""
 
 
 def _table(path: Path) -> pl.DataFrame | None:

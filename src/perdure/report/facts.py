@@ -1,7 +1,7 @@
 """What a run folder tells, gathered for the page. A file not there is missing, never guessed. [reads]
 
 run.json      effective settings with their origin, versions, data_card and data_digest, seed, threads, state
-log.jsonl     one line per event: epochs with loss and validation score, notes, warnings
+log.jsonl     one line per event: epochs with loss and validation score, rows of R, warnings
 matrix.json   tasks and R; R[t][k] is the score on task k after learning task t
 scores.json   every score behind R: users, interval, protocol, all metrics, notes
 cost.json     per task: seconds, epochs, trainable parameters, bytes of its file, peak memory
@@ -49,7 +49,7 @@ class Facts:
         R: the same as full rows, R[t][k], None where task k was not yet learned.
         oracle, alone: best reachable score, and score when learned alone, per task; empty where unknown.
         others: method -> matrix of its run on the same tasks.
-        epochs: per task its epoch lines in order: stage, epoch, loss, valid, metric, kept.
+        epochs: per task its epoch lines in order: stage, epoch, loss, valid, metric, best.
         scores: per task its last score: n, metric, value, low, high, protocol, values, notes.
         cost: per task: seconds, epochs, trainable, bytes, peak_rss.
         settings: (section, key, value, origin) of every setting.
@@ -179,7 +179,7 @@ def _log(facts: Facts) -> None:
     for line in told:
         if line.get("event") == "epoch":
             facts.epochs.setdefault(line["task"], []).append(line)
-        elif line.get("event") in {"note", "warning"} and line.get("text") not in facts.notes:
+        elif line.get("event") == "warning" and line.get("text") not in facts.notes:
             facts.notes.append(str(line.get("text")))
     facts.last = str(next((line["at"] for line in reversed(told) if line.get("at")), ""))
     if broken:

@@ -72,7 +72,7 @@ class EvaluateSettings(BaseModel):
 
     Attributes:
         ks: cut-offs of the ranking metrics.
-        seen: whether items of the input are left out of a next_item ranking ("drop") or stay in ("keep").
+        seen: whether items of the input are left out of a ranking of items ("drop") or stay in ("keep").
         sampled: rank among this many sampled items instead of all; always labelled as such.
         sampled_by: how they are drawn.
         metric: the metric that decides, on tasks that have it: hr@k, ndcg@k, mrr@k or recall@k of a ranking, accuracy,
