@@ -145,14 +145,14 @@ class Watcher:
 
 def _world(out: Path, seed: int, users: int):
     """The log and the recipe on disk; what tells the best score of a task on some users."""
+    from perdure.evaluation.evaluate import PRIMARY
     from perdure.events.synthetic import world
 
     made = world(out / "world", seed=seed, users=users)
     recipe = out / "recipe.toml"
     recipe.write_text(HEAD + render(_tables(made.settings(), seed)), encoding="utf-8")
-    measures = {"next_item": "ndcg@10", "item": "ndcg@10", "one_of": "accuracy"}
-    kinds = {task["name"]: measures[task["kind"]] for task in made.settings()["tasks"]}
-    return recipe, lambda task, users: made.best(task, kinds[task], users)
+    measures = {task["name"]: PRIMARY[task["kind"]] for task in made.settings()["tasks"]}
+    return recipe, lambda task, users: made.best(task, measures[task], users)
 
 
 HEAD = """# The world of `perdure quickstart`: six tasks, learned one after the other.

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from perdure.errors import DataError, SettingsError, shorten
+from perdure.events.splits import PARTS
 from perdure.settings import Settings
 from perdure.settings.sections import ProfileSettings
 
-__all__ = ["PARTS", "Opened", "Vectors", "opened", "profiled", "represented", "untrained"]
+__all__ = ["Opened", "Vectors", "opened", "profiled", "represented", "untrained"]
 
 Vectors = dict[tuple[str, str], Any]  # (task, part) -> (n, d) of its examples; a row of NaN where nothing is known
-PARTS = ("train", "valid", "test")
 
 
 @dataclass

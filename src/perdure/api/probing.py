@@ -25,8 +25,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from perdure.api.frozen_vectors import PARTS, Opened, Vectors, opened, profiled, represented, untrained
+from perdure.api.frozen_vectors import Opened, Vectors, opened, profiled, represented, untrained
 from perdure.errors import SettingsError, UsageError, shorten
+from perdure.events.splits import PARTS
 from perdure.settings import Settings
 
 __all__ = ["Probe", "probe"]
