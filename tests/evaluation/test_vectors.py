@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from perdure.errors import DataError
-from perdure.evaluation.vectors import Head, Judged, solve, some
+from perdure.evaluation.vectors import Head, Judged, solve
 from perdure.events.examples import Examples
 
 
@@ -114,10 +114,10 @@ def test_nobody_to_learn_from():
         solve(full, empty, 2, rng())
 
 
-def test_some_rows():
+def test_examples_of_some_rows():
     examples = Examples(np.array([7, 8, 9]), np.array([0, 3, 5]), np.array([3, 5, 6]), np.array([1, 2, 3, 4, 5, 6]),
                         np.array([0, 2, 3, 6]), np.arange(10, 16))  # fmt: skip
-    few = some(examples, np.array([2, 0]))
+    few = examples.of(np.array([2, 0]))
     assert (few.users.tolist(), few.begin.tolist(), few.end.tolist()) == ([9, 7], [5, 0], [6, 3])
     assert (few.answers.tolist(), few.answer_starts.tolist()) == ([4, 5, 6, 1, 2], [0, 3, 5])
     assert few.answer_events.tolist() == [13, 14, 15, 10, 11]

@@ -325,14 +325,7 @@ def _judged(examples: Examples, task: str, split: str) -> tuple[Examples, list[s
         )
     if asked.all():
         return examples, []
-    kept = type(examples)(
-        examples.users[asked],
-        examples.begin[asked],
-        examples.end[asked],
-        examples.answers,
-        np.append(starts[:-1][asked], starts[-1]),
-    )
-    return kept, [f"{int((~asked).sum())} users without any answer are left out"]
+    return examples.of(np.flatnonzero(asked)), [f"{int((~asked).sum())} users without any answer are left out"]
 
 
 def _sampled(asked: Sampled | int | str | None, generator: torch.Generator | None) -> Sampled | None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from perdure.events.examples import Examples, TaskData
     from perdure.model.user_model import TaskCard
 
-__all__ = ["STRENGTHS", "Head", "Judged", "judge", "solve", "some"]
+__all__ = ["STRENGTHS", "Head", "Judged", "judge", "solve"]
 
 STRENGTHS = tuple(10.0**-power for power in range(9))  # of the penalty, strongest first
 PATIENCE = 2  # strengths without a better validation loss before the search ends
@@ -84,17 +84,6 @@ class Judged:
     def of(x: Tensor, examples: Examples) -> Judged:
         """The vectors (n, d) of n examples that have answers."""
         return Judged(x, np.asarray(examples.answers, np.int64), np.asarray(examples.answer_starts, np.int64))
-
-
-def some(examples: Examples, rows: np.ndarray) -> Examples:
-    """The examples in some rows, in their order. They have answers."""
-    starts = np.asarray(examples.answer_starts)
-    counts = np.diff(starts)[rows]
-    ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    at = np.repeat(starts[:-1][rows] - ends[:-1], counts) + np.arange(ends[-1])  # (A,)
-    events = None if examples.answer_events is None else examples.answer_events[at]
-    inputs = examples.users[rows], examples.begin[rows], examples.end[rows]
-    return type(examples)(*inputs, examples.answers[at], ends, events)
 
 
 def solve(

@@ -19,7 +19,7 @@ import numpy as np
 
 from perdure.errors import DataError, SettingsError, shorten
 from perdure.events.ids import Ids
-from perdure.events.splits import PARTS, TEST, TRAIN, VALID
+from perdure.events.splits import PARTS, TEST, TRAIN, VALID, ragged
 
 if TYPE_CHECKING:
     from perdure.events.friends import Friends
@@ -226,6 +226,16 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def of(self, rows: np.ndarray) -> Examples:
+        """Those in some rows, in their order."""
+        inputs = self.users[rows], self.begin[rows], self.end[rows]
+        if self.answer_starts is None:
+            return Examples(*inputs)
+        counts = np.diff(self.answer_starts)[rows]
+        at = ragged(self.answer_starts[:-1][rows], counts)  # (A,)
+        events = None if self.answer_events is None else self.answer_events[at]
+        return Examples(*inputs, self.answers[at], np.append(0, np.cumsum(counts)), events)
 
 
 @dataclass(frozen=True)
