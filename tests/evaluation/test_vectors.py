@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from inference.people import data_of, fixed
 
 from perdure.errors import DataError
-from perdure.evaluation.vectors import Head, Judged, solve
+from perdure.evaluation.evaluate import evaluate
+from perdure.evaluation.vectors import Head, Judged, judge, solve
 from perdure.events.examples import Examples
 
 
@@ -121,6 +123,18 @@ def test_examples_of_some_rows():
     assert (few.users.tolist(), few.begin.tolist(), few.end.tolist()) == ([9, 7], [5, 0], [6, 3])
     assert (few.answers.tolist(), few.answer_starts.tolist()) == ([4, 5, 6, 1, 2], [0, 3, 5])
     assert few.answer_events.tolist() == [13, 14, 15, 10, 11]
+
+
+@pytest.mark.parametrize("kind", ["next_item", "one_of"])
+def test_a_head_is_measured_as_a_model_is(kind):
+    table = torch.tensor([[0.0, 5.0, 4.0], [9.0, 9.0, 9.0], [1.0, 2.0, 3.0]])
+    model = fixed(table, kind)
+    data = data_of(model.tasks["t"], [[2], [4], [3]], [[1], [2], [-1]])
+    head = Head((torch.eye(3), torch.zeros(3)), torch.zeros(3), torch.ones(3), 0, 0)
+    told = {"ks": (1,), "metric": "ndcg@3" if kind == "next_item" else "macro_f1"}
+    score, same = judge(head, table[[0, 2, 1]], data, model.tasks["t"], 3, **told), evaluate(model, data, **told)
+    assert score.primary == same.primary == told["metric"] and score.values == same.values
+    assert all((score.per_user[name] == same.per_user[name]).all() for name in same.per_user)
 
 
 def test_a_wrong_class_with_the_same_score_wins():

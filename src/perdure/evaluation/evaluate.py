@@ -174,8 +174,7 @@ def evaluate(
         UsageError: unknown task or split, ks, seen or sampled out of range. DataError: nobody to measure.
         ModelError: the task's labels differ between model and data. NonFiniteError: a score is NaN or infinite.
     """
-    cut = (metric or "").partition("@")[2]
-    cuts = metrics.check_ks([*ks, 10, *([int(cut)] if cut.isdecimal() else [])])
+    asked = cuts(ks, metric)
     card, drawn = model.card(data.task.name), _sampled(sampled, generator)
     if seen not in ("drop", "keep") or split not in ("train", "valid", "test"):
         raise UsageError(
@@ -202,7 +201,14 @@ def evaluate(
         notes.append(f"{outside} right answers are no labels of the task (never met in training): misses")
     if card.kind == "one_of":
         return _classes(model, card, data, examples, split, notes, batch_size).by(metric)
-    return _ranked(model, card, data, examples, split, notes, batch_size, cuts, seen == "drop", drawn).by(metric)
+    return _ranked(model, card, data, examples, split, notes, batch_size, asked, seen == "drop", drawn).by(metric)
+
+
+def cuts(ks: Sequence[int], metric: str | None) -> tuple[int, ...]:
+    """All cut-offs that are measured: 10 is added, as the primary measure needs it, and that of `metric`. Raises
+    UsageError where one is no whole number of 1 or more."""
+    cut = (metric or "").partition("@")[2]
+    return metrics.check_ks([*ks, 10, *([int(cut)] if cut.isdecimal() else [])])
 
 
 def _ranked(model, card, data, examples, split, notes, batch_size, ks, drop, sampled) -> Score:
@@ -248,7 +254,7 @@ def _ranked(model, card, data, examples, split, notes, batch_size, ks, drop, sam
 
 
 def _classes(model, card, data, examples, split, notes, batch_size) -> Score:
-    """Score of a one_of task. A wrong class with the same score as the right one wins, as in ranking."""
+    """Score of a one_of task."""
     n, n_labels = len(examples), len(card.labels)
     right = np.asarray(examples.answers, np.int64)[examples.answer_starts[:-1]]  # (n,)
     predicted, probability = np.zeros(n, np.int64), np.zeros(n)
@@ -258,30 +264,40 @@ def _classes(model, card, data, examples, split, notes, batch_size) -> Score:
         for a in range(low, high, step):
             b = min(a + step, high)
             scores = scores_of(model, card.name, u[a - low : b - low], empty[a - low : b - low])  # (B, Y)
-            chance = scores.softmax(1)  # (B, Y)
-            known = np.flatnonzero(right[a:b] >= 0)
-            at = (torch.from_numpy(known).to(u.device), torch.from_numpy(right[a:b][known]).to(u.device))
-            theirs = scores[at]  # (known,)
-            scores[at] = -torch.inf
-            best, column = scores.max(1)  # (B,) the best wrong class
-            wins = theirs > best[at[0]]
-            column[at[0][wins]] = at[1][wins]
-            predicted[a:b] = column.cpu().numpy()
-            probability[a + known] = chance[at].cpu().numpy()
+            predicted[a:b], probability[a:b], chance = class_told(scores, right[a:b])
             if kept is not None:
                 kept[a:b] = chance.cpu().numpy()
-    table = metrics.confusion(right, predicted, n_labels)
-    per_user = {"accuracy": (predicted == right).astype(np.float64), "log_loss": metrics.log_loss(probability)}
-    values = {name: float(v.mean()) for name, v in per_user.items()} | metrics.of_table(table)
-    area = metrics.area_of_classes(kept, right) if kept is not None else float("nan")
-    if np.isnan(area):
+    values, per_user, table = class_values(right, predicted, probability, kept, n_labels)
+    if "auc" not in values:
         notes.append("no AUC: " + ("too many users times classes" if kept is None else "all users have one class"))
-    else:
-        values["auc"] = area
     if n_labels == 2:
         notes.append(f"precision, recall and f1 are those of {card.labels.text(np.array([1]))[0]!r}")
     users, primary = examples.users, PRIMARY[card.kind]
     return Score(card.name, split, n, values, per_user, users, primary, "all classes", tuple(notes), table)
+
+
+def class_told(scores: Tensor, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, Tensor]:
+    """Of scores (B, Y) and right classes (B,), -1 outside: the class told (B,), the chance given to the right one (B,),
+    and all chances (B, Y). A wrong class with the same score as the right one wins, as in ranking."""
+    at = torch.from_numpy(right.clip(0)).to(scores.device)[:, None]  # (B, 1)
+    known = torch.from_numpy(right >= 0).to(scores.device)  # (B,)
+    chance, theirs = scores.softmax(1), scores.gather(1, at)[:, 0]  # (B, Y), (B,)
+    wrong = torch.where(known[:, None], scores.scatter(1, at, -torch.inf), scores)  # (B, Y)
+    best, column = wrong.max(1)  # (B,), (B,)
+    told = torch.where(known & (theirs > best), at[:, 0], column)  # (B,)
+    return told.cpu().numpy(), torch.where(known, chance.gather(1, at)[:, 0], 0.0).cpu().numpy(), chance
+
+
+def class_values(
+    right: np.ndarray, predicted: np.ndarray, probability: np.ndarray, chance: np.ndarray | None, n_labels: int
+) -> tuple[dict[str, float], dict[str, np.ndarray], np.ndarray]:
+    """Values, per user, confusion, from what `class_told` gives; without auc where there are no chances (n, Y), or all
+    users have one class."""
+    table = metrics.confusion(right, predicted, n_labels)
+    per_user = {"accuracy": (predicted == right).astype(np.float64), "log_loss": metrics.log_loss(probability)}
+    values = {name: float(value.mean()) for name, value in per_user.items()} | metrics.of_table(table)
+    area = metrics.area_of_classes(chance, right) if chance is not None else float("nan")
+    return values | ({} if np.isnan(area) else {"auc": area}), per_user, table
 
 
 def _by_objective(model, data, examples, split, notes, batch_size) -> Score:

@@ -26,7 +26,7 @@ from torch.nn.functional import linear
 
 from perdure.errors import DataError
 from perdure.evaluation import metrics
-from perdure.evaluation.evaluate import PRIMARY, RANKING, Score
+from perdure.evaluation.evaluate import PRIMARY, RANKING, Score, class_told, class_values, cuts
 from perdure.evaluation.ranking import rank_blocks
 from perdure.functional.losses import softmax_loss
 from perdure.inference.represent import label_of_item, seen_cells
@@ -169,7 +169,7 @@ def judge(
         starts,
         seen=None if labels is None else cells,
     )
-    per_user = {f"{name}@{k}": rule(found.rank, starts, k) for k in sorted({*ks, 10}) for name, rule in RANKING.items()}
+    per_user = {f"{name}@{k}": rule(found.rank, starts, k) for k in cuts(ks, metric) for name, rule in RANKING.items()}
     per_user["auc"] = metrics.mean_per_user(found.auc, starts)
     values = {name: float(value.mean()) for name, value in per_user.items()}
     users, primary = examples.users, PRIMARY[card.kind]
@@ -177,21 +177,10 @@ def judge(
 
 
 def _classes(scores: Tensor, examples: Examples) -> tuple[dict[str, float], dict[str, np.ndarray], np.ndarray]:
-    """Values, per user, confusion. A wrong class with the score of the right one wins."""
+    """Values, per user, confusion."""
     right = np.asarray(examples.answers, np.int64)[np.asarray(examples.answer_starts)[:-1]]  # (n,)
-    at = torch.from_numpy(right.clip(0))[:, None]  # (n, 1)
-    known = torch.from_numpy(right >= 0)  # (n,)
-    chance = scores.softmax(1)  # (n, Y)
-    theirs = scores.gather(1, at)[:, 0]  # (n,)
-    wrong = torch.where(known[:, None], scores.scatter(1, at, -torch.inf), scores)  # (n, Y)
-    best, column = wrong.max(1)  # (n,), (n,)
-    predicted = torch.where(known & (theirs > best), at[:, 0], column).numpy()  # (n,)
-    probability = torch.where(known, chance.gather(1, at)[:, 0], 0.0).numpy()  # (n,)
-    table = metrics.confusion(right, predicted, scores.shape[1])
-    per_user = {"accuracy": (predicted == right).astype(np.float64), "log_loss": metrics.log_loss(probability)}
-    values = {name: float(value.mean()) for name, value in per_user.items()} | metrics.of_table(table)
-    area = metrics.area_of_classes(chance.numpy(), right)
-    return values | ({} if np.isnan(area) else {"auc": area}), per_user, table
+    predicted, probability, chance = class_told(scores, right)
+    return class_values(right, predicted, probability, chance.numpy(), scores.shape[1])
 
 
 # -- solving -----------------------------------------------------------------------------------------------------------
