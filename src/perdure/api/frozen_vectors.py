@@ -68,7 +68,7 @@ def opened(model: Any, name: str, settings: Settings, events: Any, names: Sequen
     own = dataclasses.replace(own, tasks=settings.tasks, profile=ProfileSettings(fields=[]))  # it reads none
     datas = plan.tasks_of(own, events, names, model)
     told = model.objective.predicts(model.fields)
-    asked = {one.name: _attribute(one) for one in settings.tasks if one.name in names}
+    asked = {one.name: one.attribute for one in settings.tasks if one.name in names}
     if bad := [task for task, attribute in asked.items() if attribute in told]:
         raise SettingsError(
             f"{name} was trained to tell {asked[bad[0]]}, which task {bad[0]} asks for",
@@ -79,11 +79,6 @@ def opened(model: Any, name: str, settings: Settings, events: Any, names: Sequen
     if later and not model.method.keeps:
         notes.append(f"{name}: {', '.join(later)} moved its backbone, too (answers of training users)")
     return Opened(name, model, own, datas, notes)
-
-
-def _attribute(task: Any) -> str:
-    """The attribute of users that a task asks for, "" where none."""
-    return task.answer.removeprefix("user.") if task.answer.startswith("user.") else ""
 
 
 def untrained(one: Opened) -> Any:
@@ -121,7 +116,7 @@ def profiled(datas: Mapping[str, Any]) -> Vectors:
     for name, data in datas.items():
         if data.profiles is None:
             continue
-        fields, hidden = data.profiles.fields.values, _attribute(data.task)
+        fields, hidden = data.profiles.fields.values, data.task.attribute
         kept = [place for place, field in enumerate(fields) if field != hidden]
         sizes = [len(ids) + 1 for ids in fields.values()]
         if not kept and not data.profiles.fields.width:

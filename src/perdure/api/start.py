@@ -45,8 +45,7 @@ def _found(folder: str, model: UserModel, settings: Settings, events: Events) ->
     found = asking.load(folder)
     _apart(found, settings, events, folder)
     for task in settings.tasks:
-        if task.answer.startswith("user."):
-            found.objective.refuse_answer(task.name, task.answer.removeprefix("user."), found.fields)  # type: ignore[operator]
+        found.objective.refuse_answer(task.name, task.attribute, found.fields)  # type: ignore[operator]
     if found.item_ids.digest != model.item_ids.digest:
         raise ModelError("the model reads other items than this log has", where=folder)
     if found.marks != model.marks:

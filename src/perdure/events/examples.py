@@ -171,6 +171,11 @@ class Task:
         if self.share is not None and not 0 < self.share <= 1:
             raise SettingsError(f"share = {self.share!r}", expected="above 0 to 1", where=self.place("share"))
 
+    @property
+    def attribute(self) -> str:
+        """The user attribute that is the answer, "" where another is."""
+        return self.answer.removeprefix("user.") if self.answer.startswith("user.") else ""
+
     def place(self, key: str) -> str:
         """Where in the settings a key of this task stands, for messages."""
         return f"[[tasks]] {self.name!r}, key {key}"

@@ -48,5 +48,5 @@ def card_of(data: TaskData) -> TaskCard:
         label_items=data.label_items,
         popularity=popularity,
         metric=PRIMARY[task.kind],  # until it is measured; then what stands for it in R
-        hides=task.answer.removeprefix("user.") if task.answer.startswith("user.") else "",
+        hides=task.attribute,
     )
