@@ -205,16 +205,6 @@ def test_a_model_that_knows_other_tasks_is_refused(tmp_path):
         live(tmp_path, model=model)
 
 
-def test_forward_transfer_against_single(tmp_path):
-    with world.RunLog(tmp_path, world.IDENTITY) as run:
-        alone = {"next": -4.0, "later": -3.0, "kind": -2.0}
-        out = world.learn(
-            world.model(), world.datas(), world.ORDER, world.settings(), run, evaluate=evaluate, alone=alone
-        )
-    told = json.loads((tmp_path / "matrix.json").read_text())
-    assert told["forward_transfer"] == pytest.approx(out.matrix.forward_transfer(alone))
-
-
 def test_numbers_that_break_leave_a_good_checkpoint(tmp_path):
     expected, _ = live(tmp_path / "whole")
     model = world.model()

@@ -23,6 +23,7 @@ import numpy as np
 from perdure import registry
 from perdure.api.learning import Evaluate, Run, reported, run
 from perdure.errors import UsageError
+from perdure.evaluation.matrix import Matrix
 from perdure.model.disk import machine_faults
 from perdure.settings import from_dict, load
 from perdure.settings.toml import render
@@ -89,7 +90,7 @@ def quickstart(out: str | Path, *, seed: int = 0, users: int = 2400, show: Any =
         "forgetting": pcl.forgetting,
         "oracle": oracle,
         "alone": alone,
-        "forward_transfer": float(np.mean([row[k] - alone[pcl.tasks[k]] for k, row in enumerate(pcl.matrix)])),
+        "forward_transfer": Matrix(pcl.tasks, pcl.matrix).forward_transfer(alone),
         "changed": kept.told(),
         "finetune": {
             "metrics": finetune.scores,

@@ -21,7 +21,7 @@ import json
 import re
 import stat
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -311,9 +311,9 @@ def _steadily(folder: Path, read: Callable[[], T]) -> T:
     raise ModelError("the folder is being replaced again and again", where=str(folder))
 
 
-def read_manifest(folder: Path, *, name: str = "model.json", disk: Disk = DISK) -> dict[str, Any]:
-    """The manifest alone, checked against its own digest; no other file is opened. Raises ModelError."""
-    return _steadily(Path(folder), lambda: _manifest(Path(folder), name, disk))
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a model alone, checked against its own digest; no other file is opened. Raises ModelError."""
+    return _steadily(folder, lambda: _manifest(folder, "model.json", DISK))
 
 
 def _manifest(folder: Path, name: str, disk: Disk) -> dict[str, Any]:
@@ -340,13 +340,8 @@ def _manifest(folder: Path, name: str, disk: Disk) -> dict[str, Any]:
     return manifest
 
 
-def read_folder(
-    folder: Path, *, name: str = "model.json", only: Container[str] | None = None, disk: Disk = DISK
-) -> Folder:
+def read_folder(folder: Path, *, name: str = "model.json", disk: Disk = DISK) -> Folder:
     """Read a folder that `write_folder` wrote, every byte verified before it is used.
-
-    Args:
-        only: names of the files to load; the others are not opened. None: all.
 
     Raises:
         ModelError: naming the file (and tensor) that is missing, damaged, linked, unsafe or not finite.
@@ -354,17 +349,15 @@ def read_folder(
 
     def read() -> Folder:
         manifest = _manifest(Path(folder), name, disk)
-        return _read(locate(folder, name), manifest, only, disk)
+        return _read(locate(folder, name), manifest, disk)
 
     return _steadily(Path(folder), read)
 
 
-def _read(folder: Path, manifest: dict[str, Any], only: Container[str] | None, disk: Disk) -> Folder:
+def _read(folder: Path, manifest: dict[str, Any], disk: Disk) -> Folder:
     tensors: dict[str, dict[str, Tensor]] = {}
     documents: dict[str, bytes] = {}
     for file, entry in manifest["files"].items():
-        if only is not None and file not in only:
-            continue
         data = _plain_file(folder, file, entry["bytes"], disk)
         if len(data) != entry["bytes"] or sha256(data) != entry["sha256"]:
             raise ModelError(

@@ -26,7 +26,7 @@ from perdure.events.examples import TaskData
 from perdure.events.loader import Loader
 from perdure.model import store
 from perdure.model.files import check_tensors, remove_tree
-from perdure.model.user_model import TaskCard, UserModel
+from perdure.model.user_model import UserModel
 from perdure.objectives.base import Objective
 from perdure.train_settings import TrainSettings
 from perdure.training.cards import asked, card_of, item_counts
@@ -53,9 +53,6 @@ def learn(
     seed: int = 0,
     fabric: Any = None,
     evaluate: Callable[..., Any] = evaluate,
-    alone: Mapping[str, float] | None = None,
-    cards: Mapping[str, TaskCard] | None = None,
-    keep: int = 2,
     compiled: bool = False,
     show: Any = None,
     processes: Processes = ALONE,
@@ -69,9 +66,6 @@ def learn(
         settings: task -> how it is trained.
         run: an entered RunLog; when it is resuming, the life goes on from the newest sound checkpoint.
         evaluate: `(model, data, split) -> Score`, here "valid" and "test".
-        alone: task -> score of a model that learned it alone, for the forward transfer.
-        cards: task -> TaskCard where the default (`card_of`) will not do.
-        keep: checkpoints kept, 2 or more.
         compiled: torch.compile the losses.
         show: a `display.Display`, or anything with step, epoch and row.
         processes: those that train together, each on its `fabric`'s device. The first measures and writes; the others
@@ -103,11 +97,9 @@ def learn(
             run=run,
             signals=signals,
             fabric=fabric,
-            checkpoints=Checkpoints(run.folder / "checkpoints", keep, run.disk, sweep=processes.first),
+            checkpoints=Checkpoints(run.folder / "checkpoints", disk=run.disk, sweep=processes.first),
             seed=seed,
             evaluate=evaluate,
-            alone=alone or {},
-            cards=cards or {},
             compiled=compiled,
             show=show,
             processes=processes,
@@ -128,8 +120,6 @@ class _Teacher:
     checkpoints: Checkpoints
     seed: int
     evaluate: Callable[..., Any]
-    alone: Mapping[str, float]
-    cards: Mapping[str, TaskCard]
     compiled: bool
     show: Any
     processes: Processes
@@ -205,7 +195,7 @@ class _Teacher:
     def _add(self, group: list[str]) -> None:
         for name in group:
             if name not in self.model.tasks:
-                self.model.add(self.cards.get(name) or card_of(self.datas[name]), self._generator(name, "init"))
+                self.model.add(card_of(self.datas[name]), self._generator(name, "init"))
 
     def _remember(self, name: str) -> None:
         """A method's last look at the task: what it keeps of it, and what it drew from earlier ones."""
@@ -338,11 +328,7 @@ class _Teacher:
 
     def _publish(self, group: list[str]) -> None:
         """The model folder and what it cost."""
-        life, run, learned = self.life, self.run, self._learned()
-        matrix = learned.matrix.to_dict()
-        if here := {task: value for task, value in self.alone.items() if task in learned.matrix.tasks}:
-            matrix["forward_transfer"] = learned.matrix.forward_transfer(here)
-            run.write("alone.json", here)
+        life, run, matrix = self.life, self.run, self._learned().matrix.to_dict()
         extra = {"matrix": matrix, "data_digest": run.identity.get("data_digest", ""), "seed": self.seed}
         extra |= {key: run.identity[key] for key in ("settings", "versions")} | {"probes": dict(life.probes)}
         store.save(self.model, run.folder / "model", extra)
