@@ -216,7 +216,15 @@ of values for a key of `train` or `tasks.<task>.train`, and under a method for a
     )
     text += section("[evaluate]", EvaluateSettings)
     text += section("[run]", RunSettings)
-    return text.rstrip() + "\n"
+    return text + filters()
+
+
+def filters() -> str:
+    from perdure.events import filters
+
+    head, _, rest = str(filters.__doc__).partition("\n\n")
+    called = ", ".join(f"`{name}`" for name in sorted(filters.FUNCTIONS))
+    return f"## Filters\n\n{head}\n\n{rest.rstrip()}\n\nThe functions: {called}.\n"
 
 
 # -- methods ---

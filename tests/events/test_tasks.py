@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.errors import DataError, SettingsError
-from perdure.events.filters import FUNCTIONS, check
+from perdure.events.filters import FUNCTIONS, check, nearest
 from perdure.events.ids import Ids
 from perdure.events.splits import partition, ragged, seconds
 from perdure.events.tasks import Examples, History, Split, Task, TaskData, check_no_leak, compile_tasks
@@ -410,6 +410,9 @@ def test_settings_are_checked(shop):
         ("genres like '%odd%'", "no column 'genres'", "did you mean item.genres?"),
         ("item.genre = 'x'", "no column 'item.genre'", "did you mean item.genres?"),
         ("age = 1", "no column 'age'", "did you mean user.age?"),
+        ("time < 2024-04-05", "2024-04-05 reads as a subtraction", "1712275200 for 2024-04-05 in UTC"),
+        ("time < 2023-02-30", "2023-02-30 reads as a subtraction", "1704067200 for 2024-01-01 in UTC"),
+        ("time < '2024-04-05'", "does not fit the columns", "1712275200 for 2024-04-05 in UTC"),
         ("odd > 1", "no column 'odd'", ""),
         ("domain = 'source' and", "cannot be read", ""),
         ("domain = 'source", "not part of the filter language", ""),
@@ -476,6 +479,7 @@ def test_filters_of_users_and_missing_tables(shop):
     with pytest.raises(SettingsError, match="no column 'valeu'") as error:
         compile_tasks(shop, [Task("w", "one_of", answer="valeu")], SOURCE)
     assert error.value.fix == "did you mean value?"
+    assert nearest("user.sex", ["user.one", "user.age"]) == ""  # alike only in what all columns of users share
 
 
 def test_every_function_of_the_language_is_polars_sql():

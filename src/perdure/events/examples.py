@@ -38,7 +38,7 @@ class History:
 
     Attributes:
         share: above 0 to 1; the first `share` of a user's events that satisfy `where` (rounded down, at least one).
-        where: a filter over events (see filters.py); None takes all.
+        where: a filter over events (see Filters, below); None takes all.
         min_length: users with a shorter history are left out of every task; 0 or more.
         cold_share: this share of the users, drawn by their ids, is made cold: only their first `cold_events` events are
             history, for logs that have no new users. From 0 to below 1. The attribute `cold` tells who.

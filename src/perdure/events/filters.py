@@ -4,12 +4,14 @@
     item.genres like '%Comedy%' and not (user.age = 'under 18')
     behaviour in ('buy', 'cart') or "odd name" is null
 
-Event columns go by their own name, item attributes as `item.<name>`, user attributes as `user.<name>`; a name with
-other characters than letters, digits and `_` stands in double quotes, whole: `"item.release date"`. Text stands in
-single quotes. A row on which the answer is null (a comparison with a missing value) is not selected.
+Event columns go by perdure's names, whatever the file calls them: `user`, `item`, `time`, `position`, `value`,
+`behaviour`, `domain`, or by those of `data.features`. Item attributes are `item.<name>`, user attributes `user.<name>`;
+a name with other characters than letters, digits and `_` stands in double quotes, whole: `"item.release date"`. Text
+stands in single quotes. `time` is in seconds since the epoch, whatever the log's unit: `time >= 1712275200` for
+2024-04-05 in UTC. A row on which the answer is null (a comparison with a missing value) is not selected.
 
 Only what looks at one row at a time is part of the language: comparisons, `and or not`, `in ( ... )`, `between`,
-`like`, `ilike`, `is null`, `case`, `cast`, arithmetic and the functions in FUNCTIONS. There are no subqueries,
+`like`, `ilike`, `is null`, `case`, `cast`, arithmetic and the functions below. There are no subqueries,
 aggregates, windows, clocks or files, so a filter can neither read what it is not shown nor carry knowledge from one
 user to another.
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
@@ -52,6 +55,7 @@ _TOKEN = re.compile(
       | (?P<sign><>|!=|<=|>=|::|[=<>+\-*/%(),\[\]])""",
     re.VERBOSE,
 )
+_DATE = re.compile(r"(?<!\d)\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?!\d)")
 _SLICE = 2_000_000  # rows looked at together: bounds memory on long logs
 
 
@@ -75,6 +79,8 @@ def check(expression: str, known: Iterable[str], *, where: str, own: str = "") -
         if token is None or token.lastgroup == "comment":
             raise fault(f"{expression[at : at + 2].strip()!r} at character {at + 1} is not part of the filter language")
         kind, text = str(token.lastgroup), token.group()
+        if date := _DATE.match(expression, at):
+            raise fault(f"{date.group()} reads as a subtraction", fix=_seconds(date.group()))
         at = token.end()
         if kind == "scoped":
             text = '"' + (text.removeprefix(own) if own else text) + '"'
@@ -125,7 +131,9 @@ def select(
         try:
             answer = frame(names, offset, length).select(parsed.alias("answer"))["answer"]
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            raise fault(f"does not fit the columns: {_first_line(error)}") from None
+            date = _DATE.search(expression) if "time" in names else None
+            fix = _seconds(date.group()) if date else ""
+            raise fault(f"does not fit the columns: {_first_line(error)}", fix=fix) from None
         if answer.dtype != pl.Boolean:
             raise fault(f"gives {answer.dtype}, not yes or no")
         chosen[offset : offset + length] = answer.fill_null(False).to_numpy()
@@ -134,12 +142,9 @@ def select(
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known name that looks most like `name`, or ""."""
-    known = list(known)
-    ends = {k.split(".", 1)[-1]: k for k in reversed(known)}
-    if name.split(".", 1)[-1] in ends:
-        return ends[name.split(".", 1)[-1]]
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return close[0] if close else ""
+    ends = {k.split(".", 1)[-1]: k for k in reversed(list(known))}  # without scopes, in which all look alike
+    close = difflib.get_close_matches(name.split(".", 1)[-1], ends, n=1)
+    return ends[close[0]] if close else ""
 
 
 class _Fault:
@@ -148,15 +153,24 @@ class _Fault:
     def __init__(self, expression: str, known: list[str], where: str) -> None:
         self.expression, self.known, self.where = expression, known, where
 
-    def __call__(self, what: str, name: str = "") -> SettingsError:
+    def __call__(self, what: str, name: str = "", fix: str = "") -> SettingsError:
         near = nearest(name, self.known) if name else ""
         spelled = near if re.fullmatch(r"(?:(?:item|user)\.)?[^\W\d]\w*", near) else f'"{near}"'
         return SettingsError(
             f"{what} in {shorten(self.expression)!r}",
             expected="a yes/no expression over the columns " + (", ".join(self.known) or "(there are none)"),
             where=self.where,
-            fix=f"did you mean {spelled}?" if near else "",
+            fix=fix or (f"did you mean {spelled}?" if near else ""),
         )
+
+
+def _seconds(date: str) -> str:
+    """What to write for a date; a day that no month has is told as a form."""
+    try:
+        then = f"{datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp():.0f} for {date} in UTC"
+    except ValueError:
+        then = "1704067200 for 2024-01-01 in UTC"
+    return f"time is in seconds since the epoch: {then}; other dates are text, in single quotes"
 
 
 def _check_word(word: str, spelled: str, called: bool, known: list[str], fault: _Fault) -> None:
