@@ -526,3 +526,20 @@ def test_a_failed_import_leaves_nothing(tmp_path):
     with pytest.raises(DataError):
         stored(tmp_path, csv(["broken"] * 50))
     assert nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("unit", "time", "fix"),
+    [
+        ("datetime", "01.03.2024 22:00", "write times as 2024-03-31 22:00:30"),
+        ("datetime", "1709330430000", 'set data.time_unit = "ms" (now: "datetime")'),
+        ("s", "2024-03-01 22:00:30", 'set data.time_unit = "datetime" (now: "s")'),
+        ("s", "tomorrow", 'write whole numbers, in "s"'),
+    ],
+)
+def test_times_that_cannot_be_read_are_shown(tmp_path, unit, time, fix):
+    text = HEADER + "\n".join(f"u{k},i{k % 3},{time}" for k in range(9))
+    zone = "UTC" if unit == "datetime" else None
+    refused(
+        3, "9 of 9 rows are bad", f"{time!r}", fix, work=lambda: stored(tmp_path, text, time_unit=unit, time_zone=zone)
+    )

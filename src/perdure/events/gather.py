@@ -192,15 +192,31 @@ def too_many_bad(books: Books, data: DataSettings, clock: Clock | None) -> DataE
     """The error for a log with more bad rows than allowed: reasons, the first rows, and what to do."""
     reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(books.quarantined.items(), key=lambda x: -x[1]))
     head = books.table().head(3).to_dicts()
-    first = "; ".join(f"{row['file']} line {row['line']} {row['reason']} {row['column']}".strip() for row in head)
+    first = "; ".join(
+        f"{row['file']} line {row['line']} {row['reason']} {row['column']} {shorten(row['sample'], 30)!r}"
+        for row in head
+    )
     fix = "mend the rows, or raise data.max_bad_share"
     if "encoding" in books.quarantined:
         fix = 'set data.encoding, for example "latin-1" or "cp1252" (now: ' + f'"{data.encoding}")'
     elif clock is not None and "time_range" in books.quarantined and (unit := clock.likely_unit()):
         fix = f'times look like {unit}: set data.time_unit = "{unit}" (now: "{clock.unit}")'
+    elif clock is not None and (sample := next((row["sample"] for row in head if row["reason"] == "time"), "")):
+        fix = f"{_unreadable(sample, clock.unit)}; or raise data.max_bad_share"
     return DataError(f"{books.bad} of {books.received} rows are bad: {shorten(reasons, 200)}",
                      expected=f"at most {data.max_bad_share:.2%}; nothing was stored", where=shorten(first, 250),
                      fix=fix)  # fmt: skip
+
+
+def _unreadable(sample: str, unit: str) -> str:
+    """What to do about a time that could not be read."""
+    if unit != "datetime":
+        dated = any(mark in sample for mark in "-:/")
+        return f'set data.time_unit = "datetime" (now: "{unit}")' if dated else f'write whole numbers, in "{unit}"'
+    likely = {10: "s", 13: "ms", 16: "us", 19: "ns"}.get(len(sample)) if sample.isdigit() else None
+    if likely:
+        return f'set data.time_unit = "{likely}" (now: "datetime")'
+    return "write times as 2024-03-31 22:00:30 or 2024-03-31T22:00:30+02:00, at hours that data.time_zone has"
 
 
 def _joined(name: str, parts: list[pl.Series], n: int) -> pl.Series:

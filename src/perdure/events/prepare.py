@@ -217,7 +217,8 @@ def _write_attributes(part: Path, data: DataSettings, reading: Reading, ids: tup
             rows = known.rows(frame["id"])
             unknown[f"{role}_unknown"] = len(known) - int((rows >= 0).sum())
             if gone := int((rows < 0).sum()):
-                notes.append(f"{attributes.where}: {gone} rows describe a {role} without events and are left out")
+                who = {"user": "a user", "item": "an item"}[role]
+                notes.append(f"{attributes.where}: {gone} rows describe {who} without events and are left out")
             own_ids = pl.DataFrame({"id": known.series})
             frame = own_ids.join(frame, on="id", how="left", maintain_order="left").drop("id")
         if role == "user" and own is not None:
