@@ -161,6 +161,17 @@ def test_metric_of_the_settings_decides(learned, tmp_path):
     assert run.metrics == {"watch": "hr@5", "buy": "hr@5", "gender": "accuracy"}
 
 
+def test_learn_tells_leaks_and_a_task_of_one_answer(learned, tmp_path):
+    recipe, _ = learned
+    overrides = ["split.kind=example", "evaluate.seen=keep", "tasks.gender.users=\"gender = 'f'\""]
+    run = perdure.learn(recipe, tmp_path / "run", overrides=overrides)
+    told = "\n".join(run.notes)
+    assert "leak: task 'buy'" in told and "to mend it: [split] kind" in told
+    assert "task gender: there is one answer only, 'f', so every model is right" in run.notes
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "to mend it" in page and "one answer only" in page
+
+
 def test_an_override_of_the_method_leaves_its_options_behind(learned, tmp_path):
     recipe, _ = learned
     settings = load(recipe, ["tuning.method=peterrec"], parts=registry)

@@ -257,6 +257,17 @@ def test_prepare_is_reused(first, capsys, tmp_path):
     assert not (tmp_path / "run" / "store").exists()
 
 
+def test_rows_that_are_set_aside_are_told(recipe, capsys, tmp_path):
+    log = recipe.parent / "world" / "events.csv"
+    bad = tmp_path / "bad.csv"
+    bad.write_text(log.read_text(encoding="utf-8") + "u,s0001,soon,view,source,\n", encoding="utf-8")
+    assert call("prepare", recipe, "--out", tmp_path / "store", "-s", f"data.path={bad}") == 0
+    said = capsys.readouterr().out
+    assert ", 1 set aside\n" in said and "note: rows are set aside in quarantine.parquet: time 1" in said
+    assert call("check", recipe, "--json", "-s", f"data.path={bad}") == 0
+    assert "rows are set aside: time 1" in json.loads(capsys.readouterr().out)["notes"][0]
+
+
 def test_check_leaves_nothing(recipe, capsys, tmp_path, monkeypatch):
     before = sorted(str(p) for p in recipe.parent.rglob("*"))
     assert call("check", recipe, "--json") == 0

@@ -130,6 +130,9 @@ def test_the_future_is_found():
     history = History(where="time < 2000 or time >= 3000")
     found = audit(events, compile_tasks(events, [task], history, HALF))
     assert kinds(found) == [("future", "leak", "odd", None)] and found[0].count == found[0].of == 40
+    with pytest.raises(DataError) as error:
+        refuse(found)
+    assert 'where = "... and time < T"' in error.value.fix and 'kind = "user"' not in error.value.fix
     untimed = log_of(events.columns().collect().with_columns(when=pl.col("time")).drop("time"))
     task = replace(task, where="when >= 2000 and when < 3000")
     found = audit(untimed, compile_tasks(untimed, [task], History(where="when < 2000 or when >= 3000"), HALF))

@@ -138,7 +138,8 @@ def check(recipe: Recipe, *, overrides: Sequence[str] = ()) -> Check:
         memory = plan.check_memory(settings, events.n_items, labels)
         start.begin(settings, events, datas)
         backbone, sizes = plan.sizes(settings, events.item_ids, datas)
-        notes += [*settings.notes, *_warnings(settings, datas), *_leaks(events, datas)]
+        leaks, noted = _audited(events, datas)
+        notes += [*settings.notes, *_warnings(settings, events, datas), *leaks, *noted]
         told = []
         for name, data in datas.items():
             counts = {part: len(data.part(part)) for part in ("train", "valid", "test")}
@@ -150,17 +151,24 @@ def check(recipe: Recipe, *, overrides: Sequence[str] = ()) -> Check:
         )  # fmt: skip
 
 
-def _leaks(events: Any, datas: Mapping[str, Any]) -> list[str]:
-    """What the audit finds of what is asked in what is trained on; `perdure compare` refuses leaks."""
-    from perdure.evaluation.leakage import audit
+def _audited(events: Any, datas: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """What the audit finds of what is asked in what is trained on: leaks, which `perdure compare` refuses; notes."""
+    from perdure.evaluation.leakage import audit, mend
 
-    return [f"leak: {one.text}" if one.severity == "leak" else one.text for one in audit(events, datas)]
+    found = audit(events, datas)
+    leaks = [one for one in found if one.severity == "leak"]
+    told = [f"leak: {one.text}; to mend it: {mend([one])}" for one in leaks]
+    return told, [one.text for one in found if one.severity != "leak"]
 
 
-def _warnings(settings: Settings, datas: Mapping[str, Any]) -> list[str]:
+def _warnings(settings: Settings, events: Any, datas: Mapping[str, Any]) -> list[str]:
     """What is allowed, and perhaps not meant."""
-    notes = []
+    aside = events.card["quarantined"]
+    received, reasons = events.card["books"]["received"], ", ".join(f"{why} {n:,}" for why, n in aside.items())
+    notes = [f"{sum(aside.values()):,} of {received:,} rows are set aside: {reasons}"] if aside else []
     for place, (name, data) in enumerate(datas.items()):
+        if len(data.labels) == 1:
+            notes.append(f"task {name}: there is one answer only, {data.labels.series[0]!r}, so every model is right")
         batch = settings.train_for(place).batch_size
         if batch > len(data.train):
             notes.append(f"task {name}: batch_size {batch} is more than its {len(data.train)} training examples")
@@ -225,7 +233,7 @@ def run(
         settings = vectors.keep(settings, out)
         events = prepared(settings, Path(settings.run.store or out / "store"))
         datas = plan.tasks_of(settings, events)
-        notes += _warnings(settings, datas)
+        notes += [*_warnings(settings, events, datas), *(_audited(events, datas)[0] if page else [])]
         plan.check_memory(settings, events.n_items, {name: len(data.labels) for name, data in datas.items()})
         plan.sizes(settings, events.item_ids, datas)  # a task that cannot be added is refused before anything trains
         model = start.begin(settings, events, datas)

@@ -240,9 +240,15 @@ def check(console: Console, told: Told) -> None:
 
 def prepare(console: Console, told: Told) -> None:
     """The store and its card."""
-    pairs(console, {key: value for key, value in told.items() if key != "card"})
+    card = told["card"]
+    words = {"stored": "stored", "duplicate": "equal", "quarantined": "set aside", "filtered": "left out"}
+    rows = [f"{n:,} {word}" for key, word in words.items() if (n := card["books"][key])]
+    why = [f"{reason} {n:,}" for reason, n in card["quarantined"].items()]
+    pairs(console, {key: value for key, value in told.items() if key != "card"} | {"rows": ", ".join(rows)})
     console.print()
-    pairs(console, told["card"])
+    pairs(console, card)
+    notes(console, [f"rows are set aside in quarantine.parquet: {', '.join(why)}"] if why else [])
+    notes(console, card["notes"])
 
 
 def learn(console: Console, told: Told) -> None:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from perdure.events.examples import Examples, Sequences, TaskData
     from perdure.events.sequences import Events
 
-__all__ = ["Finding", "audit", "refuse"]
+__all__ = ["Finding", "audit", "mend", "refuse"]
 
 LONG = 10  # events in which two people do not agree by chance
 MANY, FEW = 20, 5  # users, and those of them who do not answer as most do, of whom a field tells all by chance if fewer
@@ -103,14 +103,23 @@ def refuse(findings: Sequence[Finding]) -> None:
         return
     told = "; ".join(finding.text for finding in leaks[:3])
     more = f"; and {len(leaks) - 3} more" if len(leaks) > 3 else ""
-    split, copies = '[split] kind = "user", and a history from before the answers', "leave the copy out of [profile]"
-    fix = "; ".join(dict.fromkeys(copies if one.kind == "profile" else split for one in leaks))
     raise DataError(
         told + more,
         expected="nothing that is asked in test stands in what is trained on",
         where="leakage audit",
-        fix=f"{fix}; --allow-leaks measures it all the same",
+        fix=f"{mend(leaks)}; --allow-leaks measures it all the same",
     )
+
+
+def mend(leaks: Sequence[Finding]) -> str:
+    """What to do about them."""
+    fixes = {
+        "profile": "leave the copy out of [profile]",
+        "future": '[history] where = "... and time < T" and the task\'s where = "... and time >= T", T in seconds; '
+        'or [split] kind = "time"',
+    }
+    other = '[split] kind = "user", and a history from before the answers'
+    return "; ".join(dict.fromkeys(fixes.get(one.kind, other) for one in leaks))
 
 
 # -- one task ----------------------------------------------------------------------------------------------------------
