@@ -107,3 +107,14 @@ def test_a_model_from_before_an_option_of_its_encoder_is_taken_over(tmp_path):
     with pytest.raises(SettingsError, match=r"its encoder is .*'positions': 'first'") as fault:
         perdure.learn(recipe, tmp_path / "no", overrides=[*options, "encoder.positions=last"])
     assert fault.value.where
+
+
+def test_a_log_that_has_grown_is_told_as_such(first, tmp_path):
+    _, run = first
+    recipe = make(tmp_path, ("watch", "gender"))
+    with (tmp_path / "world" / "events.csv").open("a", encoding="utf-8") as log:
+        log.write("u0000,s9999,1702046499,watch,source,5\nu0001,s9998,1702046499,watch,source,5\n")
+    changes = [*BERT, "objective.name=masked_item", f"pretrain.model={run.model}"]
+    with pytest.raises(ModelError, match="2 of the log are new to it, such as 's9998'") as error:
+        perdure.check(recipe, overrides=changes)
+    assert "of its own" not in error.value.found and "[data] where" in error.value.fix

@@ -47,7 +47,7 @@ def _found(folder: str, model: UserModel, settings: Settings, events: Events) ->
     for task in settings.tasks:
         found.objective.refuse_answer(task.name, task.attribute, found.fields)  # type: ignore[operator]
     if found.item_ids.digest != model.item_ids.digest:
-        raise ModelError("the model reads other items than this log has", where=folder)
+        raise _other_items(set(model.item_ids.series), set(found.item_ids.series), folder)
     if found.marks != model.marks:
         raise ModelError(
             f"the model reads {_told(found.marks)} of events besides their items",
@@ -56,6 +56,19 @@ def _found(folder: str, model: UserModel, settings: Settings, events: Events) ->
             fix="give [input] as the model had it",
         )
     return found
+
+
+def _other_items(log: set[str], model: set[str], folder: str) -> ModelError:
+    """The error for a log that has grown, or is another."""
+    new, gone = sorted(log - model), sorted(model - log)
+    told = [f"{len(new):,} of the log are new to it, such as {shorten(new[0])!r}"] if new else []
+    told += [f"{len(gone):,} of its own are not in the log, such as {shorten(gone[0])!r}"] if gone else []
+    return ModelError(
+        f"the model reads other items than this log has: {'; '.join(told)}",
+        expected=f"its {len(model):,} items, no more and no fewer",
+        where=folder,
+        fix="leave new items out with [data] where (item or time), or learn anew, without [pretrain] model and start",
+    )
 
 
 def _apart(found: UserModel, settings: Settings, events: Events, folder: str) -> None:
