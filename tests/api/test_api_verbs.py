@@ -161,6 +161,12 @@ def test_metric_of_the_settings_decides(learned, tmp_path):
     assert run.metrics == {"watch": "hr@5", "buy": "hr@5", "gender": "accuracy"}
 
 
+def test_one_override_without_a_list_is_one_fault(learned):
+    with pytest.raises(perdure.UsageError, match=r"overrides = 'train.epochs=3'") as error:
+        perdure.check(learned[0], overrides="train.epochs=3")
+    assert error.value.expected == "a list: ['train.epochs=3']"
+
+
 def test_learn_tells_leaks_and_a_task_of_one_answer(learned, tmp_path):
     recipe, _ = learned
     overrides = ["split.kind=example", "evaluate.seen=keep", "tasks.gender.users=\"gender = 'f'\""]

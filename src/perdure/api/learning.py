@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from perdure import registry
 from perdure.api.identity import check_same, identity
-from perdure.errors import MachineError, ModelError, UsageError
+from perdure.errors import MachineError, ModelError, UsageError, shorten
 from perdure.settings import Settings, from_dict, load
 
 __all__ = ["Check", "Run", "Store", "check", "learn", "prepare", "report"]
@@ -88,6 +88,9 @@ class Run:
 
 
 def _settings(recipe: Recipe, overrides: Sequence[str]) -> Settings:
+    if isinstance(overrides, str):
+        said = repr(shorten(overrides))
+        raise UsageError(f"overrides = {said}", expected=f"a list: [{said}]", where="overrides")
     if isinstance(recipe, Mapping):
         return from_dict(recipe, overrides, parts=registry)
     return load(recipe, overrides, parts=registry)
