@@ -33,6 +33,20 @@ def test_a_models_life(learned, tmp_path):
     assert perdure.write_report(run.folder).is_file()
 
 
+def test_what_is_seen_is_as_the_recipe_says(learned, tmp_path):
+    """`recommend` leaves out, or keeps, what `evaluate` does."""
+    recipe, run = learned
+    keep = ["evaluate.seen=keep", f"pretrain.model={run.model}", "train.max_steps=1"]
+    kept = perdure.learn(recipe, tmp_path / "run", overrides=keep)
+    asked = {"task": "watch", "history": ["s0001", "s0013"], "k": 60}
+    both = perdure.recommend(kept.model, **asked)["items"]
+    assert {"s0001", "s0013"} <= set(both) and not {"s0001", "s0013"} & set(
+        perdure.recommend(kept.model, seen="drop", **asked)["items"]
+    )
+    assert not {"s0001", "s0013"} & set(perdure.recommend(run.model, **asked)["items"])
+    assert not any("own input" in note for note in perdure.evaluate(kept.model, task="watch")[0]["notes"])
+
+
 def test_a_recipe_from_python(learned, tmp_path):
     recipe, run = learned
     tables = tomllib.loads(recipe.read_text())

@@ -39,6 +39,14 @@ def test_known_answers():
     assert set(kept.values) == {f"{m}@{k}" for m in ("hr", "ndcg", "mrr", "recall") for k in (1, 10)} | {"auc"}
 
 
+def test_right_answers_that_recommend_would_leave_out_are_counted():
+    model = fixed(SCORES)  # user 0 has seen the answer i000, user 2 has not
+    data = data_of(card(model), [[2], [4], [2, 5]], [[0], [0], [1]])
+    told = " ".join(evaluate(model, data).notes)
+    assert "unless they are right: 1 of 3 are, which recommend never gives unless seen is keep" in told
+    assert "own input" not in " ".join(evaluate(model, data, seen="keep").notes)
+
+
 def test_a_constant_model_looks_bad():
     model = fixed(np.zeros((40, 40)))
     score = evaluate(model, data_of(card(model), [[2], [9]], [[30], [4]]))

@@ -40,7 +40,7 @@ def test_seen_labels_are_no_candidates_but_the_target_stays():
     scores = torch.tensor([[4.0, 3.0, 2.0, 1.0], [4.0, 3.0, 2.0, 1.0]])
     seen = (np.array([1, 0, 0, 0]), np.array([2, 0, 1, 1]))  # any order, repeats; user 1 has seen the target itself
     found = rank(scores, np.array([2, 2]), seen=seen)
-    assert found.rank.tolist() == [1, 3]
+    assert found.rank.tolist() == [1, 3] and found.met == 1
     assert found.auc.tolist() == [1.0, pytest.approx(1 / 3)]
     assert scores.tolist() == [[4.0, 3.0, 2.0, 1.0]] * 2  # left as it was
 

@@ -186,7 +186,7 @@ def recommend(
     profile: Mapping[str, str | None] | None = None,
     marks: Sequence[Mapping[str, Any]] | None = None,
     k: int = 10,
-    seen: Literal["drop", "keep"] = "drop",
+    seen: Literal["drop", "keep"] | None = None,
     allow: Sequence[str] | None = None,
     deny: Sequence[str] | None = None,
     store: str | Path | None = None,
@@ -194,7 +194,8 @@ def recommend(
     """The k best answers of a task, for a user of the log, or for any history of item ids, oldest first, and profile.
 
     With seen="drop" items of the history are no answers, nor, for a user of the log, what the log holds as the user's
-    answers to this task already: who has bought a book is not told to buy it.
+    answers to this task already: who has bought a book is not told to buy it. With "keep" they are. What is not given
+    is what the recipe's [evaluate] says.
 
     A profile is field -> value, as text, for a model that reads profiles; what is left out is missing. So are `marks`,
     one for each event of the history, for a model that reads more of events than their items: column -> value, as text,
@@ -236,8 +237,10 @@ def recommend(
             known = None if profiles is None else profiles.of(np.array([row]))
         else:
             stranger = [user]
-    without = [*(deny or []), *owned] if owned and seen == "drop" and not isinstance(deny, str) else deny
-    answer = ask(model, card.name, [raw], k, seen=seen, allow=allow, deny=without, profiles=known, marks=told)[0]
+    said = (model.manifest.get("settings") or {}).get("evaluate", {}).get("seen", "drop")
+    how: Any = seen or said
+    without = [*(deny or []), *owned] if owned and how == "drop" and not isinstance(deny, str) else deny
+    answer = ask(model, card.name, [raw], k, seen=how, allow=allow, deny=without, profiles=known, marks=told)[0]
     answer = asdict(answer)
     answer["unknown"] = [*stranger, *answer["unknown"]]
     closed = allow is not None and not (len(allow) and (card.labels.rows(list(allow)) >= 0).any())

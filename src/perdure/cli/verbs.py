@@ -262,12 +262,12 @@ def recommend(
     ] = None,
     k: Annotated[int, typer.Option("-k", help="how many answers")] = 10,
     seen: Annotated[
-        Seen,
+        Seen | None,
         typer.Option(
             "--seen",
             help="drop: items of the history, and answers the log already holds of --user, are left out; keep: not",
         ),
-    ] = Seen.drop,
+    ] = None,
     allow: Annotated[str | None, typer.Option("--allow", help="only these answers, given as for --history")] = None,
     deny: Annotated[str | None, typer.Option("--deny", help="none of these answers, given as for --history")] = None,
     store: Store = None,
@@ -288,7 +288,7 @@ def recommend(
         profile=show.fields(profile, "--profile"),
         marks=show.marks(marks, "--marks"),
         k=k,
-        seen=seen.value,  # type: ignore[arg-type]
+        seen=seen.value if seen else None,  # type: ignore[arg-type]
         allow=show.ids(allow, "--allow"),
         deny=show.ids(deny, "--deny"),
         store=store,

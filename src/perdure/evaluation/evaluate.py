@@ -240,6 +240,8 @@ def _ranked(model, card, data, examples, split, notes, batch_size, ks, drop, sam
     per_user["auc"] = metrics.mean_per_user(auc, starts)
     if labels is not None:
         notes.append("items of a user's own input are left out of the ranking, unless they are right")
+        if met := sum(p.met for p in parts):
+            notes[-1] += f": {met} of {len(rank)} are, which recommend never gives unless seen is keep"
     ranked = min(len(card.labels), sampled.negatives + 1) if sampled else len(card.labels)
     if beyond := [str(k) for k in ks if k >= ranked]:
         notes.append(f"hr and recall at {', '.join(beyond)} say nothing: {ranked} answers are ranked")

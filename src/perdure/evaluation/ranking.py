@@ -63,11 +63,13 @@ class Ranks:
         rank: (A,) int64 from 1; 0 for an answer outside the label space. Within a user in the order given.
         auc: (A,) float64 in [0, 1]; 0 for an answer outside the label space, 1/2 where there is no wrong answer.
         starts: (n + 1,) int64; user i owns rank[starts[i]:starts[i + 1]].
+        met: how many of the answers are labels that were to be left out.
     """
 
     rank: np.ndarray
     auc: np.ndarray
     starts: np.ndarray
+    met: int = 0
 
 
 Scores = Callable[[int, int], Tensor]  # users from, to -> fresh (B, Y) scores that may be written into
@@ -130,7 +132,7 @@ def rank_blocks(
     """
     answers, starts = np.asarray(answers, np.int64), np.asarray(starts, np.int64)
     found, auc = np.zeros(len(answers), np.int64), np.zeros(len(answers))
-    rng = np.random.default_rng(sampled.seed if sampled else 0)
+    rng, met = np.random.default_rng(sampled.seed if sampled else 0), 0
     step = users_at_once(n_labels)
     for low in range(0, len(starts) - 1, step):
         high = min(low + step, len(starts) - 1)
@@ -140,12 +142,13 @@ def rank_blocks(
         inside = np.flatnonzero(answers[part] >= 0)
         at = (_index(rows[inside], block), _index(answers[part][inside], block))
         left_out = None if seen is None else tuple(_index(cell, block) for cell in seen(low, high))
-        target = _leave_out(block, at, left_out)
+        target, held = _leave_out(block, at, left_out)
+        met += held
         if sampled is not None:
             _draw(block, at, target, sampled, popularity, rng)
         places = inside + part.start
         found[places], auc[places] = ranks_in(block, at[0], target)
-    return Ranks(found, auc, starts)
+    return Ranks(found, auc, starts, met)
 
 
 def ranks_in(scores: Tensor, rows: Tensor, target: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -202,15 +205,16 @@ def _true(compare: Callable[..., Tensor], scores: Tensor, bar: Tensor) -> np.nda
     return held.sum(1).cpu().numpy().astype(np.int64)
 
 
-def _leave_out(scores: Tensor, answers: tuple[Tensor, Tensor], seen: tuple[Tensor, ...] | None) -> Tensor:
-    """Marks seen labels with -inf, right answers excepted; returns the right answers' scores (A,)."""
+def _leave_out(scores: Tensor, answers: tuple[Tensor, Tensor], seen: tuple[Tensor, ...] | None) -> tuple[Tensor, int]:
+    """Marks seen labels with -inf, right answers excepted; the right answers' scores (A,), and how many were seen."""
     if not bool(torch.isfinite(scores.sum())) and not bool(torch.isfinite(scores).all()):
         raise NonFiniteError("scores are not finite", expected="finite numbers", where="ranking")
-    target = scores[answers]  # (A,)
+    target, met = scores[answers], 0  # (A,)
     if seen is not None:
         scores[seen] = -torch.inf
+        met = int((scores[answers] == -torch.inf).sum())
         scores[answers] = target
-    return target
+    return target, met
 
 
 def _draw(
