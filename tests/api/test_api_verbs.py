@@ -27,6 +27,7 @@ def test_a_models_life(learned, tmp_path):
     assert len(answer["items"]) == 5
     scores = perdure.evaluate(run.model, task="gender")
     assert scores[0]["value"] == pytest.approx(run.scores["gender"], abs=1e-6)
+    assert run.popularity.keys() == run.scores.keys() and scores[0]["popularity"] == run.popularity["gender"]
     told = perdure.embed(run.model, tmp_path / "users.parquet")
     assert told["users"] == 120
     assert perdure.show(run.folder)["R"] == run.matrix

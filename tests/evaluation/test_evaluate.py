@@ -47,6 +47,22 @@ def test_right_answers_that_recommend_would_leave_out_are_counted():
     assert "own input" not in " ".join(evaluate(model, data, seen="keep").notes)
 
 
+def test_popularity_is_measured_beside_the_model():
+    """Everybody is answered alike: i003, i002, i001, i000, less what the user has seen."""
+    model = fixed(SCORES, popularity=[1, 2, 3, 4])
+    data = data_of(card(model), [[2], [4], [2, 5]], [[1], [3], [2]])  # third of three unseen, first, first
+    score = evaluate(model, data, metric="mrr@10", popularity=True)
+    assert score.popularity == pytest.approx((1 / 3 + 1 + 1) / 3) and score.to_dict()["popularity"] == score.popularity
+    assert evaluate(model, data).popularity is None
+    same = evaluate(model, data, metric="mrr@10")
+    assert (same.values, same.notes) == (score.values, score.notes)
+    kept = evaluate(model, data, metric="mrr@10", seen="keep", popularity=True)
+    assert kept.popularity == pytest.approx((1 / 3 + 1 + 1 / 2) / 3)
+    classes = fixed(np.zeros((4, 3)), "one_of", popularity=[5, 9, 1])
+    told = evaluate(classes, data_of(card(classes), [[2]] * 3, [[0], [1], [1]]), popularity=True)
+    assert told.popularity == pytest.approx(2 / 3)  # the largest class of training
+
+
 def test_a_constant_model_looks_bad():
     model = fixed(np.zeros((40, 40)))
     score = evaluate(model, data_of(card(model), [[2], [9]], [[30], [4]]))

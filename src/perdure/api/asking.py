@@ -155,7 +155,8 @@ def evaluate(
         store: the prepared log, where it does not stand beside the model.
 
     Returns:
-        Per task: task, split, n, metric, value, low, high (95 % interval), values, protocol, notes.
+        Per task: task, split, n, metric, value, low, high (95 % interval), popularity (what is reached by answering
+        everybody with what is popular in training), values, protocol, notes.
 
     Raises:
         UsageError, DataError, ModelError.
@@ -170,7 +171,8 @@ def evaluate(
     ks, told = asked.ks if ks is None else ks, []
     for name in names:
         metric = model.card(name).metric or None
-        score = measure(model, datas[name], split, ks=ks, seen=seen or asked.seen, sampled=drawn, metric=metric)
+        how: Any = {"ks": ks, "seen": seen or asked.seen, "sampled": drawn, "metric": metric}
+        score = measure(model, datas[name], split, **how, popularity=True)
         told.append(score.to_dict())
         if given and model.card(name).kind == "one_of":
             told[-1]["notes"].append(f"{', '.join(given)} ignored: all classes are compared")

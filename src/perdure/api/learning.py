@@ -6,7 +6,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,7 +65,8 @@ class Run:
         tasks: in the order learned. metrics: task -> name of its measure. protocols: task -> how it was measured:
             "full ranking", "all classes", or "sampled: ...", which must not be compared with the others.
         matrix: R[t][k], the measure of task k after learning task t.
-        scores: task -> its measure after the last task.
+        scores: task -> its measure after the last task. popularity: task -> what is reached by answering everybody with
+            what is popular in training; None where nothing is ranked.
         average, forgetting, backward_transfer: of the matrix.
         costs: per task: seconds, epochs, trainable parameters, bytes.
         seconds: of the whole call.
@@ -79,6 +80,7 @@ class Run:
     protocols: dict[str, str]
     matrix: list[list[float]]
     scores: dict[str, float]
+    popularity: dict[str, float | None]
     average: float
     forgetting: float
     backward_transfer: float
@@ -303,14 +305,16 @@ def _begins(out: Path, settings: Settings, resume: str, expected: tuple[str, ...
 
 
 def _evaluator(settings: Settings) -> Evaluate:
-    """`evaluate` with the recipe's [evaluate]."""
-    from perdure.evaluation.evaluate import evaluate
+    """`evaluate` with the recipe's [evaluate]; what popularity reaches on the test users is measured once a task."""
+    from perdure.evaluation.evaluate import Score, evaluate
 
-    asked = settings.evaluate
+    asked, first = settings.evaluate, dict[str, Score]()
 
     def measure(model: Any, data: Any, split: str) -> Any:
-        metric = asked.metric if asked.fits(data.task.kind) else None
-        return evaluate(model, data, split, ks=asked.ks, seen=asked.seen, sampled=asked.drawn, metric=metric)
+        metric, name = asked.metric if asked.fits(data.task.kind) else None, data.task.name
+        how: Any = {"ks": asked.ks, "seen": asked.seen, "sampled": asked.drawn, "metric": metric}
+        score = evaluate(model, data, split, **how, popularity=split == "test" and name not in first)
+        return replace(score, popularity=first.setdefault(name, score).popularity) if split == "test" else score
 
     return measure
 
@@ -326,6 +330,7 @@ def _told(out: Path, learned: Any, page: str | None, notes: list[str], seconds: 
         protocols=dict(matrix.protocols),
         matrix=[list(row) for row in matrix.rows],
         scores=dict(zip(matrix.tasks, matrix.rows[-1], strict=True)),
+        popularity={score["task"]: score.get("popularity") for score in learned.scores},
         average=matrix.average(),
         forgetting=matrix.forgetting(),
         backward_transfer=matrix.backward_transfer(),

@@ -31,6 +31,7 @@ RESULTS: dict[str, Any] = {
     "value": pl.Float64,
     "low": pl.Float64,
     "high": pl.Float64,
+    "popularity": pl.Float64,
     "n": pl.Int64,
     "measured": pl.String,
     "final": pl.Boolean,
@@ -73,6 +74,7 @@ def _rows(out: Path, cell: Cell) -> list[dict[str, Any]]:
         after, task = score["after"], score["task"]
         row = {**key, "after": after, "after_index": place[after], "task": task, "task_index": place[task]}
         row |= {name: score[name] for name in ("metric", "value", "low", "high", "n")}
+        row["popularity"] = score.get("popularity")
         row |= {"measured": score["protocol"], "final": after == tasks[-1], "backbone_shared": shared}
         told.append(row | {name: value for name, value in costs.pop(task, {}).items() if name in COST})
     return told

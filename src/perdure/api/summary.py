@@ -83,7 +83,7 @@ class _Group:
     # -- what is told ------------------------------------------------------------------------------------------------
 
     def told(self, against: str | None) -> dict[str, Any]:
-        """tasks, metrics, measured, best, methods."""
+        """tasks, metrics, measured, best, popularity, methods."""
         told = {method: self._method(method) for method in self.methods}
         p = {}
         for method in self.methods:
@@ -101,7 +101,13 @@ class _Group:
             told[method]["p_holm"] = corrected
         return {"tasks": self.tasks, "metrics": self.metrics, "measured": self.measured, "left_out": list(self.without),
                 "seeds": sorted({seed for runs in self.runs.values() for seed in runs}),
-                "best": self._best(), "methods": told}  # fmt: skip
+                "best": self._best(), "popularity": self._popularity(), "methods": told}  # fmt: skip
+
+    def _popularity(self) -> dict[str, float | None]:
+        """Task -> what is reached by answering everybody with what is popular in training, mean over seeds."""
+        told = self.rows.filter(pl.col("final")).unique(["task", "seed"]).group_by("task").agg(pl.mean("popularity"))
+        means = dict(zip(told["task"], told["popularity"], strict=True))
+        return {task: means.get(task) for task in self.tasks}
 
     def _best(self, without: str = "") -> str | None:
         others = [method for method in self.methods if method != without]

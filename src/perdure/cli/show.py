@@ -256,8 +256,12 @@ def learn(console: Console, told: Told) -> None:
     matrix(console, told)
     console.print()
     heads = ["task", "seconds", "epochs", "trainable", "bytes"]
-    lines = [[told["metrics"].get(c["task"], ""), *[c.get(head) for head in heads]] for c in told["costs"]]
-    rows(console, ["measure", *heads], lines)
+    lines = []
+    for cost in told["costs"]:
+        name = cost["task"]
+        popular = told["popularity"].get(name)
+        lines.append([told["metrics"].get(name, ""), *[cost.get(head) for head in heads], popular])
+    rows(console, ["measure", *heads, "popularity"], lines)
     console.print()
     pairs(
         console,
@@ -275,7 +279,7 @@ def around(value: Told | None) -> str | None:
 
 def evaluate(console: Console, told: Told) -> None:
     """A line a task; the protocol beside each number."""
-    heads = ["task", "split", "n", "metric", "value", "low", "high", "protocol"]
+    heads = ["task", "split", "n", "metric", "value", "low", "high", "popularity", "protocol"]
     rows(console, heads, [[score[head] for head in heads] for score in told["scores"]])
     console.print()
     for score in told["scores"]:

@@ -5,7 +5,7 @@ Goes through inference.represent and model.score_of, as recommend does: what is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,11 +17,11 @@ from perdure.errors import DataError, ModelError, UsageError
 from perdure.evaluation import bootstrap, metrics
 from perdure.evaluation.own_measure import own_measure
 from perdure.evaluation.ranking import Sampled, rank_blocks, users_at_once
-from perdure.inference.represent import blank, label_of_item, represent, scores_of, seen_cells
+from perdure.inference.represent import blank, label_of_item, popular, represent, scores_of, seen_cells
 
 if TYPE_CHECKING:
     from perdure.events.examples import Examples, TaskData
-    from perdure.model.user_model import UserModel
+    from perdure.model.user_model import TaskCard, UserModel
 
 __all__ = ["PRIMARY", "Score", "difference", "evaluate"]
 
@@ -34,6 +34,8 @@ RANKING = {
 PRIMARY = {"next_item": "ndcg@10", "item": "ndcg@10", "one_of": "accuracy"}
 USERS = 2**16  # user vectors in memory at a time
 MOST_KEPT = 2**26  # class scores kept for the AUC; above, it is left out
+# users from, to; and from, to within them -> fresh (B, Y) scores
+Answers = Iterator[tuple[int, int, Callable[[int, int], Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Score:
         protocol: "full ranking", "sampled: 100 uniform negatives, seed 0", "all classes", or the objective's name.
         notes: what a reader of the numbers must know.
         confusion: (Y + 1, Y) counts for one_of, else None; see metrics.confusion.
+        popularity: the primary measure of whoever answers everybody with what is popular in training; None where it was
+            not asked for, or nothing is ranked.
     """
 
     task: str
@@ -62,6 +66,7 @@ class Score:
     protocol: str
     notes: tuple[str, ...] = ()
     confusion: np.ndarray | None = field(default=None, repr=False)
+    popularity: float | None = None
 
     @property
     def value(self) -> float:
@@ -99,15 +104,16 @@ class Score:
         return bootstrap.interval(bootstrap.means(_of(self, name), resamples, seed), level)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it, without the users: task, split, n, metric, value, low, high, values, protocol, notes.
+        """As JSON can hold it, without the users: task, split, n, metric, value, low, high, popularity, values,
+        protocol, notes.
 
         low and high are None for the AUC of classes, which has no interval here.
         """
         alone = self.primary not in self.per_user and not self._counted(self.primary)
         low, high = (None, None) if alone else self.interval()
         told = {"task": self.task, "split": self.split, "n": self.n, "metric": self.primary, "value": self.value}
-        return {**told, "low": low, "high": high, "values": dict(self.values), "protocol": self.protocol,
-                "notes": list(self.notes)}  # fmt: skip
+        return {**told, "low": low, "high": high, "popularity": self.popularity, "values": dict(self.values),
+                "protocol": self.protocol, "notes": list(self.notes)}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,7 @@ def evaluate(
     seen: Literal["drop", "keep"] = "drop",
     sampled: Sampled | int | str | None = None,
     metric: str | None = None,
+    popularity: bool = False,
     batch_size: int = 256,
     generator: torch.Generator | None = None,
 ) -> Score:
@@ -167,6 +174,7 @@ def evaluate(
         sampled: None ranks among all labels. A number, "100 uniform", "100 popularity" or a Sampled ranks among so
             many drawn wrong labels; the result says so in `protocol` and must not be compared with full ranking.
         metric: the measure that stands for the task; ndcg@10, or accuracy for one_of, where None or not measured.
+        popularity: measure what is popular, too: the same answers for everybody.
         batch_size: histories the encoder sees at once; changes no result beyond rounding.
         generator: its initial seed is the seed of the sampled ranking (0 without).
 
@@ -199,9 +207,17 @@ def evaluate(
     outside = int((examples.answers < 0).sum())
     if outside:
         notes.append(f"{outside} right answers are no labels of the task (never met in training): misses")
-    if card.kind == "one_of":
-        return _classes(model, card, data, examples, split, notes, batch_size).by(metric)
-    return _ranked(model, card, data, examples, split, notes, batch_size, asked, seen == "drop", drawn).by(metric)
+
+    def measured(answers: Answers) -> Score:
+        if card.kind == "one_of":
+            return _classes(card, examples, split, notes, answers).by(metric)
+        labels = label_of_item(card, model.backbone.n_items) if seen == "drop" else None
+        return _ranked(card, data, examples, split, notes, answers, asked, labels, drawn).by(metric)
+
+    score = measured(_answers(model, card.name, data, examples, batch_size))
+    if not popularity:
+        return score
+    return replace(score, popularity=measured(_popular(card, examples)).values.get(score.primary))
 
 
 def cuts(ks: Sequence[int], metric: str | None) -> tuple[int, ...]:
@@ -211,16 +227,13 @@ def cuts(ks: Sequence[int], metric: str | None) -> tuple[int, ...]:
     return metrics.check_ks([*ks, 10, *([int(cut)] if cut.isdecimal() else [])])
 
 
-def _ranked(model, card, data, examples, split, notes, batch_size, ks, drop, sampled) -> Score:
-    """Score of a task whose labels are ranked."""
-    labels = label_of_item(card, model.backbone.n_items) if drop else None
+def _ranked(card, data, examples, split, notes, stretches: Answers, ks, labels, sampled) -> Score:
+    """Score of a task whose labels are ranked; those of `labels`, the label of each item, are left out where met."""
+    notes = [*notes]
     label_of, items = labels if labels is not None else np.zeros(0, np.int64), np.asarray(data.sequences.items)
     parts = []
-    for low, high, u, empty in _vectors(model, card.name, data, examples, batch_size):
+    for low, high, scores in stretches:
         begin, end, starts = examples.begin[low:high], examples.end[low:high], examples.answer_starts[low : high + 1]
-
-        def scores(a: int, b: int, u: Tensor = u, empty: np.ndarray = empty) -> Tensor:
-            return scores_of(model, card.name, u[a:b], empty[a:b])
 
         def seen(a: int, b: int, begin: np.ndarray = begin, end: np.ndarray = end) -> tuple[np.ndarray, np.ndarray]:
             return seen_cells(label_of, items, begin[a:b], end[a:b])
@@ -255,18 +268,18 @@ def _ranked(model, card, data, examples, split, notes, batch_size, ks, drop, sam
     return Score(card.name, split, n, values, per_user, users, primary, protocol, tuple(notes))
 
 
-def _classes(model, card, data, examples, split, notes, batch_size) -> Score:
+def _classes(card, examples, split, notes, stretches: Answers) -> Score:
     """Score of a one_of task."""
+    notes = [*notes]
     n, n_labels = len(examples), len(card.labels)
     right = np.asarray(examples.answers, np.int64)[examples.answer_starts[:-1]]  # (n,)
     predicted, probability = np.zeros(n, np.int64), np.zeros(n)
     kept = np.zeros((n, n_labels), np.float32) if n * n_labels <= MOST_KEPT else None
     step = users_at_once(n_labels)
-    for low, high, u, empty in _vectors(model, card.name, data, examples, batch_size):
+    for low, high, scores in stretches:
         for a in range(low, high, step):
             b = min(a + step, high)
-            scores = scores_of(model, card.name, u[a - low : b - low], empty[a - low : b - low])  # (B, Y)
-            predicted[a:b], probability[a:b], chance = class_told(scores, right[a:b])
+            predicted[a:b], probability[a:b], chance = class_told(scores(a - low, b - low), right[a:b])
             if kept is not None:
                 kept[a:b] = chance.cpu().numpy()
     values, per_user, table = class_values(right, predicted, probability, kept, n_labels)
@@ -314,14 +327,25 @@ def _by_objective(model, data, examples, split, notes, batch_size) -> Score:
     return Score(data.task.name, split, len(kept), values, {name: per_user}, users, name, protocol, tuple(notes))
 
 
-def _vectors(model: UserModel, task: str, data: TaskData, examples: Examples, batch_size: int):
-    """(from, to, user vectors, which of them have no input) of one stretch of users after the other."""
+def _answers(model: UserModel, task: str, data: TaskData, examples: Examples, batch_size: int) -> Answers:
+    """What the model answers, one stretch of users after the other."""
     for low in range(0, len(examples), USERS):
         high = min(low + USERS, len(examples))
         begin, end = examples.begin[low:high], examples.end[low:high]
         profiles = None if data.profiles is None else data.profiles.of(examples.users[low:high])
-        u = represent(model, task, data.sequences, begin, end, batch_size, profiles)
-        yield low, high, u, blank(model, task, begin, end, profiles)
+        vectors = represent(model, task, data.sequences, begin, end, batch_size, profiles)
+        none = blank(model, task, begin, end, profiles)
+
+        def scores(a: int, b: int, u: Tensor = vectors, empty: np.ndarray = none) -> Tensor:
+            return scores_of(model, task, u[a:b], empty[a:b])
+
+        yield low, high, scores
+
+
+def _popular(card: TaskCard, examples: Examples) -> Answers:
+    """The same answers for everybody: what is popular in training."""
+    row = popular(card)  # (Y,)
+    yield 0, len(examples), lambda a, b: row.repeat(b - a, 1)
 
 
 def _judged(examples: Examples, task: str, split: str) -> tuple[Examples, list[str]]:

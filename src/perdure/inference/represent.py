@@ -27,7 +27,17 @@ from perdure.functional.products import one_shape
 if TYPE_CHECKING:
     from perdure.model.user_model import TaskCard, UserModel
 
-__all__ = ["blank", "label_of_item", "represent", "scores_of", "seen_cells", "users_at_once", "vector", "width_of"]
+__all__ = [
+    "blank",
+    "label_of_item",
+    "popular",
+    "represent",
+    "scores_of",
+    "seen_cells",
+    "users_at_once",
+    "vector",
+    "width_of",
+]
 
 FEWEST = 4  # users scored together at least: a lone user goes through the kernels, and gets the bits, of a crowd
 TOKENS = 2**13  # events of a batch on a CPU: few calls, and memory that stays small
@@ -124,8 +134,7 @@ def scores_of(model: UserModel, task: str, u: Tensor, empty: np.ndarray) -> Tens
 
     Args:
         u: (B, d) user vectors of `represent`.
-        empty: (B,) bool; those users get the popularity of the labels instead: their training counts, or for one_of
-            the logarithm of their shares.
+        empty: (B,) bool; those users get what is `popular` instead.
 
     Raises:
         NonFiniteError: a score is NaN or infinite.
@@ -135,13 +144,18 @@ def scores_of(model: UserModel, task: str, u: Tensor, empty: np.ndarray) -> Tens
         asked = u if not few else torch.cat([u, u.new_zeros(few, u.shape[1])])  # (max(B, FEWEST), d)
         scores = model.score_of(asked, task).float()[: len(u)]  # (B, Y)
         if empty.any():
-            card = model.tasks[task]
-            popular = torch.as_tensor(np.asarray(card.popularity), dtype=torch.float32, device=scores.device)  # (Y,)
-            if card.kind == "one_of":
-                popular = (popular.clamp(min=1e-6) / popular.sum().clamp(min=1e-6)).log()
-            scores[torch.from_numpy(np.flatnonzero(empty)).to(scores.device)] = popular
+            scores[torch.from_numpy(np.flatnonzero(empty)).to(scores.device)] = popular(
+                model.tasks[task], scores.device
+            )
     _finite(scores, "scores", task)
     return scores
+
+
+def popular(card: TaskCard, device: torch.device | str = "cpu") -> Tensor:
+    """(Y,) float32, what is answered where nothing is known: training counts of the labels, or for one_of the logarithm
+    of their shares."""
+    counts = torch.as_tensor(np.asarray(card.popularity), dtype=torch.float32, device=device)  # (Y,)
+    return (counts.clamp(min=1e-6) / counts.sum().clamp(min=1e-6)).log() if card.kind == "one_of" else counts
 
 
 def users_at_once(n_labels: int) -> int:

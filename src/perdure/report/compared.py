@@ -40,6 +40,7 @@ class Group:
         tasks: in the order learned. left_out: of them those that count in no mean.
         metrics, measured: task -> measure, and how it was measured.
         methods: method -> its entry of summary.json; the best average first.
+        popularity: task -> what is reached by what is popular; empty for comparisons that did not measure it.
         rows: of results.parquet. users: of users.parquet.
         folders: method -> folders of its finished runs, by seed.
     """
@@ -56,6 +57,7 @@ class Group:
     rows: pl.DataFrame
     users: pl.DataFrame
     folders: dict[str, dict[int, Path]] = field(default_factory=dict)
+    popularity: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def counted(self) -> list[str]:
@@ -273,6 +275,7 @@ def _group(
         rows=rows,
         users=(pl.DataFrame() if users is None else users.filter(*chosen)),
         folders={method: folders[method] for method, _ in ranked if method in folders},
+        popularity=dict(told.get("popularity") or {}),
     )
 
 

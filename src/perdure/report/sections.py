@@ -246,6 +246,7 @@ def scores(facts: Facts) -> dict[str, Any] | None:
                 "metric": score.get("metric", ""),
                 "value": words.score(score.get("value")),
                 "interval": f"{words.score(low)} – {words.score(high)}" if None not in (low, high) else "",
+                "popularity": "" if score.get("popularity") is None else words.score(score["popularity"]),
                 "protocol": protocol,
                 "sampled": protocol.startswith("sampled"),
                 **_by_cut(values),
@@ -256,7 +257,7 @@ def scores(facts: Facts) -> dict[str, Any] | None:
         return None
     caption = (
         "Intervals are bootstrap intervals over test users: how far the score would move with other users, not with"
-        " other seeds."
+        " other seeds. Popularity is what is reached by answering everybody with what is popular in training."
     )
     if any(row["sampled"] for row in rows):
         caption += (

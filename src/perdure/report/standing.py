@@ -12,6 +12,7 @@ from perdure.report.parts import Cell, Drawing, Grid, Section, Table, crossed
 __all__ = ["alerts", "gains", "head", "scores", "scores_table", "title"]
 
 MANY = 8  # runs of one kind that are named
+POPULAR = "popularity"  # a row beside the methods
 SURE = 0.05  # corrected p below which a difference is called certain
 
 
@@ -249,7 +250,8 @@ def scores(c: Compared) -> Section:
     """The score of every task at the end, by every method."""
     intro = (
         "Scores on the test users after the last task was learned. The best of each task is bold; where intervals"
-        " overlap, the order may be chance."
+        " overlap, the order may be chance. Popularity is what is reached by answering everybody with what is popular"
+        " in training."
     )
     return Section("Every task by every method", [intro, *[scores_table(c, group) for group in c.main]])
 
@@ -262,9 +264,13 @@ def scores_table(c: Compared, group: Group) -> Table:
         for m, one in group.methods.items()
         for t in group.tasks
     }
+    names, known = list(group.methods), {t: v for t, v in group.popularity.items() if v is not None}
+    if known:
+        names.append(POPULAR)
+        cells |= {(POPULAR, t): Cell(words.score(known[t]) if t in known else "") for t in group.tasks}
     caption = f"{group.encoder}: score of each task at the end"
     caption += "" if (group.order, group.protocol) == ("forward", "clean") else f" ({group.order}, {group.protocol})"
     note = _over(c, group) + (f" Ranking: {group.sampled}." if group.sampled else "")
     tasks = [Cell(task, group.label(task)) for task in group.tasks]
-    heads, rows = crossed(list(group.methods), tasks, lambda method, task: cells[method, task])
+    heads, rows = crossed(names, tasks, lambda method, task: cells[method, task])
     return Table(caption, heads, rows, note)
