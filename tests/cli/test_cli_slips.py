@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cli.small import call
+from cli.small import call, make
 
 from perdure.cli.show import fields, marks
 
@@ -85,3 +85,44 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_is_computed(first,
         assert call(*verb, "--out", "/proc/nobody/out") == 5
         told = capsys.readouterr().err
         assert "error: cannot write: " in told and "where: /proc/nobody/out" in told
+
+
+def test_a_kind_that_is_nearly_one_is_named(recipe, capsys):
+    assert "did you mean one_of?" in said(capsys, "check", recipe, "-s", "tasks.gender.kind=oneof")
+
+
+def test_a_file_that_is_nearly_one_is_named(recipe, capsys):
+    told = said(capsys, "check", recipe, "-s", f"data.path={recipe.parent / 'world' / 'event.csv'}")
+    assert "fix: did you mean events.csv?" in told
+    told = said(capsys, "check", recipe, "-s", f"data.path={recipe.parent / 'wrold' / 'events.csv'}")
+    assert f"fix: nearest folder that exists: {recipe.parent}" in told
+
+
+@pytest.mark.parametrize(
+    ("change", "never"),
+    [
+        ("tasks.buy.where=domain = 'targte'", "domain is never 'targte' but 'source', 'target'"),
+        ("tasks.gender.users=user.gender = 'x' and age = 'y'", "user.gender is never 'x' but 'f', 'm'"),
+    ],
+)
+def test_a_value_that_a_column_never_has_is_told_with_those_it_has(recipe, capsys, change, never):
+    assert call("check", recipe, "-s", change) == 3
+    told = capsys.readouterr().err
+    assert f"fix: {never}" in told and "users left out" in told
+
+
+def test_a_profile_that_the_method_does_not_read_is_told(tmp_path, capsys):
+    recipe = make(tmp_path, ("watch", "buy"), profile={"fields": ["age"]}, tuning={"method": "frozen", "length": 3})
+    recipe.write_text(recipe.read_text().replace("length = 3\n", ""))
+    assert call("learn", recipe, "--out", tmp_path / "run") == 0
+    capsys.readouterr()
+    asked = ("recommend", tmp_path / "run", "--task", "buy", "--history", "s0001", "--profile", "age=25", "--json")
+    assert call(*asked) == 0
+    (note,) = json.loads(capsys.readouterr().out)["notes"]
+    assert note == "frozen answers buy without a profile: what --profile tells is unused"
+
+
+def test_show_of_a_comparison_says_where_it_is_told(tmp_path, capsys):
+    (tmp_path / "compare.json").write_text("{}")
+    assert call("show", tmp_path) == 4
+    assert "is a comparison: perdure report tells it" in capsys.readouterr().err

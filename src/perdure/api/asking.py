@@ -41,6 +41,8 @@ def locate(path: str | Path) -> Path:
             return folder  # by its own name: whoever reads it looks again where it stands
     fix = "name a run's folder or its model's" if path.exists() else "there is no such folder"
     fix = "the run has not finished its first task" if (path / "run.json").is_file() else fix
+    if (path / "compare.json").is_file():
+        fix = f"{shorten(path)} is a comparison: perdure report tells it; its runs are in {shorten(path / 'runs')}"
     raise ModelError(f"no model in {shorten(path)}", expected="a folder with model.json", where="MODEL", fix=fix)
 
 
@@ -247,6 +249,10 @@ def recommend(
     answer["unknown"] = [*stranger, *answer["unknown"]]
     closed = allow is not None and not (len(allow) and (card.labels.rows(list(allow)) >= 0).any())
     notes = ["allow names no answer of this task, so there is none to give"] if closed else []
+    if profile and not getattr(model.overlays.get(card.name), "reads_profile", False):
+        notes.append(
+            f"{model.spec['method']['name']} answers {card.name} without a profile: what --profile tells is unused"
+        )
     if raw and told is None and model.marks is not None and model.marks.names:
         notes.append(f"nothing but its items is told of this history; the model reads {', '.join(model.marks.names)}")
     return {"task": card.name, "user": user, **answer, "notes": notes}

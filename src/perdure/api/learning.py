@@ -293,7 +293,11 @@ def _begins(out: Path, settings: Settings, resume: str, expected: tuple[str, ...
     held = [n for n in names if n not in (*expected, "lock") and not n.startswith(".")]  # leftovers are swept
     if "run.json" in held:
         if resume == "never":
-            raise UsageError("there is a run here already", where=str(out), fix="--resume auto continues it")
+            raise UsageError(
+                "there is a run here already",
+                where=str(out),
+                fix="--resume auto continues it; a new run needs another --out",
+            )
         check_same(out, settings)
         return []
     if resume == "must":

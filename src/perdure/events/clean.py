@@ -249,6 +249,9 @@ class Clock:
             zoned = column.str.contains(r"(?:Z|[+-]\d\d:?\d\d)$").fill_null(False)
             clean = column.str.replace("T", " ", literal=True).str.replace(r"Z$", "+00:00")
             offset = clean.set(~zoned, None).str.to_datetime("%Y-%m-%d %H:%M:%S%.f%:z", time_unit="us", strict=False)
+            if (zoned & offset.is_null()).any():
+                short = clean.set(~zoned, None).str.to_datetime("%Y-%m-%d %H:%M%:z", time_unit="us", strict=False)
+                offset = offset.zip_with(offset.is_not_null(), short)
             offset = offset.dt.convert_time_zone("UTC")
             local = clean.set(zoned, None)
             plain = local.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,9 @@ from perdure.events.filters import select
 
 if TYPE_CHECKING:
     from perdure.events.sequences import Events
+
+EQUALS = re.compile(r"([\w.]+)\s*=\s*'((?:[^']|'')*)'")
+MOST = 8  # values of a column that are named
 
 
 class Columns:
@@ -47,6 +51,28 @@ class Columns:
         return (
             self.frame.select(own).slice(offset, length).collect().with_columns(joined) if own else pl.DataFrame(joined)
         )
+
+    def absent(self, expression: str) -> list[str]:
+        """Each text that a column is compared with and never holds: `domain is never 'targte' but 'source', 'target'`."""
+        told = []
+        for name, text in EQUALS.findall(expression):
+            held = self._values(name)
+            if held is not None and (text := text.replace("''", "'")) not in held:
+                some = ", ".join(repr(one) for one in held[:MOST]) + (", ..." if len(held) > MOST else "")
+                told.append(f"{name} is never {text!r} but {some}")
+        return told
+
+    def _values(self, name: str) -> list[str] | None:
+        """What a column of text holds, in order; None of no such column."""
+        if name in self.own:
+            column = self.frame.select(pl.col(name).unique()).collect()[name]
+        else:
+            scope, _, bare = name.rpartition(".")
+            table = self.items if scope == "item" else self.users
+            if table is None or bare not in table.columns:
+                return None
+            column = table[bare].unique()
+        return sorted(column.drop_nulls().to_list()) if column.dtype == pl.String else None
 
     def select(self, expression: str, where: str) -> np.ndarray:
         """(E,) bool over the events."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+import difflib
 import glob
 import gzip
 import hashlib
@@ -88,6 +90,10 @@ def find(patterns: list[str], where: str = "data.path") -> list[Path]:
 
 def _missing(text: str, where: str) -> UsageError:
     folder = Path(text).absolute().parent
+    with contextlib.suppress(OSError):
+        if near := difflib.get_close_matches(Path(text).name, sorted(os.listdir(folder)), 1, 0.7):
+            return UsageError(f"no file {shorten(text, 300)}", expected="an existing file", where=where,
+                              fix=f"did you mean {near[0]}?")  # fmt: skip
     while not folder.is_dir():
         folder = folder.parent
     return UsageError(f"no file {shorten(text, 300)}", expected="an existing file", where=where,

@@ -188,6 +188,10 @@ def read_attributes(attributes: Attributes, max_ratio: int = 200) -> tuple[pl.Da
     if attributes.id != "id" and "id" in frame.columns:
         frame = frame.rename({"id": "id_"})
     frame = frame.rename({attributes.id: "id"})
+    if frame["id"].dtype.is_float():
+        raise DataError(f"column {attributes.id!r} of {attributes.where} holds decimal numbers, no ids",
+                        expected="whole numbers or text", where=str(table.paths[0]),
+                        fix="write ids as text, or drop the rows without one")  # fmt: skip
     keys = frame["id"].cast(pl.String).str.normalize("NFC")
     frame = frame.with_columns(keys.alias("id")).filter(keys.is_not_null() & (keys != ""))
     once = frame.unique("id", keep="first", maintain_order=True)

@@ -101,7 +101,7 @@ class _Workshop:
         parts: np.ndarray,
     ) -> None:
         self.log, self.sequences, self.held, self.split, self.parts = log, sequences, held, split, parts
-        self.min_length = history.min_length
+        self.min_length, self.filter = history.min_length, history.where
         self.starts = np.asarray(sequences.starts)
 
     def compile(self, task: Task) -> TaskData:
@@ -113,11 +113,13 @@ class _Workshop:
         data = self._next_item(task, selected) if task.kind == "next_item" else self._answered(task, selected)
         data.notes.update(self._notes(data))
         if not len(data.train):
+            never = [text for one in (task.where, task.users, self.filter) if one for text in self.log.absent(one)]
+            left = "; ".join(f"{why}: {n}" for why, n in self.left_out.items()) or "none"
             raise DataError(
                 f"task {task.name!r} has no training example",
                 expected="at least one user with an input and an answer",
                 where=f"[[tasks]] {task.name!r}",
-                fix="users left out: " + ("; ".join(f"{why}: {n}" for why, n in self.left_out.items()) or "none"),
+                fix="; ".join([*never, f"users left out: {left}"]),
             )
         return data
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,7 +115,10 @@ def _fault(
         return Fault(key, error["msg"], error["ctx"]["expected"], error["ctx"]["fix"])
     if error["type"] == "value_error":
         return Fault(key, str(error["ctx"]["error"]))
-    return Fault(key, f"found {shorten(repr(value))}", words(node, schema), kind=error["type"])
+    expected = words(node, schema)
+    near = difflib.get_close_matches(str(value), re.findall(r'"(\w+)"', expected), 1) if isinstance(value, str) else []
+    fix = f"did you mean {near[0]}?" if near else ""
+    return Fault(key, f"found {shorten(repr(value))}", expected, fix, kind=error["type"])
 
 
 def _at(value: Any, part: Any) -> Any:

@@ -152,7 +152,11 @@ class RunLog:
             self.state("running", started=now())  # first of all: a folder with run.json is a run
             self.disk.write(self.folder / "log.jsonl", b"")
         elif self.resume == "never":
-            raise UsageError("there is a run here already", where=str(self.folder), fix="--resume auto continues it")
+            raise UsageError(
+                "there is a run here already",
+                where=str(self.folder),
+                fix="--resume auto continues it; a new run needs another --out",
+            )
         else:
             self._continue(parse(self.disk.read(path), str(path)))
         if self._tensorboard:
