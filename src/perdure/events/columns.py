@@ -53,7 +53,7 @@ class Columns:
         )
 
     def absent(self, expression: str) -> list[str]:
-        """Each text that a column is compared with and never holds: `domain is never 'targte' but 'source', 'target'`."""
+        """Each text that a column is compared with and never holds: "domain is never 'targte' but 'source'"."""
         told = []
         for name, text in EQUALS.findall(expression):
             held = self._values(name)
