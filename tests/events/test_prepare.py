@@ -233,9 +233,21 @@ def test_a_store_is_whole_or_absent(tmp_path: Path, monkeypatch):
             with pytest.raises(MachineError, match="No space"):
                 stored(tmp_path, csv())
         assert sorted(p.name for p in tmp_path.iterdir()) == ["log.csv"]
-    left = tmp_path / ".store-2.part-999999999"
-    left.mkdir()
-    assert stored(tmp_path, csv()).n_events == 300 and not left.exists()
+
+
+def test_what_was_left_half_done_is_swept_and_what_is_being_made_is_not(tmp_path: Path):
+    """Whoever makes a store holds a lock on it, so that nobody asks for a process by its number."""
+    (left := tmp_path / ".made.part-left").mkdir()
+    with store.published(tmp_path / "made") as first:
+        assert not left.exists() and first.is_dir()
+        with store.published(tmp_path / "made") as second:
+            assert first.is_dir() and second != first
+            (second / "a").write_text("")
+        assert [file.name for file in (tmp_path / "made").iterdir()] == ["a"]
+        (tmp_path / "made" / "a").unlink()
+        (first / "b").write_text("")
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    assert [file.name for file in (tmp_path / "made").iterdir()] == ["b"]
 
 
 def test_a_moved_log_is_the_same_log(tmp_path: Path):

@@ -39,11 +39,12 @@ def published(folder: Path) -> Iterator[Path]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already", expected="a new or empty folder",
                          fix="choose another folder, or remove this one")  # fmt: skip
-    part = folder.parent / f".{folder.name}.part-{os.getpid()}"
+    part = folder.parent / f".{folder.name}.part-{os.urandom(6).hex()}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
         part.mkdir()
+        held = _hold(part)
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error.strerror}", expected="a writable folder") from None
     try:
@@ -58,24 +59,32 @@ def published(folder: Path) -> Iterator[Path]:
                            fix="free disk space and try again; nothing was stored") from None  # fmt: skip
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        if held is not None:
+            os.close(held)
 
 
 def _sweep(folder: Path) -> None:
     """Removes what killed preparations of the same folder left behind."""
     for left in folder.parent.glob(f".{folder.name}.part-*"):
-        owner = left.name.rpartition("-")[2]
-        if owner.isdecimal() and (int(owner) == os.getpid() or not _alive(int(owner))):
+        if (mine := _hold(left)) is not None:
             shutil.rmtree(left, ignore_errors=True)
+            os.close(mine)
 
 
-def _alive(process: int) -> bool:
+def _hold(part: Path) -> int | None:
+    """An open handle of the folder, locked until it is closed or its process ends, wherever that runs; None where
+    somebody else has it, it is gone, or the disk holds no locks."""
+    import fcntl
+
+    handle = -1
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
+        handle = os.open(part, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return True
-    return True
+        if handle >= 0:
+            os.close(handle)
+        return None
+    return handle
 
 
 def _sync(path: Path) -> None:
