@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import tomllib
+import weakref
 
 import numpy as np
 import polars as pl
@@ -46,6 +48,24 @@ def test_what_is_seen_is_as_the_recipe_says(learned, tmp_path):
     )
     assert not {"s0001", "s0013"} & set(perdure.recommend(run.model, **asked)["items"])
     assert not any("own input" in note for note in perdure.evaluate(kept.model, task="watch")[0]["notes"])
+
+
+def test_a_loaded_model_reads_its_log_once(learned, monkeypatch):
+    """A user of the log is answered in time that does not grow with the log; what was read goes with the model."""
+    from perdure.events import sequences
+
+    read, load = [], sequences.load
+    monkeypatch.setattr(sequences, "load", lambda folder: read.append(folder) or load(folder))
+    model = perdure.load(learned[1].model)
+    first = [perdure.recommend(model, task="buy", user=user) for user in ("u0001", "u0002")]
+    again = [perdure.recommend(model, task="buy", user=user) for user in ("u0001", "u0002")]
+    assert first == again and first[0] != first[1] and len(read) == 1
+    assert perdure.recommend(learned[1].model, task="buy", user="u0001") == first[0] and len(read) == 2
+    assert perdure.evaluate(model, task="buy") == perdure.evaluate(model, task="buy") and len(read) == 2
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_recipe_from_python(learned, tmp_path):

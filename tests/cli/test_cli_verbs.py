@@ -24,7 +24,7 @@ VERBS = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
 def test_verbs_are_the_contract():
-    names = "quickstart check prepare learn compare evaluate recommend embed probe list show report doctor"
+    names = "quickstart check prepare learn compare search evaluate recommend embed probe list show report doctor"
     assert list(VERBS) == names.split()
 
 

@@ -7,10 +7,11 @@ embedding, a user by name) finds the store beside the model, or takes `store`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -24,6 +25,17 @@ if TYPE_CHECKING:
     from perdure.settings import Settings
 
 __all__ = ["embed", "evaluate", "load", "locate", "recommend"]
+
+# a loaded model -> its log, verified once, and the tasks made ready over it; both are read-only, and go with the model
+_MADE: WeakKeyDictionary[Any, dict[tuple[str, ...], Any]] = WeakKeyDictionary()
+
+
+def _once(model: Any, make: Callable[[], Any], *key: str) -> Any:
+    """What was made for a model under this key before, or is made now."""
+    made = _MADE.setdefault(model, {})
+    if key not in made:
+        made[key] = make()
+    return made[key]
 
 
 def locate(path: str | Path) -> Path:
@@ -81,7 +93,7 @@ def _log(model: Any, store: str | Path | None) -> Events:
             where="--store",
             fix="name the store's folder, or ask with a history of item ids",
         )
-    events = sequences.load(found)
+    events = _once(model, lambda: sequences.load(found), "log", str(found.resolve()))
     if wanted and events.digest != wanted:
         raise DataError(
             f"{found} holds another log (digest {events.digest[:12]})", expected=f"{wanted[:12]}", where="--store"
@@ -105,7 +117,11 @@ def _compiled(model: Any, events: Events, names: Sequence[str]) -> dict[str, Any
     from perdure.api.vectors import found
 
     folders = [Path(one).parent for one in (getattr(model, "folder", None), events.folder) if one]
-    return tasks_of(found(_settings(model), folders), events, names, model)
+
+    def make() -> dict[str, Any]:
+        return tasks_of(found(_settings(model), folders), events, names, model)
+
+    return _once(model, make, "tasks", events.digest, *names)
 
 
 def _user(model: Any, events: Events, name: str, row: int) -> tuple[list[str], Marked, list[str]]:
@@ -115,23 +131,29 @@ def _user(model: Any, events: Events, name: str, row: int) -> tuple[list[str], M
     Known is every event outside the history that answers the task, whoever takes part in it and whatever the split.
     """
     from perdure.events.marks import Marks, marked_as
-    from perdure.events.splits import Split
-    from perdure.events.tasks import compile_tasks
 
-    settings = _settings(model)
-    task = next(task for task in settings.tasks if task.name == name)
-    everyone = replace(task, users=None, min_answers=1)
-    data = compile_tasks(events, [everyone], replace(settings.history, min_length=0), Split(valid=0, test=0))[name]
+    kind, data = _once(model, lambda: _everyone(model, events, name), "everyone", events.digest, name)
     history, given, shared = events.item_ids.text(data.history(row)), data.train, data.sequences
     places = np.arange(shared.starts[row], shared.starts[row + 1])
     rows = places if shared.events is None else shared.events[places]
     marks = marked_as(events, model.marks or Marks()).kept(rows)
     at = np.flatnonzero(given.users == row)
-    if task.kind != "item" or not len(at) or given.answer_starts is None:
+    if kind != "item" or not len(at) or given.answer_starts is None:
         return history, marks, []
     known = data.labels.text(given.answers[given.answer_starts[at[0]] : given.answer_starts[at[0] + 1]])
     rows = model.card(name).labels.rows(known)
     return history, marks, [label for label, there in zip(known, rows, strict=True) if there >= 0]
+
+
+def _everyone(model: Any, events: Events, name: str) -> tuple[str, Any]:
+    """The kind of a task, and its data were every user to take part and none held out."""
+    from perdure.events.splits import Split
+    from perdure.events.tasks import compile_tasks
+
+    settings = _settings(model)
+    task = replace(next(task for task in settings.tasks if task.name == name), users=None, min_answers=1)
+    data = compile_tasks(events, [task], replace(settings.history, min_length=0), Split(valid=0, test=0))
+    return task.kind, data[name]
 
 
 def _tasks(model: Any, task: str | None) -> list[str]:
