@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import re
 import tomllib
 import weakref
 
@@ -66,6 +67,13 @@ def test_a_loaded_model_reads_its_log_once(learned, monkeypatch):
     del model
     gc.collect()
     assert gone() is None
+
+
+def test_answers_that_no_model_can_give_are_told(learned):
+    recipe, _ = learned
+    few = perdure.check(recipe, overrides=["split.test=0.9", "split.valid=0.05"]).notes  # six users to train on
+    assert any(re.fullmatch(r"task buy: \d+ of \d+ test answers were never met in training: .*", note) for note in few)
+    assert not any("never met" in note for note in perdure.check(recipe).notes)
 
 
 def test_a_recipe_from_python(learned, tmp_path):

@@ -19,6 +19,7 @@ __all__ = ["Check", "Run", "Store", "check", "learn", "prepare", "report"]
 
 Evaluate = Callable[[Any, Any, str], Any]
 Recipe = str | Path | Mapping[str, Any]  # a TOML file, or what stands in one
+MANY = 0.1  # of the answers of a task: a share that is told
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,9 @@ def _warnings(settings: Settings, events: Any, datas: Mapping[str, Any]) -> list
         for part in ("valid", "test"):
             if not len(data.part(part)):
                 notes.append(f"task {name}: no {part} users")
+        strange, asked = data.notes["answers_outside_labels"]["test"], data.notes["answers"]["test"]
+        if strange > MANY * asked:
+            notes.append(f"task {name}: {strange} of {asked} test answers were never met in training: misses, always")
     return notes
 
 

@@ -234,7 +234,8 @@ def check(console: Console, told: Told) -> None:
     )
     console.print(f"memory      about {told['memory'] / 2**20:,.0f} MiB to train\n")
     heads = ["name", "kind", "train", "valid", "test", "labels", "trainable", "bytes"]
-    rows(console, ["task", *heads[1:]], [[task[head] for head in heads] for task in told["tasks"]])
+    lines = [[*[task[head] for head in heads], sum(task["notes"]["left_out"].values())] for task in told["tasks"]]
+    rows(console, ["task", *heads[1:], "users left out"], lines)
     notes(console, told["notes"])
 
 

@@ -137,8 +137,8 @@ def compare(
     """Compare methods on the tasks of a recipe.
 
     Learns them with every method, encoder, seed and order; the first task once for all that can share it. Run again,
-    it does what is missing and goes on with what was cut. What is not given is as in the folder, or as the recipe says.
-    What is shared and how p is found: docs/compare.md.
+    with the same settings, it does what is missing and goes on with what was cut; methods, encoders, seeds and orders
+    that are not given are those of the folder, or the recipe's. What is shared and how p is found: docs/compare.md.
     """
     from perdure import api
     from perdure.cli import compared, show
