@@ -126,6 +126,7 @@ def _run(out: Path, cell: Cell, names: list[str], users: int, sampled: bool) -> 
                 "value": R[t][k],
                 "protocol": how,
                 "n": users,
+                "popularity": 0.99 if task == names[-1] else 0.01,
             }
             scores.append({**told, "low": R[t][k] - 0.02, "high": R[t][k] + 0.02})
         cost = {

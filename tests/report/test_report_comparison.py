@@ -151,6 +151,16 @@ def test_what_failed_or_was_not_run_stands_before_any_number(whole):
     assert "seed 2 failed" in whole[1] and "seed 1 missing" in whole[1]
 
 
+def test_popularity_stands_beside_the_methods_and_what_is_not_above_it_is_told(folder, whole):
+    last = [task for task in summary(folder)[0]["tasks"] if summary(folder)[0]["popularity"][task] > 0.9]
+    for text in (words(whole[0]), whole[1]):
+        first = text.index("Which method is best", text.index("Read this first"))
+        assert f"sasrec: no method is above popularity in {last[0]}" in text[:first] and len(last) == 1
+    rows = [line for line in whole[1].splitlines() if line.startswith("| popularity | 0")]
+    row = min(rows, key=len)  # that of the noisy order has a task more
+    assert row.count("0.010") == len(summary(folder)[0]["tasks"]) - 1 and row.count("0.990") == 1
+
+
 def test_what_runs_warned_of_is_counted(folder, whole):
     done = sum(cell["state"] == "done" for cell in json.loads((folder / "compare.json").read_text())["cells"])
     assert f"| batch_size 128 is more than the 80 training examples | {done} |" in whole[1]
@@ -235,7 +245,7 @@ def test_twenty_tasks(tmp_path):
     assert all(task in text for task in tasks)
     assert html.count('<table class="heat dots">') == 3 and "genre_3 after genre_9" in html
     heads = text[text.index("**sasrec: score of each task at the end**") :].split("\n")[2]
-    assert heads == "| task | pcl | single |"
+    assert heads == "| task | pcl | single | popularity |"
 
 
 def test_one_task_and_one_method(tmp_path):

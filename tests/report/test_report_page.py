@@ -139,6 +139,11 @@ def test_one_task(tmp_path):
     assert "nothing to forget yet" in words(page_of(run_folder.write(tmp_path, learned=1)))
 
 
+def test_what_is_not_above_popularity_is_told(tmp_path):
+    text = words(page_of(run_folder.write(tmp_path)))
+    assert "not above popularity: status" in text and "0.125" in text
+
+
 def test_missing_files_are_said(tmp_path):
     run_folder.write(tmp_path)
     for name in ("matrix.json", "scores.json", "cost.json", "log.jsonl", "oracle.json"):

@@ -119,7 +119,13 @@ def machine(facts: Facts) -> list[tuple[str, str]]:
 def notes(facts: Facts) -> list[str]:
     """Warnings of the run, once each."""
     card = (facts.run.get("data_card") or {}).get("notes") or []
-    return list(dict.fromkeys([*map(str, card), *facts.notes]))
+    weak = [
+        task
+        for task, score in facts.scores.items()
+        if score.get("popularity") is not None and score["value"] <= score["popularity"]
+    ]
+    told = [f"not above popularity: {words.few(weak)}"] if weak else []
+    return list(dict.fromkeys([*told, *map(str, card), *facts.notes]))
 
 
 def missing(facts: Facts) -> list[str]:

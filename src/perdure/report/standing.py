@@ -125,6 +125,10 @@ def alerts(c: Compared) -> list[str]:
         told += [f"{protocol} leaks: {found['text']}" for found in findings if found["severity"] == "leak"]
         notes = sum(found["severity"] != "leak" for found in findings)
         told += [f"{protocol}: {words.count(notes, 'note')} of the leakage audit, below"] if notes else []
+    for group in c.main:
+        top = {task: max(group.final(method, task) or 0.0 for method in group.methods) for task in group.tasks}
+        weak = [task for task, value in group.popularity.items() if value is not None and top[task] <= value]
+        told += [f"{group.encoder}: no method is above popularity in {words.few(weak, MANY)}"] if weak else []
     return told + c.missing
 
 
