@@ -66,11 +66,34 @@ def test_a_backbone_of_another_shape_is_refused(first, tmp_path, change):
         perdure.learn(recipe, tmp_path / "no", overrides=options)
 
 
-def test_a_backbone_of_other_items_is_refused(first, tmp_path):
-    other = make(tmp_path, ("watch",), users=40)
+def test_a_log_that_has_grown_begins_with_the_vectors_of_items_known(first, tmp_path):
+    """Items are found by their ids, wherever they stand; new ones are drawn, and those that are gone are left behind."""
+    _, run = first
+    recipe = make(tmp_path, ("watch", "gender"))
+    events = (tmp_path / "world" / "events.csv").read_text().replace(",s0007,", ",s0007b,")  # one goes, another comes
+    (tmp_path / "world" / "events.csv").write_text(events + "u0000,a0001,1702046499,watch,source,5\n")
+    options = [*BERT, *STAY, "objective.name=masked_item", f"pretrain.start={run.model}"]
+    then = perdure.learn(recipe, tmp_path / "then", overrides=options)
+    old, new = (store.load(folder, registry.find) for folder in (run.model, then.model))
+    known = [item for item in new.item_ids.series if item in set(old.item_ids.series)]
+    assert set(new.item_ids.series) - set(known) == {"a0001", "s0007b"} and len(known) == len(old.item_ids) - 1
+    before, after = (model.backbone.item_table[model.item_ids.rows(known)] for model in (old, new))
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-9)
+    fresh = new.backbone.item_table[new.item_ids.rows(["a0001", "s0007b"])]
+    assert 0 < fresh.std() < 0.03
+    (note,) = [note for note in then.notes if "begin as drawn" in note]
+    assert "2 items are new" in note and "1 of its own are gone" in note and "held out here" in note
+    assert perdure.learn(recipe, tmp_path / "then", overrides=options, resume="must").matrix == then.matrix
+
+
+def test_a_backbone_of_other_items_altogether_is_refused(first, tmp_path):
+    recipe = make(tmp_path, ("watch",))
+    events = (tmp_path / "world" / "events.csv").read_text().replace(",s0", ",other0").replace(",t0", ",another0")
+    (tmp_path / "world" / "events.csv").write_text(events)
     options = [*BERT, "objective.name=masked_item", f"pretrain.start={first[1].model}"]
-    with pytest.raises(ModelError, match="reads other items"):
-        perdure.learn(other, tmp_path / "no", overrides=options)
+    with pytest.raises(ModelError, match="reads other items") as fault:
+        perdure.learn(recipe, tmp_path / "no", overrides=options)
+    assert fault.value.fix == "learn anew"
 
 
 @pytest.mark.parametrize("key", ["start", "model"])
@@ -117,4 +140,4 @@ def test_a_log_that_has_grown_is_told_as_such(first, tmp_path):
     changes = [*BERT, "objective.name=masked_item", f"pretrain.model={run.model}"]
     with pytest.raises(ModelError, match="2 of the log are new to it, such as 's9998'") as error:
         perdure.check(recipe, overrides=changes)
-    assert "of its own" not in error.value.found and "[data] where" in error.value.fix
+    assert "of its own" not in error.value.found and error.value.fix.startswith("start takes other items")

@@ -142,7 +142,7 @@ def check(recipe: Recipe, *, overrides: Sequence[str] = ()) -> Check:
         datas = plan.tasks_of(settings, events)
         labels = {name: len(data.labels) for name, data in datas.items()}
         memory = plan.check_memory(settings, events.n_items, labels)
-        start.begin(settings, events, datas)
+        start.begin(settings, events, datas, notes)
         backbone, sizes = plan.sizes(settings, events.item_ids, datas)
         leaks, noted = _audited(events, datas)
         notes += [*settings.notes, *_warnings(settings, events, datas), *leaks, *noted]
@@ -245,7 +245,7 @@ def run(
         notes += [*_warnings(settings, events, datas), *(_audited(events, datas)[0] if page else [])]
         plan.check_memory(settings, events.n_items, {name: len(data.labels) for name, data in datas.items()})
         plan.sizes(settings, events.item_ids, datas)  # a task that cannot be added is refused before anything trains
-        model = start.begin(settings, events, datas)
+        model = start.begin(settings, events, datas, notes)
         if started is not None:
             started(events, datas)
         told, board = identity(settings, events), settings.run.tensorboard

@@ -16,6 +16,7 @@ from perdure import registry
 from perdure.api import asking, plan
 from perdure.errors import ModelError, SettingsError, shorten
 from perdure.events.examples import TaskData
+from perdure.events.ids import FIRST_ITEM
 from perdure.events.marks import Marks
 from perdure.events.sequences import Events
 from perdure.model.user_model import UserModel
@@ -25,8 +26,13 @@ from perdure.settings.schema import schema_of
 __all__ = ["begin"]
 
 
-def begin(settings: Settings, events: Events, datas: Mapping[str, TaskData]) -> UserModel:
+def begin(
+    settings: Settings, events: Events, datas: Mapping[str, TaskData], notes: list[str] | None = None
+) -> UserModel:
     """The model that a run teaches, as `pretrain.model` or else `pretrain.start` tells.
+
+    Args:
+        notes: gets what is to be known of a model from another log.
 
     Raises:
         SettingsError, ModelError: the model named there is not one to begin with.
@@ -35,18 +41,20 @@ def begin(settings: Settings, events: Events, datas: Mapping[str, TaskData]) -> 
     if settings.pretrain.model:
         _take_over(model, settings, events)
     elif settings.pretrain.start:
-        _start(model, settings, events)
+        _start(model, settings, events, [] if notes is None else notes)
     return model
 
 
-def _found(folder: str, model: UserModel, settings: Settings, events: Events) -> UserModel:
+def _found(folder: str, model: UserModel, settings: Settings, events: Events, other: bool = False) -> UserModel:
     """A model that reads of events what `model` reads, and whose backbone was not taught the answer of a task, as its
-    objective and its split tell."""
+    objective and its split tell. It may know `other` items where they are all that is told of events."""
     found = asking.load(folder)
     _apart(found, settings, events, folder)
     for task in settings.tasks:
         found.objective.refuse_answer(task.name, task.attribute, found.fields)  # type: ignore[operator]
-    if found.item_ids.digest != model.item_ids.digest:
+    knows = bool((model.item_ids.rows(found.item_ids.series) >= 0).any())
+    other = other and knows and found.marks is None and model.marks is None
+    if found.item_ids.digest != model.item_ids.digest and not other:
         raise _other_items(set(model.item_ids.series), set(found.item_ids.series), folder)
     if found.marks != model.marks:
         raise ModelError(
@@ -60,14 +68,14 @@ def _found(folder: str, model: UserModel, settings: Settings, events: Events) ->
 
 def _other_items(log: set[str], model: set[str], folder: str) -> ModelError:
     """The error for a log that has grown, or is another."""
-    new, gone = sorted(log - model), sorted(model - log)
+    new, gone, knows = sorted(log - model), sorted(model - log), bool(log & model)
     told = [f"{len(new):,} of the log are new to it, such as {shorten(new[0])!r}"] if new else []
     told += [f"{len(gone):,} of its own are not in the log, such as {shorten(gone[0])!r}"] if gone else []
     return ModelError(
         f"the model reads other items than this log has: {'; '.join(told)}",
         expected=f"its {len(model):,} items, no more and no fewer",
         where=folder,
-        fix="leave new items out with [data] where (item or time), or learn anew, without [pretrain] model and start",
+        fix="start takes other items, and learns the first task on; model does not" if knows else "learn anew",
     )
 
 
@@ -93,10 +101,12 @@ def _told(marks: Marks | None) -> str:
     return ", ".join([*marks.names, *marks.items, *(["vectors"] if marks.width else [])]) if marks else "nothing"
 
 
-def _start(model: UserModel, settings: Settings, events: Events) -> None:
+def _start(model: UserModel, settings: Settings, events: Events, notes: list[str]) -> None:
     """The weights of another model's backbone, whatever its tasks and objective. Its readout may be another one, and is
-    then drawn as in a fresh model."""
-    found = _found(str(settings.pretrain.start), model, settings, events)
+    then drawn as in a fresh model; so are the vectors of items that it does not know."""
+    folder = str(settings.pretrain.start)
+    found = _found(folder, model, settings, events, other=True)
+    notes += _grow(found, model, folder)
     theirs, mine = found.backbone.sites(), model.backbone.sites()
     differ = {site for site in theirs.keys() | mine.keys() if _shapes(theirs.get(site)) != _shapes(mine.get(site))}
     other = any(getattr({**theirs, **mine}[site], "role", "") != "read" for site in differ)
@@ -109,6 +119,20 @@ def _start(model: UserModel, settings: Settings, events: Events) -> None:
         )
     for site in mine.keys() - differ:
         mine[site].load_state_dict(theirs[site].state_dict())
+
+
+def _grow(found: UserModel, model: UserModel, folder: str) -> list[str]:
+    """Gives a found model the items of `model`, those it knows with its own vectors; what is to be known of it."""
+    if found.item_ids.digest == model.item_ids.digest:
+        return []
+    rows = torch.from_numpy(model.item_ids.rows(found.item_ids.series)).long()  # (N,) where its items stand now, or -1
+    kept, table, own = rows >= 0, model.backbone.item_table.detach().clone(), found.backbone.item_table.detach()
+    table[:FIRST_ITEM] = own[:FIRST_ITEM]
+    table[rows[kept]] = own[FIRST_ITEM:][kept]
+    found.backbone.item_table.data = table
+    new, gone = len(model.item_ids) - int(kept.sum()), int((~kept).sum())
+    told = f"{new:,} items are new to {folder} and begin as drawn, {gone:,} of its own are gone"
+    return [f"{told}; of another log, it may have learned from users who are held out here"]
 
 
 def _shapes(layer: nn.Module | None) -> dict[str, tuple[int, ...]] | None:
