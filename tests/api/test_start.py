@@ -67,7 +67,7 @@ def test_a_backbone_of_another_shape_is_refused(first, tmp_path, change):
 
 
 def test_a_log_that_has_grown_begins_with_the_vectors_of_items_known(first, tmp_path):
-    """Items are found by their ids, wherever they stand; new ones are drawn, and those that are gone are left behind."""
+    """Items are found by their ids, wherever they stand; new ones are drawn, those that are gone are left behind."""
     _, run = first
     recipe = make(tmp_path, ("watch", "gender"))
     events = (tmp_path / "world" / "events.csv").read_text().replace(",s0007,", ",s0007b,")  # one goes, another comes
