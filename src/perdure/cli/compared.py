@@ -21,7 +21,7 @@ def compare(console: Console, told: Told) -> None:
         for name, one in methods:
             reached = [one["tasks"][task]["mean"] for task in tasks]
             lines.append([name, *reached, around(one["average"]), around(one["gain"]), one["p_holm"]])
-        if tasks:
+        if any(group["popularity"][task] is not None for task in tasks):
             lines.append(["popularity", *[group["popularity"][task] for task in tasks], None, None, None])
         rows(console, heads, lines, title)
         heads = ["", "forgetting", "backward", "forward", "trainable", "KiB", "s", "MiB", "keeps"]

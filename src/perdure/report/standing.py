@@ -254,9 +254,10 @@ def scores(c: Compared) -> Section:
     """The score of every task at the end, by every method."""
     intro = (
         "Scores on the test users after the last task was learned. The best of each task is bold; where intervals"
-        " overlap, the order may be chance. Popularity is what is reached by answering everybody with what is popular"
-        " in training."
+        " overlap, the order may be chance."
     )
+    if any(value is not None for group in c.main for value in group.popularity.values()):
+        intro += " Popularity is what is reached by answering everybody with what is popular in training."
     return Section("Every task by every method", [intro, *[scores_table(c, group) for group in c.main]])
 
 
