@@ -46,14 +46,14 @@ def test_every_method_has_as_many_tries_and_one_backbone(found):
     assert done.tries[0].settings == done.tries[3].settings == {}
     assert {one.settings["train.learning_rate"] for one in done.tries[4:]} == {1e-4, 1e-2}
     assert len({json.dumps(one.settings) for one in done.tries[:3]}) == 3
-    assert not done.failed and done.seed == 3
+    assert not done.failed and done.seeds == [3]
 
 
 def test_the_best_is_chosen_by_validation_users(found):
     """The values are those that `evaluate` gives for the validation users, and the first of the highest is the best."""
     done, _ = found
     for one in done.tries:
-        told = perdure.evaluate(one.folder, split="valid", store=Path(done.folder) / "tries" / "store")
+        told = perdure.evaluate(*one.folders, split="valid", store=Path(done.folder) / "tries" / "store")
         assert one.tasks == {score["task"]: score["value"] for score in told}
         assert one.average == pytest.approx(sum(one.tasks.values()) / 2)
     for method in ("pcl", "frozen"):
@@ -96,8 +96,24 @@ def test_more_methods_and_tries_go_on(recipe, tmp_path, monkeypatch):
     more = perdure.search(recipe, tmp_path / "out", methods=("pcl", "frozen"), tries=3)
     runs = ["pcl-try3", "frozen", "frozen-try2", "frozen-try3"]
     assert near.asked == [f"tries/runs/sasrec/{name}/forward/3" for name in runs]
-    kept = {one.folder: one.tasks for one in first.tries}
-    assert len(kept) == 2 and kept.items() <= {one.folder: one.tasks for one in more.tries}.items()
+    kept = {one.folders[0]: one.tasks for one in first.tries}
+    assert len(kept) == 2 and kept.items() <= {one.folders[0]: one.tasks for one in more.tries}.items()
+
+
+def test_several_seeds_are_judged_by_their_mean(recipe, tmp_path, monkeypatch):
+    """With folds each seed has validation users of its own."""
+    monkeypatch.setattr(apart, "ask", near := Near())
+    asked = {"methods": ["frozen"], "tries": 2, "overrides": ["split.folds=3"]}
+    done = perdure.search(recipe, tmp_path / "out", seeds=[1, 2], **asked)
+    assert done.seeds == [1, 2] and [len(one.folders) for one in done.tries] == [2, 2]
+    assert "seeds 1, 2" in Path(done.tuned).read_text()
+    store = tmp_path / "out" / "tries" / "store"
+    for one in done.tries:
+        told = [perdure.evaluate(folder, task="watch", split="valid", store=store)[0] for folder in one.folders]
+        assert one.tasks["watch"] == pytest.approx(sum(score["value"] for score in told) / 2)
+    near.asked.clear()
+    alone = perdure.search(recipe, tmp_path / "out", seeds=[1], **asked)
+    assert near.asked == [] and [one.folders for one in alone.tries] == [one.folders[:1] for one in done.tries]
 
 
 def test_a_choice_that_changes_nothing_is_not_tried(recipe, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from perdure.api import asking, cells, results
@@ -33,14 +34,15 @@ class Try:
 
     Attributes:
         settings: what differs from the recipe, dotted key -> value; nothing for the recipe as it stands.
-        average: mean over all tasks of their measures on validation users, after the last task; None if it failed.
-        tasks: those measures. best: whether it is the first with the best average of its method.
-        fault: why it failed, one line.
+        folders: of its runs, one a seed.
+        average: mean over all tasks of their measures on validation users, after the last task; None if a run failed.
+        tasks: those measures, means over seeds. best: whether it is the first with the best average of its method.
+        fault: why a run failed, one line.
     """
 
     method: str
     settings: dict[str, Any]
-    folder: str
+    folders: list[str]
     average: float | None
     tasks: dict[str, float]
     best: bool
@@ -52,13 +54,13 @@ class Search:
     """What a search gave.
 
     Attributes:
-        tuned: the file of [compare.<method>] sections. seed: of all tries.
+        tuned: the file of [compare.<method>] sections. seeds: of every try.
         failed: those among tries that failed.
     """
 
     folder: str
     tuned: str
-    seed: int
+    seeds: list[int]
     tries: list[Try]
     failed: list[Try]
     notes: list[str]
@@ -71,7 +73,7 @@ def search(
     *,
     methods: Sequence[str] | None = None,
     tries: int | None = None,
-    seed: int | None = None,
+    seeds: Sequence[int] | None = None,
     overrides: Sequence[str] = (),
     allow_leaks: bool = False,
     show: Any = None,
@@ -87,7 +89,8 @@ def search(
         out: the search's folder: new or empty, or one where the same search stands.
         methods: names, or variants of [compare]; the recipe's method by default.
         tries: with each method; by default as many as the method with the fewest choices has.
-        seed: of all tries, and of what is drawn; the recipe's by default.
+        seeds: of every try, the recipe's by default; several (with [split] folds, of several folds) judge by more
+            validation users. The first draws what is tried.
         overrides, allow_leaks, show: as in `compare`.
 
     Raises:
@@ -99,8 +102,8 @@ def search(
     began, out = time.monotonic(), Path(out)
     plan = Plan.read(recipe, overrides, out / "tries")
     names = cells.chosen(methods, [plan.settings.tuning.name], plan.known("methods"), "method")
-    seed = plan.settings.run.seed if seed is None else seed
-    named = _named({name: _choices(plan, name, seed) for name in names}, tries)
+    seeds = cells.chosen(seeds, [plan.settings.run.seed], None, "seed")
+    named = _named({name: _choices(plan, name, seeds[0]) for name in names}, tries)
     _same(out, named)
     with machine_faults(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -108,18 +111,19 @@ def search(
         recipe,
         out / "tries",
         methods=list(named),
-        seeds=[seed],
+        seeds=seeds,
         overrides=[*overrides, *(text for name in named for text in _variant(plan, name, *named[name]))],
         allow_leaks=allow_leaks,
         show=show,
     )
-    made = {cell["method"]: cell for cell in done.cells}
-    told = _judged([_try(out / "tries", made[name], *one) for name, one in named.items()])
+    asked = [cell for cell in done.cells if cell["seed"] in seeds]
+    runs = {name: [cell for cell in asked if cell["method"] == name] for name in named}
+    told = _judged([_try(out / "tries", runs[name], *one) for name, one in named.items()])
     best = {one.method: one.settings for one in told if one.best}
-    write_file(out / "search.json", render({"seed": seed, "tries": [asdict(one) for one in told]}))
-    write_file(out / "tuned.toml", _sections(plan, best, len(told) // len(names), seed).encode())
+    write_file(out / "search.json", render({"seeds": seeds, "tries": [asdict(one) for one in told]}))
+    write_file(out / "tuned.toml", _sections(plan, best, len(told) // len(names), seeds).encode())
     failed, notes = [one for one in told if one.fault], list(plan.settings.notes)
-    return Search(str(out), str(out / "tuned.toml"), seed, told, failed, notes, round(time.monotonic() - began, 1))
+    return Search(str(out), str(out / "tuned.toml"), seeds, told, failed, notes, round(time.monotonic() - began, 1))
 
 
 def _same(out: Path, named: Collection[str]) -> None:
@@ -174,14 +178,14 @@ def _variant(plan: Plan, name: str, method: str, choice: dict[str, Any]) -> list
     return [f"compare.{name}.{key}={toml.written(value)}" for key, value in values.items()]
 
 
-def _try(out: Path, cell: dict[str, Any], method: str, choice: dict[str, Any]) -> Try:
-    """What came of a cell."""
-    folder, values = out / cell["folder"], {}
-    if cell["state"] == "done":
-        scores = asking.evaluate(folder, split="valid", store=out / "store")
-        values = {score["task"]: score["value"] for score in scores}
-    average = sum(values.values()) / len(values) if values else None
-    return Try(method, choice, str(folder), average, values, False, cell["fault"])
+def _try(out: Path, runs: list[dict[str, Any]], method: str, choice: dict[str, Any]) -> Try:
+    """What came of the runs of a try, one a seed."""
+    folders, values = [out / cell["folder"] for cell in runs], {}
+    if all(cell["state"] == "done" for cell in runs):
+        scores = [one for folder in folders for one in asking.evaluate(folder, split="valid", store=out / "store")]
+        values = {task: fmean(s["value"] for s in scores if s["task"] == task) for task in (s["task"] for s in scores)}
+    fault = next((cell["fault"] for cell in runs if cell["fault"]), None)
+    return Try(method, choice, [*map(str, folders)], fmean(values.values()) if values else None, values, False, fault)
 
 
 def _judged(tries: list[Try]) -> list[Try]:
@@ -194,9 +198,10 @@ def _judged(tries: list[Try]) -> list[Try]:
     return [replace(one, best=best.get(one.method) is one) for one in tries]
 
 
-def _sections(plan: Plan, best: dict[str, dict[str, Any]], tries: int, seed: int) -> str:
+def _sections(plan: Plan, best: dict[str, dict[str, Any]], tries: int, seeds: Sequence[int]) -> str:
     """tuned.toml"""
-    text = f"# of {tries} tries with each method the best on the validation users of seed {seed}\n"
+    whose = f"{'seeds' if seeds[1:] else 'seed'} {', '.join(map(str, seeds))}"
+    text = f"# of {tries} tries with each method the best on the validation users of {whose}\n"
     for method, choice in best.items():
         values = {**plan.settings.compare.get(method, {}), **choice}
         said = toml.render({"compare": {method: values}}).removeprefix("[compare]\n\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 
 from perdure.cli.show import Told, around, cell, notes, pairs, rows
@@ -32,7 +34,7 @@ def compare(console: Console, told: Told) -> None:
             costs.append([name, *moved, *cost, one["keeps"]])
         rows(console, heads, costs)
         console.print()
-    failures(console, told)
+    failures(console, told["failed"])
     pairs(console, {key: told[key] for key in ("folder", "report", "seconds")})
     notes(console, told["notes"])
 
@@ -43,15 +45,17 @@ def search(console: Console, told: Told) -> None:
     for one in told["tries"]:
         changed = ", ".join(f"{key}={value}" for key, value in one["settings"].items()) or "as the recipe stands"
         lines.append([one["method"], changed, one["average"], one["best"]])
-    rows(console, ["method", "settings", "average, valid", "best"], lines, f"seed {told['seed']}")
-    failures(console, told)
+    rows(
+        console, ["method", "settings", "average, valid", "best"], lines, f"seeds {', '.join(map(str, told['seeds']))}"
+    )
+    failures(console, [{**one, "folder": one["folders"][0]} for one in told["failed"]])
     pairs(console, {key: told[key] for key in ("tuned", "folder", "seconds")})
     notes(console, told["notes"])
 
 
-def failures(console: Console, told: Told) -> None:
+def failures(console: Console, failed: Sequence[Told]) -> None:
     """A line for each that failed."""
-    for line in told["failed"]:
+    for line in failed:
         console.print(f"failed: {cell(line['folder'])}: {cell(line['fault'])}")
 
 

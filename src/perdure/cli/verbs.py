@@ -172,7 +172,9 @@ def search(
     tries: Annotated[
         int | None, typer.Option("--tries", min=2, help="with each method; by default as many as all have choices for")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="of all tries; the recipe's by default")] = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="of every try, with commas between; the recipe's by default")
+    ] = None,
     changes: Changes = None,
     allow_leaks: AllowLeaks = False,
     json: Json = False,
@@ -191,7 +193,7 @@ def search(
             out,
             methods=show.names(methods),
             tries=tries,
-            seed=seed,
+            seeds=show.numbers(seeds, "--seeds", 0),
             overrides=changes or (),
             allow_leaks=allow_leaks,
             show=display,
