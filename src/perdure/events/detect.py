@@ -89,15 +89,13 @@ def find(patterns: list[str], where: str = "data.path") -> list[Path]:
 
 
 def _missing(text: str, where: str) -> UsageError:
-    folder = Path(text).absolute().parent
+    folder, near = Path(text).absolute().parent, []
     with contextlib.suppress(OSError):
-        if near := difflib.get_close_matches(Path(text).name, sorted(os.listdir(folder)), 1, 0.7):
-            return UsageError(f"no file {shorten(text, 300)}", expected="an existing file", where=where,
-                              fix=f"did you mean {near[0]}?")  # fmt: skip
+        near = difflib.get_close_matches(Path(text).name, sorted(os.listdir(folder)), 1, 0.7)
     while not folder.is_dir():
         folder = folder.parent
     return UsageError(f"no file {shorten(text, 300)}", expected="an existing file", where=where,
-                      fix=f"nearest folder that exists: {folder}")  # fmt: skip
+                      fix=f"did you mean {near[0]}?" if near else f"nearest folder that exists: {folder}")  # fmt: skip
 
 
 def look(path: Path, kind: str | None = None, where: str = "data.path") -> Source:

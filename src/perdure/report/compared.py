@@ -106,6 +106,11 @@ class Group:
         told = self.methods.get(method, {}).get("tasks", {}).get(task)
         return None if told is None else told["mean"]
 
+    @property
+    def top(self) -> dict[str, float]:
+        """Task -> what the best method of it reached at the end."""
+        return {task: max(self.final(method, task) or 0.0 for method in self.methods) for task in self.tasks}
+
     def lost_nothing(self, method: str) -> bool:
         """Whether in every seed every older task ended as good as it ever was, and there was one."""
         lost = [value for matrix in self.matrices[method] for value in matrix.forgotten().values()]

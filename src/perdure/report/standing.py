@@ -126,7 +126,7 @@ def alerts(c: Compared) -> list[str]:
         notes = sum(found["severity"] != "leak" for found in findings)
         told += [f"{protocol}: {words.count(notes, 'note')} of the leakage audit, below"] if notes else []
     for group in c.main:
-        top = {task: max(group.final(method, task) or 0.0 for method in group.methods) for task in group.tasks}
+        top = group.top
         weak = [task for task, value in group.popularity.items() if value is not None and top[task] <= value]
         told += [f"{group.encoder}: no method is above popularity in {words.few(weak, MANY)}"] if weak else []
     return told + c.missing
@@ -263,7 +263,7 @@ def scores(c: Compared) -> Section:
 
 def scores_table(c: Compared, group: Group) -> Table:
     """Methods by tasks, or tasks by methods where the tasks are many."""
-    top = {task: max(group.final(m, task) or 0.0 for m in group.methods) for task in group.tasks}
+    top = group.top
     cells = {
         (m, t): _mean(one["tasks"][t], best=one["tasks"][t]["mean"] == top[t])
         for m, one in group.methods.items()

@@ -73,10 +73,13 @@ class SettingsFaults(SettingsError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean learning_rate?`, or the known names where none is near."""
     known = list(known)
+    return _meant(name, known) or (f"known: {', '.join(known)}" if known else "")
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    """`did you mean learning_rate?`, or nothing where none is near."""
     close = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]}?"
-    return f"known: {', '.join(known)}" if known else ""
+    return f"did you mean {close[0]}?" if close else ""
 
 
 def of_model(model: type[BaseModel], values: Any, section: str, besides: Sequence[str] = ()) -> tuple[Any, list[Fault]]:
@@ -116,8 +119,7 @@ def _fault(
     if error["type"] == "value_error":
         return Fault(key, str(error["ctx"]["error"]))
     expected = words(node, schema)
-    near = difflib.get_close_matches(str(value), re.findall(r'"(\w+)"', expected), 1) if isinstance(value, str) else []
-    fix = f"did you mean {near[0]}?" if near else ""
+    fix = _meant(value, re.findall(r'"(\w+)"', expected)) if isinstance(value, str) else ""
     return Fault(key, f"found {shorten(repr(value))}", expected, fix, kind=error["type"])
 
 
