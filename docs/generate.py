@@ -100,7 +100,6 @@ MEANING = {
     "sparse": "sparse gradients for the item table, for very large catalogues with sampled losses.",
     "heads": "attention heads.",
     "attention_dropout": "on attention weights.",
-    "block": '"sasrec" as published (the residual adds the normalised query), or "prenorm", the usual pre-norm block.',
 }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from cli.small import make
@@ -13,6 +16,8 @@ from perdure.model import store
 
 SERVICES = ["input.events=['behaviour']", "objective.by=behaviour", "history.where=behaviour <> 'buy'"]
 CASES = {
+    "next_item-last": ["objective.targets=last", "objective.loss=sampled", "encoder.positions=last"],
+    "cl4srec-last": ["objective.targets=last", "tuning.method=ppr"],
     "cl4srec": ["objective.similarity=cosine", "objective.loss=sampled", "objective.negatives=8"],
     "cl4srec-windows": ["objective.tied=false", "pretrain.windows=split", "encoder.max_length=8"],
     "ptum": ["encoder.readout=attention"],
@@ -45,6 +50,17 @@ def test_from_a_recipe_to_answers(recipe, tmp_path, case):
     again = perdure.learn(recipe, tmp_path / "again", overrides=options)
     first, second = (store.load(one.model, registry.find).state_dict() for one in (run, again))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("objective", ["next_item", "cl4srec"])
+def test_every_event_but_the_first_has_a_window_of_its_own_in_each_epoch(recipe, tmp_path, objective):
+    wanted = perdure.check(recipe).tasks[0]["notes"]["answers"]["train"]
+    options = [f"objective.name={objective}", "pretrain.batch_size=64", "pretrain.epochs=1"]
+    for targets, windows in (("last", wanted), ("all", 84)):
+        run = perdure.learn(recipe, tmp_path / targets, overrides=[*options, f"objective.targets={targets}"])
+        lines = [json.loads(line) for line in Path(run.folder, "log.jsonl").read_text().splitlines()]
+        epoch = next(line for line in lines if line["event"] == "epoch" and line["task"] == "watch")
+        assert epoch["step"] == -(-windows // 64)
 
 
 def test_vectors_of_places_are_saved_with_the_task(recipe, tmp_path):

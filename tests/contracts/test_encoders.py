@@ -15,7 +15,7 @@ from perdure.errors import SettingsError
 from perdure.events.batch import Batch
 
 VARIANTS = {
-    "sasrec": [{"block": "prenorm", "heads": 2}],
+    "sasrec": [{"block": "prenorm", "heads": 2}, {"block": "postnorm", "positions": "last"}],
     "nextitnet": [{"norm": "pre"}],
     "gru4rec": [{"blocks": 2}],
     "dupn": [{"context": "state"}, {"gaps": [60.0, 3600.0]}],

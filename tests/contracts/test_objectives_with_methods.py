@@ -12,10 +12,11 @@ from perdure.model import store
 from perdure.training.loop import freeze, set_modes
 
 STILL = "nothing is dropped"
-OBJECTIVES = {  # one that ranks nothing, one with weights of its own, one with both
+OBJECTIVES = {  # one that ranks nothing, one with weights of its own, one with both, one of the last events alone
     "clue_seq": ("sasrec", {"views": "mask"}),
     "ptum": ("sasrec", {"places": "user"}),
     "shopperbert": ("bert4rec+input", {}),
+    "next_item": ("sasrec", {"targets": "last"}),
 }
 CASES = [(objective, method) for objective in OBJECTIVES for method in members.METHODS]
 

@@ -78,7 +78,8 @@ def test_nothing_and_little():
 
 def test_wrong_arguments():
     sequences, examples = make([2])
-    for wrong in ({"batch_size": 0}, {"max_length": 0}, {"max_length": 1, "windows": "split"}, {"windows": "all"}):
+    short = [{"max_length": 1, "windows": windows} for windows in ("split", "each")]
+    for wrong in ({"batch_size": 0}, {"max_length": 0}, *short, {"windows": "all"}):
         with pytest.raises(UsageError):
             Loader(sequences, examples, **{"batch_size": 1, "max_length": 2, **wrong})  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="has none"):
@@ -105,9 +106,28 @@ def test_split_windows_make_every_event_but_the_first_a_target_once(lengths, max
     assert len(firsts) == sum(n == 1 for n in lengths)
 
 
-def test_rows_with_answers_are_not_split():
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 30), max_size=12), st.integers(2, 8), st.booleans())
+def test_each_event_but_the_first_ends_a_window_of_its_own_and_if_asked_the_first_too(lengths, max_length, first):
+    sequences, examples = make(lengths)
+    options = {"windows": "each", "first": first, "generator": torch.Generator()}
+    rows = [
+        row[:length]
+        for batch in Loader(sequences, examples, batch_size=3, max_length=max_length, **options)
+        for row, length in zip(batch.items.tolist(), batch.lengths.tolist(), strict=True)
+    ]
+    wanted = []
+    for begin, n in zip(examples.begin, lengths, strict=True):
+        history = sequences.items[begin : begin + n].tolist()
+        ends = range(1 if first else 2, n + 1) if n > 1 else [n]  # nothing to ask: the row stands as it is
+        wanted += [history[max(0, end - max_length) : end] for end in ends]
+    assert sorted(rows) == sorted(wanted)
+
+
+@pytest.mark.parametrize("windows", ["split", "each"])
+def test_rows_with_answers_are_not_split(windows):
     sequences, examples = make([9, 9], answers=True)
-    (batch,) = Loader(sequences, examples, batch_size=9, max_length=3, windows="split")
+    (batch,) = Loader(sequences, examples, batch_size=9, max_length=3, windows=windows)
     assert batch.lengths.tolist() == [3, 3]
 
 
@@ -163,7 +183,7 @@ def test_bucketing_wastes_little_and_mixes():
     st.booleans(),
     st.booleans(),
     st.booleans(),
-    st.sampled_from(["last", "split"]),
+    st.sampled_from(["last", "split", "each"]),
 )
 def test_stop_anywhere_and_continue_exactly(lengths, size, epoch, stop, shuffle, bucket, drop_last, windows):
     sequences, examples = make(lengths, answers=windows == "last")

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from perdure.encoders.base import MASK
 from perdure.encoders.bert4rec import BERT4Rec
+from perdure.encoders.sasrec import SASRec
 from perdure.errors import SettingsError
 from perdure.events.batch import Batch
 from perdure.objectives.base import Learner
@@ -72,6 +73,19 @@ def test_states_are_those_of_the_formulas(options):
     h = model(data)
     for b, n in enumerate(data.lengths.tolist()):
         torch.testing.assert_close(h[b, :n], slow(model, data.items[b, :n].tolist()), rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_postnorm_sasrec_is_one_block_that_looks_back_only():
+    """The last of its states is then that of BERT4Rec, which looks to both sides of what has come so far."""
+    both = encoder(blocks=1, projection=False)
+    back = SASRec(members.N, width=8, heads=2, blocks=1, max_length=members.T, block="postnorm").eval()
+    back.load_state_dict(both.state_dict())
+    data = members.batch(1)
+    h = back(data)
+    for b, n in enumerate(data.lengths.tolist()):
+        for t in range(1, n + 1):
+            torch.testing.assert_close(h[b, t - 1], slow(both, data.items[b, :t].tolist())[-1], rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()

@@ -20,7 +20,11 @@ from perdure.tuning.base import Overlay
 
 ENCODERS = [name for name in members.ENCODERS if name not in ("dupn", "smen")]  # which have no choice of readouts
 CASES = [(name, {}) for name in [*ENCODERS, *(f"{name}+input" for name in ENCODERS)]]
-CASES += [("hstu", {"time": True}), ("bert4rec", {"block": "prenorm"}), ("sasrec", {"block": "prenorm"})]
+CASES += [
+    ("hstu", {"time": True}),
+    ("bert4rec", {"block": "prenorm"}),
+    *(("sasrec", {"block": block}) for block in ("prenorm", "postnorm")),
+]
 
 
 def model(name, method="frozen", **options):

@@ -84,3 +84,36 @@ def test_negatives_of_every_position_give_a_gradient_that_names_each_row_once():
     objective = NextItem(loss="bpr", negatives=K, share="position")
     gradient = torch.autograd.grad(objective.loss(learner, windows(), rng()), table)[0]
     assert gradient.is_coalesced()
+
+
+@pytest.mark.parametrize("share", ["position", "sequence", "batch"])
+@pytest.mark.parametrize("kind", ["softmax", "sampled"])
+@pytest.mark.parametrize("first", [False, True])
+def test_the_last_events_alone_are_predicted_from_the_vectors_of_what_came_before(kind, share, first):
+    states, table, bias = numbers()
+    batch = Batch(torch.randint(2, N + 2, (B, T + 1), generator=rng()), torch.tensor([6, 1, 4]))
+    seen = []
+
+    def vector(inputs: Batch) -> torch.Tensor:
+        seen.append((inputs.items.tolist(), inputs.lengths.tolist()))
+        return states[:, 0]  # (B, d)
+
+    objective = NextItem(loss=kind, negatives=K, share=share, targets="last")
+    objective.prepare(COUNTS)
+    learner = Learner(lambda inputs: states[:, :0], vector, table, bias, first=first)
+    ours = objective.loss(learner, batch, rng())
+    assert seen == [(batch.items[:, :-1].tolist(), [5, 0, 3])]
+
+    asked = [0, 1, 2] if first else [0, 2]  # nothing came before the only event of the second user
+    assert objective.terms(batch, first) == len(asked)
+    shape = {"position": (len(asked), K), "sequence": (B, K), "batch": (K,)}[share]
+    drawn = Negatives(COUNTS, 0.0).draw(shape, rng()) + 2
+    losses = []
+    for m, b in enumerate(asked):
+        target = int(batch.items[b, batch.lengths[b] - 1])
+        scores = table @ states[b, 0] + bias
+        own = {"position": lambda m=m: drawn[m], "sequence": lambda b=b: drawn[b], "batch": lambda: drawn}[share]()
+        barred = batch.items[b].tolist() if share == "sequence" else [target]
+        others = range(2, N + 2) if kind == "softmax" else [target, *(n for n in own.tolist() if n not in barred)]
+        losses.append(scores[list(others)].logsumexp(0) - scores[target])
+    torch.testing.assert_close(ours, torch.stack(losses).mean(), check_dtype=False, rtol=1e-6, atol=1e-7)

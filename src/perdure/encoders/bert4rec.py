@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perdure.encoders.base import MASK, Blocks, Layer, Via, before, cut
-from perdure.encoders.parts import Attention, EventEmbedding, FeedForward, Norm
+from perdure.encoders.parts import Attention, EventEmbedding, FeedForward, Norm, normed
 from perdure.encoders.readouts import Readout, pooling
 from perdure.events.batch import Batch
 from perdure.functional.dropout import dropout
@@ -102,14 +102,10 @@ class BERT4Rec(Blocks):
         self.layers["input"] = EventEmbedding(n_items, width, max_length)
         self.layers["input_norm"] = Norm(width)
         for i in range(blocks):
-            mixing: dict[str, nn.Module] = {
-                "attention": Attention(width, heads, dropout, attention_dropout, causal=False),
-                "feedforward": FeedForward(width, inner or 4 * width, dropout, gelu=True),
-            }
-            for j, (name, layer) in enumerate(mixing.items(), 1):
-                parts = [(name, layer), (f"norm{j}", Norm(width))]
-                for part, made in parts if block == "postnorm" else reversed(parts):
-                    self.layers[f"block{i}/{part}"] = made
+            attention = Attention(width, heads, dropout, attention_dropout, causal=False)
+            feedforward = FeedForward(width, inner or 4 * width, dropout, gelu=True)
+            for name, layer in normed(width, attention, feedforward, block == "postnorm").items():
+                self.layers[f"block{i}/{name}"] = layer
         if projection:
             self.layers["projection"] = Projection(width)
         if projection or block == "prenorm":

@@ -242,6 +242,12 @@ class FeedForward(nn.Module):
         return dropout(self.down(y), self.dropout, self.training)  # (B, T, d)
 
 
+def normed(width: int, attention: nn.Module, feedforward: nn.Module, after: bool) -> dict[str, nn.Module]:
+    """The layers of a transformer's block in the order of their use: a Norm stands before each of the two, or after."""
+    pairs = [(("attention", attention), ("norm1", Norm(width))), (("feedforward", feedforward), ("norm2", Norm(width)))]
+    return {name: layer for pair in pairs for name, layer in (pair if after else reversed(pair))}
+
+
 class SwiGLU(nn.Module):
     """W_3 (silu(W_1 x) * W_2 x), position by position, without biases; dropout before W_3 and on the output.
 

@@ -34,7 +34,7 @@ class Loader:
         sequences: the shared history; may be a read-only memory map. With its marks, `Batch.marks` is given.
         examples: what is asked.
         batch_size: rows of a batch, 1 or more; the last batch of an epoch may have fewer.
-        max_length: events of a row, 1 or more (2 or more for windows "split"): the last ones of the input range.
+        max_length: events of a row, 1 or more (2 or more unless windows "last"): the last ones of the input range.
             For training next_item give one more than the encoder takes: input and shifted target.
         generator: the loader's own; no other part of the program may draw from it if `restore` is to be exact.
         bucket: with a generator: rows of like length share a batch (shuffled, sorted by length within 50 batches,
@@ -42,8 +42,9 @@ class Loader:
         drop_last: leave out the rows that do not fill a batch (with a generator: other rows each epoch).
         times: give `Batch.times`.
         windows: "last": one window a row, its newest events. "split": a longer input gives several windows which
-            overlap in one event, so that every event but the first is a shifted target once; rows with answers are
-            never split.
+            overlap in one event, so that every event but the first is a shifted target once. "each": every event but
+            the first is the last of a window of its own. Rows with answers are one window always.
+        first: with windows "each", the first event is alone in one more: it is to be predicted from nothing.
         profiles: of all users of the log; give `Batch.profile` and `Batch.source`.
 
     Raises:
@@ -61,12 +62,15 @@ class Loader:
         bucket: bool = True,
         drop_last: bool = False,
         times: bool = False,
-        windows: Literal["last", "split"] = "last",
+        windows: Literal["last", "split", "each"] = "last",
+        first: bool = False,
         profiles: Profiles | None = None,
     ) -> None:
-        if windows not in ("last", "split"):
-            raise UsageError(f"windows = {windows!r}", expected='"last" or "split"', where="Loader(windows=...)")
-        least = 2 if windows == "split" else 1
+        if windows not in ("last", "split", "each"):
+            raise UsageError(
+                f"windows = {windows!r}", expected='"last", "split" or "each"', where="Loader(windows=...)"
+            )
+        least = 1 if windows == "last" else 2
         if batch_size < 1 or max_length < least:
             raise UsageError(
                 f"batch_size = {batch_size}, max_length = {max_length}",
@@ -81,13 +85,13 @@ class Loader:
         self._size, self._max_length, self._drop_last = batch_size, max_length, drop_last
         self._generator, self._bucket = generator, bucket and generator is not None
         self._profiles = profiles
-        self._cut(examples, windows)
+        self._cut(examples, windows, first)
         self._epoch, self._position = 0, 0
         self._order: np.ndarray | None = None  # (n,) rows of the epoch being played
         self._turn: np.ndarray | None = None  # batches of that epoch, in playing order
         self._drawn_from: str | None = None  # the generator's state before that epoch was drawn
 
-    def _cut(self, examples: Examples, windows: str) -> None:
+    def _cut(self, examples: Examples, windows: str, first: bool) -> None:
         """Fixes the rows of an epoch: user, input range, answer range."""
         users, begin, end = (np.asarray(a, np.int64) for a in (examples.users, examples.begin, examples.end))
         self._answers: np.ndarray | None = None
@@ -101,9 +105,9 @@ class Loader:
             kept = np.flatnonzero(counts > 0) if self._generator is not None else np.arange(len(users))
             self._answers, self._answer_from, self._answer_count = answers, starts[:-1][kept], counts[kept]
             users, begin, end = users[kept], begin[kept], end[kept]
-        elif windows == "split":
-            step, length = self._max_length - 1, end - begin
-            pieces = np.maximum(-(-(length - 1) // step), 1)  # (n,) windows of each row
+        elif windows != "last":
+            step, alone = (self._max_length - 1, 0) if windows == "split" else (1, int(first))
+            pieces = np.maximum(-(-(end - begin - 1 + alone) // step), 1)  # (n,) windows of each row
             nth = ragged(np.zeros(len(users)), pieces)  # 0 is a row's newest window
             users, begin, end = (np.repeat(a, pieces) for a in (users, begin, end))
             end = end - nth * step

@@ -202,9 +202,13 @@ class UserModel(nn.Module):
     def terms(self, batch: Batch, task: str) -> float:
         """How many terms `loss` is the mean of; see `Objective.terms`. Answers, where the head learns from them."""
         if self.tasks[task].kind == "next_item":
-            overlay = self.overlays.get(task)
-            return self.objective.terms(batch, overlay is not None and bool(overlay.predicts_first))  # type: ignore[operator]
+            return self.objective.terms(batch, self.predicts_first(task))  # type: ignore[operator]
         return 0 if batch.answers is None else len(batch.answers)
+
+    def predicts_first(self, task: str) -> bool:
+        """Whether a next_item task learns to predict the first event too, from what its overlay puts before it."""
+        overlay = self.overlays.get(task)
+        return overlay is not None and bool(overlay.predicts_first)
 
     def judge(self, batch: Batch, task: str, rng: torch.Generator) -> Tensor:
         """(B,) what the objective of a next_item task measures of each user; see `Objective.judge`."""
@@ -212,7 +216,7 @@ class UserModel(nn.Module):
 
     def learner(self, task: str) -> Learner:
         """A next_item task as its objective sees it."""
-        head, overlay = self.heads[task], self.overlays.get(task)
+        head = self.heads[task]
         table, bias = head.weights(self.item_table(task))  # type: ignore[operator]
         return Learner(
             encode=lambda batch: self.states(batch, task),
@@ -221,5 +225,5 @@ class UserModel(nn.Module):
             bias=bias,
             parts=head.parts,  # type: ignore[arg-type]
             sparse=self.backbone.sparse and bias is None,
-            first=overlay is not None and bool(overlay.predicts_first),
+            first=self.predicts_first(task),
         )

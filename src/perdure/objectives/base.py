@@ -61,6 +61,7 @@ class Objective(nn.Module, ABC):
         whole_batch: its loss compares users of a batch with each other, so that processes cannot share one.
         reads_users: it looks up who a user of a batch is, as for friends: `Batch.users` must be rows of the log. Others
             only ask which rows of a batch are of one user.
+        each: every event wants a training window of its own that ends with it.
         needs_dropout: it encodes one history twice, which is twice the same where nothing is dropped.
         passes_on: the class that options which the constructor does not name (`**options`) are for, or None.
     """
@@ -77,6 +78,7 @@ class Objective(nn.Module, ABC):
     tied: bool = True
     whole_batch: bool = False
     reads_users: bool = False
+    each: bool = False
     needs_dropout: bool = False
 
     @classmethod

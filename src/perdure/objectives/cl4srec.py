@@ -80,7 +80,7 @@ class CL4SRec(Objective):
         self.weight, self.tau, self.cosine = weight, tau, similarity == "cosine"
         self.shares = {"crop": crop, "mask": mask, "reorder": reorder}
         self.next_item = NextItem(**next_item)
-        self.tied, self.whole_batch = self.next_item.tied, weight > 0
+        self.tied, self.each, self.whole_batch = self.next_item.tied, self.next_item.each, weight > 0
 
     def prepare(self, counts: Tensor, data: TaskData | None = None) -> None:
         """Told once before training: counts (N,) of each item in the training histories."""

@@ -16,6 +16,10 @@
 | K | negatives | |
 | E | table | (N + 2, d) |
 
+With targets = "last" the mean is over events, each predicted from a window of its own: h_t is the user vector of the
+newest events before it, read as it is when it is asked for. That is what GRU4Rec- and DuoRec-like codes do that cut a
+history into all its beginnings; an epoch then encodes as many windows as there are events.
+
 Differs: padded positions never enter the loss; negatives that equal the target, or for share = "sequence" any item of
 that history window, are masked, not drawn again.
 """
@@ -52,6 +56,10 @@ class NextItem(Objective):
         alpha: negatives are drawn by popularity^alpha; 0 is uniform.
         log_q: correct sampled softmax for how often a negative is drawn.
         t: gBCE calibration.
+        targets: which events of a window are predicted: "all" but the first, each from the state before it; or the
+            "last", where every event has a window of its own. Positions and readout are then those that are served,
+            and neighbours in a batch are of different users, which short histories learn better from, for as many times
+            the work as a window has events. `windows` of [pretrain] has no say then.
         tied: score with the table the encoder reads with, as SASRec; False for a table and bias of its own, as gSASRec
             and the codes of PeterRec, CONURE and TERACON.
     """
@@ -71,11 +79,12 @@ class NextItem(Objective):
         alpha: Annotated[float, Ge(0), Le(1)] = 0.0,
         log_q: bool = False,
         t: Annotated[float, Ge(0), Le(1)] = 0.75,
+        targets: Literal["all", "last"] = "all",
         tied: bool = True,
     ) -> None:
         super().__init__()
         self.kind, self.k, self.share, self.alpha = loss, negatives, share, alpha
-        self.log_q, self.t, self.tied = log_q, t, tied
+        self.log_q, self.t, self.tied, self.each = log_q, t, tied, targets == "last"
         self.sampler: Negatives | None = None
 
     def prepare(self, counts: Tensor, data: TaskData | None = None) -> None:
@@ -84,23 +93,19 @@ class NextItem(Objective):
 
     def terms(self, batch: Batch, first: bool = False) -> float:
         """The positions with a next item."""
-        return int((batch.lengths - int(not first)).clamp(min=0).sum())
+        return int((batch.lengths - int(not first)).clamp(min=0, max=1 if self.each else None).sum())
 
     def loss(self, learner: Learner, batch: Batch, rng: torch.Generator) -> Tensor:
-        """Scalar: mean loss over all valid positions of windows of T + 1 events.
+        """Scalar: mean loss over all valid positions of windows of T + 1 events, or over their last events.
 
         Raises:
             SettingsError: a softmax over all items, whose table takes sparse gradients.
         """
-        table, bias, sparse, first = learner.table, learner.bias, learner.sparse, learner.first
-        inputs = batch.upto(batch.items.shape[1] - 1, (batch.lengths - 1).clamp(min=0))  # (B, T)
-        b, t = len(batch), batch.items.shape[1] - 1 + first
-        h = learner.encode(inputs)  # (B, P + T, d)
-        h = h[:, h.shape[1] - t :]  # (B, T, d) without prompts, or (B, 1 + T, d) with the last of them
-        asked = batch.valid if first else inputs.valid  # (B, T)
+        table, bias, sparse = learner.table, learner.bias, learner.sparse
+        h, asked, wanted = (self._last if self.each else self._all)(learner, batch)  # (B, T, d), (B, T), (B, T)
+        b, t = asked.shape
         at = asked.flatten().nonzero().squeeze(1)  # (M,)
-        states = h.reshape(b * t, -1)[at]  # (M, d)
-        targets = batch.items[:, 1 - first :].flatten()[at]  # (M,) item rows
+        states, targets = h.reshape(b * t, -1)[at], wanted.flatten()[at]  # (M, d), (M,) item rows
         if self.kind == "softmax":
             if sparse and table.requires_grad:
                 raise SettingsError(
@@ -132,6 +137,20 @@ class NextItem(Objective):
             hits = drawn == targets[:, None]  # (M, K)
         return self._compare(positive, negative.masked_fill(hits, -torch.inf), drawn)
 
+    def _all(self, learner: Learner, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """States (B, T, d), whether each is asked (B, T), and the item rows that follow (B, T); with learner.first one
+        state more, the last prompt's."""
+        inputs, first = _inputs(batch), learner.first  # (B, T)
+        t = batch.items.shape[1] - 1 + first
+        h = learner.encode(inputs)  # (B, P + T, d)
+        return h[:, h.shape[1] - t :], batch.valid if first else inputs.valid, batch.items[:, 1 - first :]
+
+    def _last(self, learner: Learner, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The same of the last events alone: (B, 1, d), (B, 1), (B, 1)."""
+        at = (batch.lengths - 1).clamp(min=0)[:, None]  # (B, 1)
+        asked = batch.lengths[:, None] > int(not learner.first)  # (B, 1)
+        return learner.vector(_inputs(batch))[:, None], asked, batch.items.gather(1, at)
+
     def _draw(self, shape: tuple[int, ...], rng: torch.Generator, table: Tensor) -> Tensor:
         if self.sampler is None:
             self.prepare(torch.ones(len(table) - 2, device=table.device))
@@ -146,3 +165,8 @@ class NextItem(Objective):
         if self.kind == "gbce":
             return losses.gbce(positive, negative, len(cast(Negatives, self.sampler).log_q), self.t)
         return (losses.bce if self.kind == "bce" else losses.bpr)(positive, negative)
+
+
+def _inputs(batch: Batch) -> Batch:
+    """(B, T) of (B, T + 1): all events but the last."""
+    return batch.upto(batch.items.shape[1] - 1, (batch.lengths - 1).clamp(min=0))

@@ -280,6 +280,7 @@ class _Teacher:
     def _loader(self, name: str, stage: str) -> Loader:
         data, settings, backbone = self.datas[name], self.settings[name], self.model.backbone
         shifted = data.train.answer_starts is None
+        windows = "each" if self.objective.each else settings.windows
         return Loader(
             data.sequences,
             data.train,
@@ -287,7 +288,8 @@ class _Teacher:
             max_length=backbone.max_length + (self.objective.extra if shifted else 0),
             generator=self._generator(name, stage, "order"),
             times=backbone.reads_times or (shifted and self.objective.reads_times),
-            windows=settings.windows if shifted else "last",
+            windows=windows if shifted else "last",
+            first=self.model.predicts_first(name),
             profiles=data.profiles,
         )
 

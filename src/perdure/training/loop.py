@@ -168,7 +168,7 @@ def fit(
                     scale_gradients(trained.values(), settings.clip / norm)
                 _move(optimizers, shut, averages, at.step + 1)
                 at.step, at.in_epoch = at.step + 1, at.in_epoch + 1
-                at.loss, at.targets = at.loss + value, at.targets + count_targets(batch)
+                at.loss, at.targets = at.loss + value, at.targets + round(model.terms(batch, here))
                 keeper.tick(task=task, stage=stage, step=at.step, steps=steps, loss=value)
                 if at.step >= steps:
                     break
@@ -263,13 +263,6 @@ def put_back_shut(
             parameter.copy_(kept)
         else:
             parameter.index_copy_(0, named, kept)
-
-
-def count_targets(batch: Batch) -> int:
-    """Targets a batch asks for: its answers, or every event but the first of each history."""
-    if batch.answers is not None:
-        return len(batch.answers)
-    return int((batch.lengths - 1).clamp(min=0).sum())
 
 
 def _not_finite(
