@@ -85,7 +85,7 @@ class _Group:
     def told(self, against: str | None) -> dict[str, Any]:
         """tasks, metrics, measured, best, popularity, methods."""
         told = {method: self._method(method) for method in self.methods}
-        p = {}
+        p: dict[frozenset[str], float] = {}  # of each pair once: two methods can be each other's best other
         for method in self.methods:
             other = against if against in self.methods else self._best(without=method)
             if other is not None and other != method:
@@ -95,10 +95,12 @@ class _Group:
                     value = float(difference[self.counted].mean())
                     told[method]["difference"] = spread(value, draws, LEVEL)
                     if draws is not None:
-                        p[method] = told[method]["p"] = p_value(value, draws)
+                        p[frozenset((method, other))] = told[method]["p"] = p_value(value, draws)
                         told[method]["t_test"] = self._t_tests(method, other)
-        for method, corrected in holm(p).items():
-            told[method]["p_holm"] = corrected
+        for pair, corrected in holm(p).items():
+            for method in pair:
+                if told[method]["against"] in pair:
+                    told[method]["p_holm"] = corrected
         return {"tasks": self.tasks, "metrics": self.metrics, "measured": self.measured, "left_out": list(self.without),
                 "seeds": sorted({seed for runs in self.runs.values() for seed in runs}),
                 "best": self._best(), "popularity": self._popularity(), "methods": told}  # fmt: skip

@@ -24,8 +24,9 @@ up to (2 - 1 / S) times in variance; with folds all that users do is of this kin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -35,6 +36,7 @@ from perdure.evaluation.matrix import Matrix
 __all__ = ["Reached", "Resampled", "holm", "p_value", "resample", "spread", "t_test", "transfers"]
 
 AT_ONCE = 2**22  # draws in memory
+Test = TypeVar("Test", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def _incomplete_beta(a: float, b: float, x: float) -> float:
     return min(1.0, math.exp(log_front) * (value - 1) / a)
 
 
-def holm(p: Mapping[str, float]) -> dict[str, float]:
+def holm(p: Mapping[Test, float]) -> dict[Test, float]:
     """Holm's corrected p of each test."""
     told, least = {}, 0.0
     for place, name in enumerate(sorted(p, key=lambda name: p[name])):

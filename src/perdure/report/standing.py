@@ -175,7 +175,7 @@ def _summary(c: Compared, group: Group) -> Table:
     caption = f"{group.encoder}: the methods over all tasks{_left_out(group)}"
     caption += f" ({group.sampled})" if group.sampled else ""
     measures = list(dict.fromkeys(group.label(task) for task in group.counted))
-    tests = sum(one.get("p_holm") is not None for one in group.methods.values())
+    tests = len({frozenset((m, one["against"])) for m, one in group.methods.items() if one.get("p_holm") is not None})
     note = _over(c, group)
     note += f" The mean score is over {words.listed(measures)}: it orders methods." if len(measures) > 1 else ""
     note += f" p: paired bootstrap, corrected for {words.count(tests, 'test')} (Holm)." if tests else ""
