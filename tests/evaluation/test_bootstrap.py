@@ -27,6 +27,21 @@ def test_the_spread_is_that_of_a_mean(kind):
     assert low < values.mean() < high and high - low == pytest.approx(3.92 * values.std() / 20, rel=0.1)
 
 
+def test_a_user_with_several_examples_is_drawn_with_all_of_them():
+    """Users alike in all they do: 50 examples of each say nothing more of other users than one."""
+    rng = np.random.default_rng(3)
+    own = rng.random(40)
+    users = rng.permutation(np.repeat(np.arange(40), 50))
+    draws = bootstrap.means(own[users], 4000, 0, users)
+    assert draws.mean() == pytest.approx(own.mean(), abs=0.01)
+    assert draws.std() == pytest.approx(own.std() / np.sqrt(40), rel=0.1)
+    uneven = np.array([0, 0, 0, 7])  # 3 examples of one user, one of another: means 1, 1/4 or 0
+    told = bootstrap.means(np.array([0.0, 0.0, 0.0, 1.0]), 4000, 0, uneven)
+    np.testing.assert_allclose([(told == value).mean() for value in (0, 0.25, 1)], [0.25, 0.5, 0.25], atol=0.03)
+    alone = bootstrap.means(own, 50, 0, np.arange(40))
+    np.testing.assert_array_equal(alone, bootstrap.means(own, 50, 0))
+
+
 def test_small_pieces_change_nothing_but_the_draw(monkeypatch):
     monkeypatch.setattr(bootstrap, "AT_ONCE", 1000)
     assert bootstrap.means(np.random.default_rng(0).random(300), 10).shape == (10,)

@@ -208,6 +208,21 @@ def test_sampled_ranking_is_said_in_the_protocol():
             evaluate(model, data, sampled=bad)
 
 
+def test_intervals_draw_users_not_examples():
+    """Every user is asked the same question four times: the interval is that of being asked once."""
+    model, people = tiny(), crowd(200, 8)
+    data = data_of(card(model, "next"), people, [[i % 30] for i in range(200)])
+    once = evaluate(model, data)
+    asked = replace(data, test=data.test.of(np.repeat(np.arange(200), 4)))
+    often = evaluate(model, asked)
+    assert often.value == pytest.approx(once.value) and often.n == 800
+    assert "n counts examples, of 200 users" in often.notes and not any("n counts" in note for note in once.notes)
+    np.testing.assert_allclose(often.interval(), once.interval(), atol=0.005)
+    other = tiny(seed=1)
+    apart, same = (difference(one, evaluate(other, given)) for one, given in ((once, data), (often, asked)))
+    assert apart.high - apart.low == pytest.approx(same.high - same.low, rel=0.1)
+
+
 def test_intervals_and_paired_differences():
     model, people = tiny(), crowd(200, 8)
     data = data_of(card(model, "next"), people, [[i % 30] for i in range(200)])

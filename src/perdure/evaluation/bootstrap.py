@@ -1,5 +1,6 @@
 """How sure a mean over users is: percentile intervals from resampled users, drawn all at once, seeded.
 
+A user with several examples is drawn with all of them, which are no news of other users.
 A resample of n users with replacement counts how often each distinct value is drawn, and those counts are multinomial.
 Where users share few distinct values (a hit rate has two, NDCG@10 with one answer eleven) only the counts are drawn,
 which is the same distribution at a fraction of the cost.
@@ -37,12 +38,21 @@ def interval(draws: np.ndarray, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def means(values: np.ndarray, resamples: int = 1000, seed: int = 0) -> np.ndarray:
-    """Means of `resamples` resamples of the n values, (resamples,) float64."""
+def means(values: np.ndarray, resamples: int = 1000, seed: int = 0, users: np.ndarray | None = None) -> np.ndarray:
+    """Means of `resamples` resamples of the n values, (resamples,) float64.
+
+    Args:
+        users: (n,) whose values they are; None: each another user's.
+    """
     values, rng = np.asarray(values, np.float64), np.random.default_rng(seed)
     n = len(values)
     if not n:
         return np.full(resamples, np.nan)
+    owners, at, each = np.unique(np.arange(n) if users is None else users, return_inverse=True, return_counts=True)
+    if len(owners) < n:
+        sums = np.bincount(at, values)  # (U,)
+        rows = [rng.integers(len(owners), size=(size, len(owners))) for size in _pieces(resamples, len(owners))]
+        return np.concatenate([sums[some].sum(1) / each[some].sum(1) for some in rows])
     levels, counts = np.unique(values, return_counts=True)
     if len(levels) * 8 <= n:
         drawn = [rng.multinomial(n, counts / n, size) @ levels / n for size in _pieces(resamples, len(levels))]

@@ -44,10 +44,10 @@ class Score:
 
     Attributes:
         task, split: what was measured, on which examples.
-        n: users that had an answer to be found.
-        values: measure -> mean over users (F1, precision, recall and AUC of classes: one number of all users).
+        n: examples that had an answer to be found, as a rule one a user.
+        values: measure -> mean over them (F1, precision, recall and AUC of classes: one number of all users).
         per_user: measure -> (n,) float64.
-        users: (n,) int32 user rows, in the order of `per_user`.
+        users: (n,) int32 user rows, in the order of `per_user`; several times whoever has several examples.
         primary: the measure that stands for the task in the matrix R.
         protocol: "full ranking", "sampled: 100 uniform negatives, seed 0", "all classes", or the objective's name.
         notes: what a reader of the numbers must know.
@@ -101,7 +101,7 @@ class Score:
         if self._counted(name):
             draws = bootstrap.tables(self.confusion, resamples, seed, metrics.OF_TABLE[name])  # type: ignore[arg-type]
             return bootstrap.interval(draws, level)
-        return bootstrap.interval(bootstrap.means(_of(self, name), resamples, seed), level)
+        return bootstrap.interval(bootstrap.means(_of(self, name), resamples, seed, self.users), level)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it, without the users: task, split, n, metric, value, low, high, popularity, values,
@@ -143,7 +143,7 @@ def difference(
             where="difference",
         )
     change = _of(a, name) - _of(b, name)  # (n,)
-    low, high = bootstrap.interval(bootstrap.means(change, resamples, seed), level)
+    low, high = bootstrap.interval(bootstrap.means(change, resamples, seed, a.users), level)
     return Difference(name, float(change.mean()), low, high)
 
 
@@ -349,7 +349,7 @@ def _popular(card: TaskCard, examples: Examples) -> Answers:
 
 
 def _judged(examples: Examples, task: str, split: str) -> tuple[Examples, list[str]]:
-    """The examples that have an answer, and a note on those that have none."""
+    """The examples that have an answer, and notes on those that have none and on users with several."""
     starts = examples.answer_starts
     if starts is None:
         raise UsageError(
@@ -365,9 +365,13 @@ def _judged(examples: Examples, task: str, split: str) -> tuple[Examples, list[s
             where=f"evaluate, split {split!r}",
             fix="give the split a larger share, or take more users into the task",
         )
-    if asked.all():
-        return examples, []
-    return examples.of(np.flatnonzero(asked)), [f"{int((~asked).sum())} users without any answer are left out"]
+    notes = []
+    if not asked.all():
+        examples = examples.of(np.flatnonzero(asked))
+        notes.append(f"{int((~asked).sum())} users without any answer are left out")
+    if (users := len(np.unique(examples.users))) < len(examples):
+        notes.append(f"n counts examples, of {users} users")
+    return examples, notes
 
 
 def _sampled(asked: Sampled | int | str | None, generator: torch.Generator | None) -> Sampled | None:
