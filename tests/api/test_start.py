@@ -82,8 +82,20 @@ def test_a_log_that_has_grown_begins_with_the_vectors_of_items_known(first, tmp_
     fresh = new.backbone.item_table[new.item_ids.rows(["a0001", "s0007b"])]
     assert 0 < fresh.std() < 0.03
     (note,) = [note for note in then.notes if "begin as drawn" in note]
-    assert "2 items are new" in note and "1 of its own are gone" in note and "held out here" in note
+    assert "2 items are new" in note and "1 of its own are gone" in note
     assert perdure.learn(recipe, tmp_path / "then", overrides=options, resume="must").matrix == then.matrix
+
+
+@pytest.mark.parametrize("key", ["start", "model"])
+def test_a_model_of_another_log_with_the_same_items_is_told_as_such(first, tmp_path, key):
+    """A user more, and everyone is divided anew."""
+    told, (recipe, run) = "learned from another log, and maybe from users who are held out here", first
+    options = [*BERT, "objective.name=masked_item", "encoder.dropout=0.3", f"pretrain.{key}={run.model}"]
+    assert not any(told in note for note in perdure.check(recipe, overrides=options).notes)
+    grown = make(tmp_path, ("watch", "gender"))
+    with (tmp_path / "world" / "events.csv").open("a", encoding="utf-8") as log:
+        log.write("u9999,s0001,1702046499,watch,source,5\nu9999,s0002,1702046500,watch,source,5\n")
+    assert [told in note for note in perdure.check(grown, overrides=options).notes].count(True) == 1
 
 
 def test_a_backbone_of_other_items_altogether_is_refused(first, tmp_path):

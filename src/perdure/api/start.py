@@ -37,19 +37,21 @@ def begin(
     Raises:
         SettingsError, ModelError: the model named there is not one to begin with.
     """
-    model = plan.fresh(settings, events.item_ids, datas)
+    model, notes = plan.fresh(settings, events.item_ids, datas), [] if notes is None else notes
     if settings.pretrain.model:
-        _take_over(model, settings, events)
+        _take_over(model, settings, events, notes)
     elif settings.pretrain.start:
-        _start(model, settings, events, [] if notes is None else notes)
+        _start(model, settings, events, notes)
     return model
 
 
-def _found(folder: str, model: UserModel, settings: Settings, events: Events, other: bool = False) -> UserModel:
+def _found(
+    folder: str, model: UserModel, settings: Settings, events: Events, notes: list[str], other: bool = False
+) -> UserModel:
     """A model that reads of events what `model` reads, and whose backbone was not taught the answer of a task, as its
     objective and its split tell. It may know `other` items where they are all that is told of events."""
     found = asking.load(folder)
-    _apart(found, settings, events, folder)
+    notes += _apart(found, settings, events, folder)
     for task in settings.tasks:
         found.objective.refuse_answer(task.name, task.attribute, found.fields)  # type: ignore[operator]
     knows = bool((model.item_ids.rows(found.item_ids.series) >= 0).any())
@@ -79,11 +81,14 @@ def _other_items(log: set[str], model: set[str], folder: str) -> ModelError:
     )
 
 
-def _apart(found: UserModel, settings: Settings, events: Events, folder: str) -> None:
-    """SettingsError where it learned from this log what this recipe holds out. "example" leaks, and says so."""
+def _apart(found: UserModel, settings: Settings, events: Events, folder: str) -> list[str]:
+    """SettingsError where it learned from this log what this recipe holds out; a note where nobody can tell, as it
+    learned from another. "example" leaks, and says so."""
     ours = settings.split
-    if found.manifest.get("data_digest") != events.digest or ours.kind == "example":
-        return
+    if found.manifest.get("data_digest") != events.digest:
+        return [f"{folder} learned from another log, and maybe from users who are held out here"]
+    if ours.kind == "example":
+        return []
     own = asking._settings(found)
     users, theirs = ("user", "user-each"), own.split
     same = theirs == (dataclasses.replace(ours, kind=theirs.kind) if {theirs.kind, ours.kind} <= {*users} else ours)
@@ -95,6 +100,7 @@ def _apart(found: UserModel, settings: Settings, events: Events, folder: str) ->
             where="[pretrain]",
             fix=f"give both the same [{differ}]: it may have met answers that this recipe holds out",
         )
+    return []
 
 
 def _told(marks: Marks | None) -> str:
@@ -105,7 +111,7 @@ def _start(model: UserModel, settings: Settings, events: Events, notes: list[str
     """The weights of another model's backbone, whatever its tasks and objective. Its readout may be another one, and is
     then drawn as in a fresh model; so are the vectors of items that it does not know."""
     folder = str(settings.pretrain.start)
-    found = _found(folder, model, settings, events, other=True)
+    found = _found(folder, model, settings, events, notes, other=True)
     notes += _grow(found, model, folder)
     theirs, mine = found.backbone.sites(), model.backbone.sites()
     differ = {site for site in theirs.keys() | mine.keys() if _shapes(theirs.get(site)) != _shapes(mine.get(site))}
@@ -131,8 +137,7 @@ def _grow(found: UserModel, model: UserModel, folder: str) -> list[str]:
     table[rows[kept]] = own[FIRST_ITEM:][kept]
     found.backbone.item_table.data = table
     new, gone = len(model.item_ids) - int(kept.sum()), int((~kept).sum())
-    told = f"{new:,} items are new to {folder} and begin as drawn, {gone:,} of its own are gone"
-    return [f"{told}; of another log, it may have learned from users who are held out here"]
+    return [f"{new:,} items are new to {folder} and begin as drawn, {gone:,} of its own are gone"]
 
 
 def _shapes(layer: nn.Module | None) -> dict[str, tuple[int, ...]] | None:
@@ -145,10 +150,10 @@ def _whole(encoder: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": encoder["name"], **{name: field.default for name, field in fields.items()}, **encoder}
 
 
-def _take_over(model: UserModel, settings: Settings, events: Events) -> None:
+def _take_over(model: UserModel, settings: Settings, events: Events, notes: list[str]) -> None:
     """The first task as another model learned it, and the backbone it was learned with."""
     where, folder = "pretrain.model", str(settings.pretrain.model)
-    found = _found(folder, model, settings, events)
+    found = _found(folder, model, settings, events, notes)
     first = next(iter(found.tasks), None)
     if first is None or first != settings.tasks[0].name:
         raise SettingsError(f"{where}: its first task is {first}", expected=settings.tasks[0].name, where=settings.file)
