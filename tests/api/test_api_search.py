@@ -139,6 +139,21 @@ def test_what_cannot_be_searched_is_refused_before_a_folder_is_made(recipe, tmp_
 
 
 @pytest.mark.parametrize(
+    ("changes", "task", "key"),
+    [
+        (["split.valid=0"], "watch", "valid"),
+        (["split.kind=last", "split.valid_last=0"], "watch", "valid_last"),
+        (["split.kind=last", "split.valid=0"], "gender", "valid"),
+    ],
+)
+def test_a_split_without_validation_users_is_refused_before_anything_is_learned(recipe, tmp_path, changes, task, key):
+    changes = [*changes, "train.patience=0", "pretrain.patience=0"]
+    with pytest.raises(SettingsError, match=f"split.{key} is 0, so nobody validates task {task}"):
+        perdure.search(recipe, tmp_path / "out", overrides=changes)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("search", "where", "found"),
     [
         ({"train.learning_rate": [1e-3, -1]}, "search.train.learning_rate", "-1"),

@@ -21,7 +21,8 @@ from perdure.api.cells import Cell, Plan
 from perdure.api.comparing import compare
 from perdure.api.identity import effective
 from perdure.api.learning import Recipe
-from perdure.errors import UsageError, shorten
+from perdure.errors import SettingsError, UsageError, shorten
+from perdure.settings import Settings
 from perdure.settings import search as searched
 from perdure.settings import toml, tuned
 
@@ -94,13 +95,15 @@ def search(
         overrides, allow_leaks, show: as in `compare`.
 
     Raises:
-        SettingsError, DataError, RunLocked, Interrupted: as `compare`. UsageError: nothing to try, or too many tries.
+        SettingsError, DataError, RunLocked, Interrupted: as `compare`. SettingsError: nobody validates a task.
+        UsageError: nothing to try, or too many tries.
     """
     from perdure.model.disk import machine_faults
     from perdure.model.files import render, write_file
 
     began, out = time.monotonic(), Path(out)
     plan = Plan.read(recipe, overrides, out / "tries")
+    _validated(plan.settings)
     names = cells.chosen(methods, [plan.settings.tuning.name], plan.known("methods"), "method")
     seeds = cells.chosen(seeds, [plan.settings.run.seed], None, "seed")
     named = _named({name: _choices(plan, name, seeds[0]) for name in names}, tries)
@@ -124,6 +127,21 @@ def search(
     write_file(out / "tuned.toml", _sections(plan, best, len(told) // len(names), seeds).encode())
     failed, notes = [one for one in told if one.fault], list(plan.settings.notes)
     return Search(str(out), str(out / "tuned.toml"), seeds, told, failed, notes, round(time.monotonic() - began, 1))
+
+
+def _validated(settings: Settings) -> None:
+    """Refuse a split that leaves a task without validation users, before anything is learned."""
+    split = settings.split
+    for task in settings.tasks:
+        last = split.kind == "last" and task.kind == "next_item"
+        if split.valid_last == 0 if last else split.valid == 0 and split.kind != "time":
+            key = "valid_last" if last else "valid"
+            raise SettingsError(
+                f"split.{key} is 0, so nobody validates task {task.name}",
+                expected="validation users, by whom the best try is chosen",
+                where=settings.file,
+                fix=f"set split.{key} above 0",
+            )
 
 
 def _same(out: Path, named: Collection[str]) -> None:
