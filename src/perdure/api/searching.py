@@ -22,9 +22,8 @@ from perdure.api.comparing import compare
 from perdure.api.identity import effective
 from perdure.api.learning import Recipe
 from perdure.errors import SettingsError, UsageError, shorten
-from perdure.settings import Settings
+from perdure.settings import Settings, toml, tuned
 from perdure.settings import search as searched
-from perdure.settings import toml, tuned
 
 __all__ = ["Search", "Try", "search"]
 
@@ -91,7 +90,7 @@ def search(
         methods: names, or variants of [compare]; the recipe's method by default.
         tries: with each method; by default as many as the method with the fewest choices has.
         seeds: of every try, the recipe's by default; several (with [split] folds, of several folds) judge by more
-            validation users. The first draws what is tried.
+            validation users, who are test users of other folds. The first draws what is tried.
         overrides, allow_leaks, show: as in `compare`.
 
     Raises:
