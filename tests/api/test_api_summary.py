@@ -50,3 +50,12 @@ def test_three_methods_are_two_tests():
     )
     apart = told({"a": rng.random(60) + 0.2, "b": rng.random(60) + 0.1, "c": rng.random(60)}, against="c")
     assert apart["c"]["p_holm"] is None and all(apart[name]["against"] == "c" for name in "ab")
+
+
+def test_p_does_not_depend_on_how_exactly_values_are_stored():
+    """Ten users, of whom one is ranked fourth by a and seventh by b. A resample that draws that user n times differs by
+    n d, and all but those of n = 1 lie as far from d as 0 does: 2 d too, whatever float32 makes of it."""
+    ndcg = 1 / np.log2([5.0] * 10 + [5.0] * 9 + [8.0])
+    both = told({"a": ndcg[:10], "b": ndcg[10:]})
+    once = 10 * 0.1 * 0.9**9
+    assert both["a"]["p"] == pytest.approx(1 - once, abs=0.03)

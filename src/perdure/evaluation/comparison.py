@@ -133,7 +133,7 @@ def spread(value: float, draws: np.ndarray | None, level: float = 0.95) -> dict[
 def p_value(difference: float, draws: np.ndarray) -> float:
     """Two-sided p of a difference under its (B,) draws; see above."""
     finite = draws[np.isfinite(draws)]
-    slack = 1e-12 * max(1.0, abs(difference))  # a tie up to rounding is a tie
+    slack = 1e-7 * max(1.0, abs(difference))  # a tie up to rounding is a tie: values of users are stored as float32
     return float((1 + (np.abs(finite - difference) >= abs(difference) - slack).sum()) / (len(finite) + 1))
 
 
