@@ -400,6 +400,7 @@ def test_a_method_twice_with_other_options(near, tmp_path):
         ({"plc": {"tuning.length": 5}}, "did you mean pcl"),
         ({"pcl": {"encoder.width": 8}}, "cannot differ between methods"),
         ({"pcl": {"tuning.method": "single"}}, "cannot differ between methods"),
+        ({"pcl": {"tasks.gender.users": "gender = 'f'"}}, "cannot differ between methods"),
         ({"pcl": {"train.epochs": 0}}, "compare.pcl.train.epochs: found 0"),
         ({"pcl": 3}, r"a table for each method"),
         ({"gru4rec": {"encoder.hidden": 3}}, "compare.gru4rec.encoder.hidden: unknown key"),

@@ -104,9 +104,10 @@ def faults(compare: Any, tables: Mapping[str, Any], parts: Parts, build: Callabl
             yield wrong or Fault(where, "no such method or encoder", VARIANT_OF, nearest(name, kinds))
             continue
         named = {key: value for key, value in values.items() if key != VARIANT[kind]}
-        strange = [key for key in named if key.partition(".")[0] not in MAY[kind] or key == NAMING[kind]]
+        strange = [key for key in named if not _may(key, kind)]
         for key in strange:
-            yield Fault(f"{where}.{key}", f"cannot differ between {kind}", f"a key of {', '.join(MAY[kind])}")
+            expected = "a key of " + ", ".join(MAY[kind]).replace("tasks", "tasks.<task>.train")
+            yield Fault(f"{where}.{key}", f"cannot differ between {kind}", expected)
         if not strange:
             try:
                 own = for_method(tables, of) if kind == "methods" else tables
@@ -114,6 +115,13 @@ def faults(compare: Any, tables: Mapping[str, Any], parts: Parts, build: Callabl
             except SettingsFaults as fault:
                 for one in fault.faults:
                     yield Fault(f"{where}.{one.key}", one.found, one.expected, one.fix)
+
+
+def _may(key: str, kind: str) -> bool:
+    """Whether methods, or encoders, may differ in a key; in nothing that a task asks, or they would do other tasks."""
+    section, _, rest = key.partition(".")
+    asked = section == "tasks" and rest.split(".")[1:2] != ["train"]
+    return section in MAY[kind] and key != NAMING[kind] and not asked
 
 
 def _naming(
