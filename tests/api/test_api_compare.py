@@ -439,6 +439,23 @@ def test_a_leak_is_refused_and_told(recipe, near, tmp_path, monkeypatch):
     assert about(done.folder)["findings"]["clean"] == [asdict(one) for one in leak("leak")]
 
 
+def test_the_audit_looks_at_every_history_that_is_read(near, tmp_path, monkeypatch):
+    """Two methods read other events than the recipe says, both the same."""
+    whole = {"history.where": "domain = 'source' or behaviour = 'buy'"}
+    tuned = {"both": {"method": "finetune", **whole}, "frozen": whole}
+    recipe = make(tmp_path, ("watch", "gender"), pretrain={"epochs": 1}, compare=tuned)
+    sizes: list[int] = []
+
+    def found(events: Any, datas: Any) -> list[Finding]:
+        sizes.append(len(datas["watch"].sequences.items))
+        return leak("leak" if sizes[-1] > sizes[0] else "note")
+
+    monkeypatch.setattr(leakage, "audit", found)
+    with pytest.raises(DataError, match=r"u0007.*\(in the history of frozen\)"):
+        perdure.compare(recipe, tmp_path / "out", methods=["frozen", "pcl", "both"])
+    assert len(sizes) == 2 and sizes[0] < sizes[1] and near.asked == []
+
+
 def test_the_split_of_the_official_code_may_leak(recipe, near, tmp_path, monkeypatch):
     monkeypatch.setattr(
         leakage, "audit", lambda events, datas: leak("leak" if datas["watch"].by == "example" else "note")

@@ -217,9 +217,11 @@ class _Work:
         order = "noisy" if "noisy" in self.asked["orders"] else "forward"  # all tasks there are
         for protocol in self.asked["protocols"]:
             self._tell("say", f"looking at the log, {protocol}")
-            cell = next(one for one in self.wanted if one.protocol == protocol)
-            request = self.plan.request(replace(cell, order=order), shared=False)
-            answer = apart.ask("survey", {**request, "methods": methods}, self.signals)
+            cell = replace(next(one for one in self.wanted if one.protocol == protocol), order=order)
+            readers = self.plan.readers(told["methods"])
+            requests = [self.plan.request(replace(cell, method=method), shared=False) for method in readers]
+            others = dict(zip(readers[1:], requests[1:], strict=True))
+            answer = apart.ask("survey", {**requests[0], "methods": methods, "others": others}, self.signals)
             found = answer["findings"]
             for (encoder, method), able in zip(new, answer["shares"], strict=True):
                 self.shared[encoder, method] = able and not self.plan.own(method)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ def survey(request: Mapping[str, Any], show: Any = None) -> dict[str, Any]:
     """Prepare the store, compile the tasks, and ask the audit whether what is asked leaks into what is trained on.
 
     Returns:
-        digest, card, findings; shares: for each request of `methods`, whether it can begin with a backbone.
+        digest, card, findings, also of the requests `others`, method -> with a history of its own; shares: for each
+        request of `methods`, whether it can begin with a backbone.
     """
     from perdure.api.cells import shares
     from perdure.api.learning import prepared
@@ -38,7 +39,11 @@ def survey(request: Mapping[str, Any], show: Any = None) -> dict[str, Any]:
     with threads(settings):
         events = prepared(settings, Path(str(settings.run.store)))
         datas = tasks_of(settings, events)
-        findings = [asdict(finding) for finding in audit(events, datas)]
+        found = audit(events, datas)
+        for method, other in request["others"].items():
+            own = [one for one in audit(events, tasks_of(settings_of(other), events)) if one not in found]
+            found += [replace(one, text=f"{one.text} (in the history of {method})") for one in own]
+        findings = [asdict(finding) for finding in sorted(found, key=lambda one: one.severity)]
         able = [shares(settings_of(one), events.item_ids, datas) for one in request["methods"]]
     return {"digest": events.digest, "card": dict(events.card), "findings": findings, "shares": able}
 
