@@ -456,6 +456,18 @@ def test_the_audit_looks_at_every_history_that_is_read(near, tmp_path, monkeypat
     assert len(sizes) == 2 and sizes[0] < sizes[1] and near.asked == []
 
 
+def test_a_method_of_another_history_that_is_asked_something_else_is_told(near, tmp_path):
+    """What comes next is another event there; the gender of the same users is not."""
+    tuned = {"both": {"method": "frozen", "history.where": "domain = 'source' or behaviour = 'buy'"}}
+    recipe = make(tmp_path, ("watch", "gender"), pretrain={"epochs": 1}, compare=tuned)
+    done = perdure.compare(recipe, tmp_path / "out", methods=["frozen", "both"])
+    (note,) = done.notes
+    assert note.startswith("both reads another history, and watch asks it about other events")
+    assert about(done.folder)["notes"] == done.notes and note in (tmp_path / "out" / "report.md").read_text()
+    assert perdure.compare(recipe, tmp_path / "out").notes == done.notes
+    assert not perdure.compare(recipe, tmp_path / "alone" / "out", methods=["both"]).notes
+
+
 def test_the_split_of_the_official_code_may_leak(recipe, near, tmp_path, monkeypatch):
     monkeypatch.setattr(
         leakage, "audit", lambda events, datas: leak("leak" if datas["watch"].by == "example" else "note")

@@ -145,17 +145,14 @@ class Plan:
         tuning = settings_of(self.request(cell, shared=False)).tuning
         return bool(registry.find("methods", tuning.name)(**tuning.options).keeps)
 
-    def readers(self, methods: Sequence[str]) -> list[str]:
-        """One method for each history that is read: the recipe's first, where any reads it, then those of variants."""
-        plain, others = [], dict[str, str]()
+    def readers(self, methods: Sequence[str]) -> list[list[str]]:
+        """The methods by the history they read: those that read the recipe's first, where there are any."""
+        told: dict[str, list[str]] = {"{}": []}
         for method in methods:
             values = self.settings.compare.get(method, {})
             own = {key: value for key, value in values.items() if key.startswith("history.")}
-            if own:
-                others.setdefault(json.dumps(own, sort_keys=True), method)
-            else:
-                plain.append(method)
-        return [*plain[:1], *others.values()]
+            told.setdefault(json.dumps(own, sort_keys=True), []).append(method)
+        return [some for some in told.values() if some]
 
     def own(self, method: str) -> bool:
         """Whether settings of a method's own change how it learns the first task, or what it reads there."""

@@ -160,6 +160,7 @@ class _Work:
     wanted: list[Cell] = field(default_factory=list)
     faults: dict[Cell, str] = field(default_factory=dict)
     told: dict[str, Any] = field(default_factory=dict)
+    differ: dict[str, list[str]] = field(default_factory=dict)  # method -> tasks that ask something else of it
 
     def __post_init__(self) -> None:
         a = self.asked
@@ -219,14 +220,19 @@ class _Work:
             self._tell("say", f"looking at the log, {protocol}")
             cell = replace(next(one for one in self.wanted if one.protocol == protocol), order=order)
             readers = self.plan.readers(told["methods"])
-            requests = [self.plan.request(replace(cell, method=method), shared=False) for method in readers]
-            others = dict(zip(readers[1:], requests[1:], strict=True))
-            answer = apart.ask("survey", {**requests[0], "methods": methods, "others": others}, self.signals)
+            request, *others = (self.plan.request(replace(cell, method=some[0]), shared=False) for some in readers)
+            asked = {
+                **request,
+                "methods": methods,
+                "others": {some[0]: one for some, one in zip(readers[1:], others, strict=True)},
+            }
+            answer = apart.ask("survey", asked, self.signals)
             found = answer["findings"]
             for (encoder, method), able in zip(new, answer["shares"], strict=True):
                 self.shared[encoder, method] = able and not self.plan.own(method)
             told |= {"data_digest": answer["digest"], "data_card": answer["card"]}
             told["findings"][protocol] = found
+            self.differ |= {method: answer["differ"][some[0]] for some in readers[1:] for method in some}
             _refuse(found, protocol, allow_leaks)
         before = self.standing.get("data_digest", told["data_digest"])
         if before != told["data_digest"]:
@@ -318,9 +324,10 @@ class _Work:
         write_frame(out / results.USERS, users)
         summary = {"format": FORMAT, "level": LEVEL, "resamples": RESAMPLES, "against": against, "groups": groups}
         write_file(out / "summary.json", render(summary))
+        self.told["notes"] = [*self._folds(), *self._asked()]
         self._write("failed" if self.faults else "finished")
         notes = [f"{c.name}: {self._state(c)}" for c in self.cells if self._state(c) in ("cut", "missing")]
-        notes += self._folds()
+        notes += self.told["notes"]
         report = reported(out, notes)
         lines = [self._line(cell) for cell in self.cells]
         mine = [*self.backbones, *self.wanted]
@@ -334,6 +341,15 @@ class _Work:
         if tested == list(range(1, folds + 1)):
             return []
         return [f"{folds} folds, of which these seeds test {', '.join(map(str, tested))}: not everyone once"]
+
+    def _asked(self) -> list[str]:
+        """What is to be known where methods that read a history of their own are asked something else."""
+        return [
+            f"{method} reads another history, and {' and '.join(tasks)} asks it about other events or users: no score,"
+            " mean or p with that compares it with the others"
+            for method, tasks in self.differ.items()
+            if tasks and any(cell.method == method for cell in self.done)
+        ]
 
 
 def _cell(line: dict[str, Any]) -> Cell:

@@ -27,8 +27,9 @@ def survey(request: Mapping[str, Any], show: Any = None) -> dict[str, Any]:
     """Prepare the store, compile the tasks, and ask the audit whether what is asked leaks into what is trained on.
 
     Returns:
-        digest, card, findings, also of the requests `others`, method -> with a history of its own; shares: for each
-        request of `methods`, whether it can begin with a backbone.
+        digest, card, findings, also of the requests `others`, method -> with a history of its own; differ: method of
+        those -> tasks that ask something else of it; shares: for each request of `methods`, whether it can begin with a
+        backbone.
     """
     from perdure.api.cells import shares
     from perdure.api.learning import prepared
@@ -39,13 +40,23 @@ def survey(request: Mapping[str, Any], show: Any = None) -> dict[str, Any]:
     with threads(settings):
         events = prepared(settings, Path(str(settings.run.store)))
         datas = tasks_of(settings, events)
-        found = audit(events, datas)
+        found, differ = audit(events, datas), {}
         for method, other in request["others"].items():
-            own = [one for one in audit(events, tasks_of(settings_of(other), events)) if one not in found]
+            theirs = tasks_of(settings_of(other), events)
+            own = [one for one in audit(events, theirs) if one not in found]
             found += [replace(one, text=f"{one.text} (in the history of {method})") for one in own]
+            differ[method] = [name for name, data in datas.items() if not _asks_the_same(data.test, theirs[name].test)]
         findings = [asdict(finding) for finding in sorted(found, key=lambda one: one.severity)]
         able = [shares(settings_of(one), events.item_ids, datas) for one in request["methods"]]
-    return {"digest": events.digest, "card": dict(events.card), "findings": findings, "shares": able}
+    return {
+        "digest": events.digest, "card": dict(events.card), "findings": findings, "shares": able, "differ": differ
+    }  # fmt: skip
+
+
+def _asks_the_same(a: Any, b: Any) -> bool:
+    """Whether two sets of examples ask the same users about the same events."""
+    pairs = [(a.users, b.users), (a.answer_events, b.answer_events)]
+    return all(x is y or (x is not None and y is not None and np.array_equal(x, y)) for x, y in pairs)
 
 
 def learn(request: Mapping[str, Any], show: Any = None) -> dict[str, Any]:

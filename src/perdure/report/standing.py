@@ -113,7 +113,7 @@ def _tiles(c: Compared) -> list[dict[str, str]]:
 
 def alerts(c: Compared) -> list[str]:
     """What must be read before any number: runs that are not there, leaks, what is missing."""
-    told: list[str] = []
+    told: list[str] = list(c.about.get("notes") or [])
     for state, word in (("failed", "failed"), ("cut", "cut short"), ("missing", "not run")):
         some = [cell for cell in c.cells if cell["state"] == state]
         told += [f"{one['folder']}: {word}, {one['fault']}" for one in some if one.get("fault")][:MANY]
