@@ -19,6 +19,7 @@ from perdure.api import apart
 from perdure.errors import DataError, Interrupted, NonFiniteError, SettingsError, UsageError
 from perdure.evaluation import leakage
 from perdure.evaluation.leakage import Finding
+from perdure.evaluation.own_measure import own_measure
 
 KEY = ["encoder", "method", "order", "protocol", "seed"]
 COST = ["seconds", "peak_rss"]  # what a repetition may change
@@ -454,6 +455,16 @@ def test_the_audit_looks_at_every_history_that_is_read(near, tmp_path, monkeypat
     with pytest.raises(DataError, match=r"u0007.*\(in the history of frozen\)"):
         perdure.compare(recipe, tmp_path / "out", methods=["frozen", "pcl", "both"])
     assert len(sizes) == 2 and sizes[0] < sizes[1] and near.asked == []
+
+
+def test_users_that_an_objective_does_not_measure_have_no_rows(near, tmp_path, monkeypatch):
+    """24 test users in batches of 7: the last 3 are nobody's others."""
+    in_sevens = lambda model, data, examples, size: own_measure(model, data, examples, 7)  # noqa: E731
+    monkeypatch.setattr("perdure.evaluation.evaluate.own_measure", in_sevens)
+    changes = {"pretrain": {"epochs": 1}, "objective": {"name": "clue_seq", "views": "crop"}}
+    done = perdure.compare(make(tmp_path, ("watch", "gender"), **changes), tmp_path / "out", methods=["frozen"])
+    users = pl.read_parquet(tmp_path / "out" / "users.parquet").filter(pl.col("task") == "watch")
+    assert not done.failed and users.height == 21 and users["history"].min() > 0
 
 
 def test_a_method_of_another_history_that_is_asked_something_else_is_told(near, tmp_path):

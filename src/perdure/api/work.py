@@ -110,15 +110,14 @@ class Kept:
         return pl.concat(frames)
 
     def _rows(self, name: str) -> pl.DataFrame:
-        score, test = self.scores[name], self.datas[name].test
-        asked = np.diff(test.answer_starts) > 0  # (n,) as the evaluation leaves out those without an answer
+        score = self.scores[name]
         values = score.per_user.get(score.primary)
         told = slice(None) if values is not None else slice(0)
         return pl.DataFrame(
             {
                 "task": pl.Series([name] * len(score.users[told]), dtype=pl.String),
                 "user": pl.Series(self.events.user_ids.text(score.users[told]), dtype=pl.String),
-                "history": (test.end - test.begin)[asked][told].astype(np.int32),
+                "history": score.history[told],
                 "value": (np.zeros(0) if values is None else values).astype(np.float32),
             }
         )

@@ -54,6 +54,7 @@ class Score:
         confusion: (Y + 1, Y) counts for one_of, else None; see metrics.confusion.
         popularity: the primary measure of whoever answers everybody with what is popular in training; None where it was
             not asked for, or nothing is ranked.
+        history: (n,) events of each input, in the order of `users`; None where `evaluate` did not make the score.
     """
 
     task: str
@@ -67,6 +68,7 @@ class Score:
     notes: tuple[str, ...] = ()
     confusion: np.ndarray | None = field(default=None, repr=False)
     popularity: float | None = None
+    history: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def value(self) -> float:
@@ -214,7 +216,7 @@ def evaluate(
         labels = label_of_item(card, model.backbone.n_items) if seen == "drop" else None
         return _ranked(card, data, examples, split, notes, answers, asked, labels, drawn).by(metric)
 
-    score = measured(_answers(model, card.name, data, examples, batch_size))
+    score = replace(measured(_answers(model, card.name, data, examples, batch_size)), history=_lengths(examples))
     if not popularity:
         return score
     return replace(score, popularity=measured(_popular(card, examples)).values.get(score.primary))
@@ -323,8 +325,15 @@ def _by_objective(model, data, examples, split, notes, batch_size) -> Score:
     if len(kept) < len(examples):
         notes.append(f"{len(examples) - len(kept)} users without input events, or of an incomplete batch, are left out")
     name, protocol = model.objective.measure, f"{model.objective.name}, {min(batch_size, len(kept))} users a batch"
-    users, values = examples.users[kept], {name: float(per_user.mean())}
-    return Score(data.task.name, split, len(kept), values, {name: per_user}, users, name, protocol, tuple(notes))
+    examples, values = examples.of(kept), {name: float(per_user.mean())}
+    told = Score(
+        data.task.name, split, len(kept), values, {name: per_user}, examples.users, name, protocol, tuple(notes)
+    )
+    return replace(told, history=_lengths(examples))
+
+
+def _lengths(examples: Examples) -> np.ndarray:
+    return (examples.end - examples.begin).astype(np.int32)  # (n,)
 
 
 def _answers(model: UserModel, task: str, data: TaskData, examples: Examples, batch_size: int) -> Answers:
