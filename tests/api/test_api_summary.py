@@ -15,11 +15,13 @@ from perdure.api.summary import summarise
 HOW = {"encoder": "sasrec", "order": "forward", "protocol": "clean"}
 
 
-def told(values: Mapping[str, np.ndarray], **asked: Any) -> dict[str, dict[str, Any]]:
-    """What is told of methods that reached these values of one task's users, in one seed."""
+def told(
+    values: Mapping[str, np.ndarray], seeds: Mapping[str, int] | None = None, **asked: Any
+) -> dict[str, dict[str, Any]]:
+    """What is told of methods that reached these values of one task's users, in one seed each, 1 where not said."""
     rows, users = [], []
     for method, reached in values.items():
-        run = {**HOW, "method": method, "seed": 1, "task": "a"}
+        run = {**HOW, "method": method, "seed": (seeds or {}).get(method, 1), "task": "a"}
         rows.append({**dict.fromkeys(RESULTS), **run, "after": "a", "after_index": 0, "task_index": 0, "final": True,
                      "metric": "ndcg@10", "measured": "full ranking", "value": float(np.mean(reached))})  # fmt: skip
         users += [{**run, "user": f"u{at}", "history": 1, "value": value} for at, value in enumerate(reached)]
@@ -50,6 +52,14 @@ def test_three_methods_are_two_tests():
     )
     apart = told({"a": rng.random(60) + 0.2, "b": rng.random(60) + 0.1, "c": rng.random(60)}, against="c")
     assert apart["c"]["p_holm"] is None and all(apart[name]["against"] == "c" for name in "ab")
+
+
+def test_the_best_other_is_one_with_a_seed_in_common():
+    """c is best, and nobody else has its seed."""
+    rng = np.random.default_rng(2)
+    told_of = told({"a": rng.random(60), "b": rng.random(60), "c": rng.random(60) + 1}, {"c": 2})
+    assert [told_of[name]["against"] for name in "abc"] == ["b", "a", None]
+    assert told_of["a"]["p"] == told_of["b"]["p"] is not None and told_of["c"]["difference"] is None
 
 
 def test_p_does_not_depend_on_how_exactly_values_are_stored():

@@ -87,7 +87,7 @@ class _Group:
         told = {method: self._method(method) for method in self.methods}
         p: dict[frozenset[str], float] = {}  # of each pair once: two methods can be each other's best other
         for method in self.methods:
-            other = against if against in self.methods else self._best(without=method)
+            other = against if against in self.methods else self._best(beside=method)
             if other is not None and other != method:
                 told[method]["against"] = other
                 difference, draws = self._difference(method, other)
@@ -111,8 +111,11 @@ class _Group:
         means = dict(zip(told["task"], told["popularity"], strict=True))
         return {task: means.get(task) for task in self.tasks}
 
-    def _best(self, without: str = "") -> str | None:
-        others = [method for method in self.methods if method != without]
+    def _best(self, beside: str = "") -> str | None:
+        """The method with the best average, of all or of those that have a seed in common with one and are another."""
+        others = [
+            method for method in self.methods if method != beside and (not beside or self._common(method, beside))
+        ]
         return max(others, key=lambda method: self.final[method][:, self.counted].mean(), default=None)
 
     def _method(self, method: str) -> dict[str, Any]:
