@@ -12,7 +12,8 @@ import torch
 from inference.people import ENCODERS, cards, crowd, data_of, fixed, tiny
 
 from perdure.errors import DataError, ModelError, NonFiniteError, UsageError
-from perdure.evaluation.evaluate import difference, evaluate
+from perdure.evaluation.evaluate import class_told, difference, evaluate
+from perdure.evaluation.metrics import area_of_classes
 from perdure.evaluation.ranking import Sampled
 from perdure.inference.recommend import recommend
 
@@ -206,6 +207,19 @@ def test_sampled_ranking_is_said_in_the_protocol():
     for bad in ("many", "5 nearest", True, "5 uniform now", 0, -3, 2.5):
         with pytest.raises(UsageError):
             evaluate(model, data, sampled=bad)
+
+
+def test_auc_tells_users_apart_who_are_given_all_but_the_whole_chance():
+    """Margins from 20 to 60: every chance of the second class is 1 in float32. Its users stand above all others."""
+    margins = np.linspace(20, 60, 40)
+    right = np.arange(40) // 20
+    for order in (1, -1):
+        scores = torch.from_numpy(np.stack([0 * margins, order * margins], 1)).float()
+        odds = class_told(scores, right)[2].numpy()
+        assert area_of_classes(odds, right if order > 0 else 1 - right) == 1
+    odds = class_told(torch.tensor([[1.0, 2.0, 2.0], [0.0, 0.0, 3.0]]), np.array([0, -1]))[2]
+    torch.testing.assert_close(odds, torch.logit(torch.tensor([[1.0, 2.0, 2.0], [0.0, 0.0, 3.0]]).softmax(1)))
+    assert class_told(torch.zeros(2, 1), np.array([0, -1]))[1].tolist() == [1, 0]
 
 
 def test_intervals_draw_users_not_examples():

@@ -281,9 +281,9 @@ def _classes(card, examples, split, notes, stretches: Answers) -> Score:
     for low, high, scores in stretches:
         for a in range(low, high, step):
             b = min(a + step, high)
-            predicted[a:b], probability[a:b], chance = class_told(scores(a - low, b - low), right[a:b])
+            predicted[a:b], probability[a:b], odds = class_told(scores(a - low, b - low), right[a:b])
             if kept is not None:
-                kept[a:b] = chance.cpu().numpy()
+                kept[a:b] = odds.cpu().numpy()
     values, per_user, table = class_values(right, predicted, probability, kept, n_labels)
     if "auc" not in values:
         notes.append("no AUC: " + ("too many users times classes" if kept is None else "all users have one class"))
@@ -295,25 +295,29 @@ def _classes(card, examples, split, notes, stretches: Answers) -> Score:
 
 def class_told(scores: Tensor, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, Tensor]:
     """Of scores (B, Y) and right classes (B,), -1 outside: the class told (B,), the chance given to the right one (B,),
-    and all chances (B, Y). A wrong class with the same score as the right one wins, as in ranking."""
+    and log(p / (1 - p)) of all chances p (B, Y), which tells users apart to whom all but the whole chance is given. A
+    wrong class with the same score as the right one wins, as in ranking."""
     at = torch.from_numpy(right.clip(0)).to(scores.device)[:, None]  # (B, 1)
     known = torch.from_numpy(right >= 0).to(scores.device)  # (B,)
-    chance, theirs = scores.softmax(1), scores.gather(1, at)[:, 0]  # (B, Y), (B,)
+    log_p, theirs = scores.log_softmax(1), scores.gather(1, at)[:, 0]  # (B, Y), (B,)
     wrong = torch.where(known[:, None], scores.scatter(1, at, -torch.inf), scores)  # (B, Y)
     best, column = wrong.max(1)  # (B,), (B,)
     told = torch.where(known & (theirs > best), at[:, 0], column)  # (B,)
-    return told.cpu().numpy(), torch.where(known, chance.gather(1, at)[:, 0], 0.0).cpu().numpy(), chance
+    top, first = scores.max(1, keepdim=True)  # (B, 1), (B, 1)
+    others = scores.scatter(1, first, -torch.inf).logsumexp(1, keepdim=True)  # (B, 1)
+    odds = (log_p - torch.log1p(-log_p.exp())).scatter(1, first, top - others)  # (B, Y): but the first, p <= 1/2
+    return told.cpu().numpy(), torch.where(known, log_p.gather(1, at)[:, 0].exp(), 0.0).cpu().numpy(), odds
 
 
 def class_values(
-    right: np.ndarray, predicted: np.ndarray, probability: np.ndarray, chance: np.ndarray | None, n_labels: int
+    right: np.ndarray, predicted: np.ndarray, probability: np.ndarray, odds: np.ndarray | None, n_labels: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray], np.ndarray]:
-    """Values, per user, confusion, from what `class_told` gives; without auc where there are no chances (n, Y), or all
+    """Values, per user, confusion, from what `class_told` gives; without auc where there are no odds (n, Y), or all
     users have one class."""
     table = metrics.confusion(right, predicted, n_labels)
     per_user = {"accuracy": (predicted == right).astype(np.float64), "log_loss": metrics.log_loss(probability)}
     values = {name: float(value.mean()) for name, value in per_user.items()} | metrics.of_table(table)
-    area = metrics.area_of_classes(chance, right) if chance is not None else float("nan")
+    area = metrics.area_of_classes(odds, right) if odds is not None else float("nan")
     return values | ({} if np.isnan(area) else {"auc": area}), per_user, table
 
 

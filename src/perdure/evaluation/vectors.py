@@ -179,8 +179,8 @@ def judge(
 def _classes(scores: Tensor, examples: Examples) -> tuple[dict[str, float], dict[str, np.ndarray], np.ndarray]:
     """Values, per user, confusion."""
     right = np.asarray(examples.answers, np.int64)[np.asarray(examples.answer_starts)[:-1]]  # (n,)
-    predicted, probability, chance = class_told(scores, right)
-    return class_values(right, predicted, probability, chance.numpy(), scores.shape[1])
+    predicted, probability, odds = class_told(scores, right)
+    return class_values(right, predicted, probability, odds.numpy(), scores.shape[1])
 
 
 # -- solving -----------------------------------------------------------------------------------------------------------
