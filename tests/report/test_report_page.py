@@ -121,7 +121,7 @@ def test_settings_carry_their_origin(kept):
 def test_data_card_is_read_out(kept):
     text = words(kept)
     assert "rows read 80,140 = 80,123 stored + 17 duplicate" in text
-    assert "median 19" in text and "0.0667 events for each pair" in text
+    assert "median 19" in text and "6.67 events for every 100 pairs" in text
     assert "no order column" in text
 
 

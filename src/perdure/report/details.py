@@ -58,7 +58,7 @@ def card(facts: Facts) -> list[tuple[str, str]]:
         text = f"median {lengths['50%']:,}, mean {lengths['mean']:.1f}, {usual}, longest {lengths['100%']:,}"
         rows.append(("events of a user", text))
     if "density" in told:
-        rows.append(("density", f"{told.pop('density'):.3g} events for each pair of user and item"))
+        rows.append(("density", f"{100 * told.pop('density'):.3g} events for every 100 pairs of user and item"))
     counts = {k: {n: v for n, v in one.items() if v} if isinstance(one, dict) else one for k, one in told.items()}
     return rows + [(key.replace("_", " "), words.plain(value)) for key, value in counts.items() if value]
 
