@@ -519,6 +519,21 @@ def _(folder):
     assert twice.digest == once.digest and twice.card["books"]["duplicate"] == 300 and balanced(twice)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (csv().replace("\n", "\r"), "carriage returns alone"),
+        (csv().encode("utf-16-le"), "name the file's encoding"),
+        ("a" * 200_000, "first line cannot be read"),
+        (b"\0" * 5000, "NUL characters"),
+    ],
+    ids=["old Mac", "no byte order mark", "long", "zeros"],
+)
+def test_a_first_line_that_is_no_header(tmp_path, content, words):
+    refused(3, words, "log.csv, line 1", work=lambda: stored(tmp_path, content))
+    assert nothing_left(tmp_path)
+
+
 def test_every_row_has_its_test():
     assert sorted(ROWS, key=int) == [str(n) for n in range(1, 49)]
 

@@ -171,7 +171,7 @@ def test_alidisplay_with_one_log(tmp_path: Path):
 
 
 def test_qqbrowser(tmp_path: Path):
-    (tmp_path / "click.csv").write_text("0,0,5,7\n0,8,9,5\n0,0,5,7\n0,0,0\n1,2,,3\n4,4,6")
+    (tmp_path / "click.csv").write_bytes(b"0,0,5,7\n0,8,9,5\n0,0,5,7\n0,0,0\n1,2,,3\n1,\xe9,3\n4,4,6")
     (tmp_path / "gender.csv").write_text("0,8,9,5,,2\n5,7,,1\n")  # padded or not: the same history
     (tmp_path / "age.csv").write_text("0,0,5,7,,30\n0,0,5,7,,40\n3,3,3,,20")
     path = {"click": tmp_path / "click.csv", "gender": tmp_path / "gender.csv", "age": tmp_path / "age.csv"}
@@ -181,7 +181,7 @@ def test_qqbrowser(tmp_path: Path):
     )
     assert told == {("5", "7"): (1, 30), ("8", "9", "5"): (2, None), ("4", "4", "6"): (None, None)}
     assert events.users.columns == ["gender", "age"]
-    assert events.quarantine.select("line", "reason").rows() == [(4, "width"), (5, "width")]
+    assert events.quarantine.select("line", "reason").rows() == [(4, "width"), (5, "width"), (6, "encoding")]
     (tmp_path / "age.csv").write_text("0,0,5,7\n")
     with pytest.raises(DataError, match="tell no class"):
         made(tmp_path / "again", path, "qqbrowser")

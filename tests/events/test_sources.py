@@ -35,6 +35,8 @@ GOOD = {"path": "log.csv", "columns": {"user": "u", "item": "i"}}
     ({"time_unit": "s", "time_zone": "UTC"}, "datetime"),
     ({"time_unit": "datetime", "time_zone": "Mars/Base"}, "no time zone"),
     ({"encoding": "klingon"}, "no text encoding"),
+    ({"encoding": "base64"}, "no text encoding"),
+    ({"users": {"path": "u.csv", "id": "u", "encoding": "rot13"}}, "no text encoding"),
     ({"min_item_count": "3"}, "integer"),
     ({"min_item_count": True}, "integer"),
     ({"max_bad_share": 1.5}, "less than or equal"),

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 TimeUnit = Literal["s", "ms", "us", "ns", "datetime"]
+
+
+def _of_text(encoding: str) -> str:
+    """Its one name; codecs that are none of text, such as base64, are not known here."""
+    try:
+        "".encode(encoding)
+        return codecs.lookup(encoding).name
+    except (LookupError, UnicodeError):
+        raise ValueError(f"no text encoding is called {encoding!r}; try utf-8, latin-1 or cp1252") from None
+
+
+Encoding = Annotated[str, AfterValidator(_of_text)]
 
 
 class ColumnNames(BaseModel):
@@ -54,7 +67,7 @@ class TableSettings(BaseModel):
     id: str
     columns: list[str] | None = None
     separator: str | None = None
-    encoding: str = "utf-8"
+    encoding: Encoding = "utf-8"
     header: bool | list[str] = True
 
 
@@ -96,7 +109,7 @@ class DataSettings(BaseModel):
     time_unit: TimeUnit | None = None
     time_zone: str | None = None
     separator: Annotated[str, Field(min_length=1, max_length=4)] | None = None
-    encoding: str = "utf-8"
+    encoding: Encoding = "utf-8"
     header: bool | list[str] = True
     quote: bool | None = None
     users: TableSettings | None = None
@@ -117,16 +130,6 @@ class DataSettings(BaseModel):
         if not path or any(not part for part in ([path] if isinstance(path, str) else path)):
             raise ValueError("names no file")
         return path
-
-    @field_validator("encoding")
-    @classmethod
-    def _known_encoding(cls, encoding: str) -> str:
-        import codecs
-
-        try:
-            return codecs.lookup(encoding).name
-        except LookupError:
-            raise ValueError(f"no text encoding is called {encoding!r}; try utf-8, latin-1 or cp1252") from None
 
     @field_validator("time_zone")
     @classmethod

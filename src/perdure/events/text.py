@@ -125,10 +125,7 @@ def _header(block: bytes, dialect: Dialect, where: str) -> tuple[list[str], int]
     first = block[lead:end].decode("utf-8", "replace").rstrip("\r\n")
     if not first:
         raise DataError("the file holds only blank lines: no header", expected="a header line and rows", where=where)
-    if dialect.quote and len(dialect.separator) == 1:
-        fields = next(csv.reader(io.StringIO(first, newline=""), delimiter=dialect.separator))
-    else:
-        fields = first.split(dialect.separator)
+    fields = _fields(first, dialect, f"{where}, line 1")
     if dialect.header is True:
         fields = [name.partition(":")[0] for name in fields] if dialect.typed else fields
         twice = sorted({name for name in fields if fields.count(name) > 1})
@@ -141,6 +138,23 @@ def _header(block: bytes, dialect: Dialect, where: str) -> tuple[list[str], int]
         raise DataError(f"the first line has {len(fields)} fields", expected=f"{len(names)}, as data.header names",
                         where=f"{where}, line 1")  # fmt: skip
     return names, 0
+
+
+def _fields(first: str, dialect: Dialect, where: str) -> list[str]:
+    """The fields of a file's first record, which is to look like text in lines."""
+    if "\0" in first and "\0" not in dialect.separator:
+        raise DataError("the first line holds NUL characters", expected="text", where=where,
+                        fix='name the file\'s encoding, such as encoding = "utf-16-le"')  # fmt: skip
+    if "\r" in first and '"' not in first and "\r" not in dialect.separator:
+        raise DataError("lines end in carriage returns alone", expected="newlines", where=where,
+                        fix="write the file again with newlines")  # fmt: skip
+    if not dialect.quote or len(dialect.separator) > 1:
+        return first.split(dialect.separator)
+    try:
+        return next(csv.reader(io.StringIO(first, newline=""), delimiter=dialect.separator))
+    except csv.Error as error:
+        raise DataError(f"the first line cannot be read: {shorten(error)}", expected="a line of columns",
+                        where=where) from None  # fmt: skip
 
 
 def header_of(parts: Iterator[bytes], dialect: Dialect, where: str) -> list[str]:

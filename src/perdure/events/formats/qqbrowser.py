@@ -77,7 +77,10 @@ def _reader(known: Mapping[str, Mapping[str, str]]) -> Callable[[Iterator[bytes]
         held: list[tuple[int, str, str]] = []
         bad: list[Bad] = []
         for number, raw in lines_of(parts):
-            history = unpadded(raw.decode("ascii", "replace").strip())
+            if not raw.isascii():
+                bad.append(Bad(number, "", "encoding"))
+                continue
+            history = unpadded(raw.decode("ascii").strip())
             if not history or ",," in history:
                 bad += [Bad(number, "", "width", "no history")] if raw.strip() else []
                 continue
