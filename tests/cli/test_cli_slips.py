@@ -25,6 +25,12 @@ def notes(capsys, *arguments: str | Path) -> list[str]:
     return json.loads(capsys.readouterr().out)["scores"][0]["notes"]
 
 
+def checked(capsys, recipe: Path) -> list[str]:
+    """The notes of a check."""
+    assert call("check", recipe, "--json") == 0
+    return json.loads(capsys.readouterr().out)["notes"]
+
+
 def test_cut_offs_beyond_the_answers_are_noted(first, capsys):
     """The world has 24 things to buy."""
     run = first / "first"
@@ -109,6 +115,36 @@ def test_a_value_that_a_column_never_has_is_told_with_those_it_has(recipe, capsy
     assert call("check", recipe, "-s", change) == 3
     told = capsys.readouterr().err
     assert f"fix: {never}" in told and "users left out" in told
+
+
+def test_answers_that_are_all_input_are_told(recipe, capsys):
+    told = "fix: the history is the whole log, and answers lie outside it: set [history]"
+    assert call("check", recipe, "-s", "history.where=time > 0") == 3
+    assert told in capsys.readouterr().err
+    recipe.write_text(recipe.read_text().replace("[history]\nwhere = \"domain = 'source'\"\n", ""))
+    assert call("check", recipe) == 3
+    assert told in capsys.readouterr().err
+
+
+def test_what_left_nothing_over_is_told(recipe, capsys):
+    assert call("check", recipe, "-s", "data.where=domain = 'x'") == 3
+    assert " rows left out by data.where" in capsys.readouterr().err
+    assert call("check", recipe, "-s", "data.min_item_count=9999") == 3
+    assert " rows left out by data.min_item_count" in capsys.readouterr().err
+
+
+def test_tables_that_tell_of_nobody_in_the_log_are_told(tmp_path, capsys):
+    recipe = make(tmp_path, ("watch", "buy"), profile={"fields": ["gender", "age"]})
+    users, plain = tmp_path / "world" / "users.csv", checked(capsys, recipe)
+    assert not [note for note in plain if "profile" in note or "data.users" in note]
+    head, *rows = users.read_text().splitlines()
+    users.write_text("\n".join([head, *("x" + row for row in rows)]))
+    told = checked(capsys, recipe)
+    assert {"120 of 120 users are not in data.users", "[profile]: nothing is known of 120 of 120 users"} <= set(told)
+    place = head.split(",").index("age")
+    cells = [row.split(",") for row in rows]
+    users.write_text("\n".join([head, *(",".join([*one[:place], "", *one[place + 1 :]]) for one in cells)]))
+    assert "[profile]: no user has a value of age" in checked(capsys, recipe)
 
 
 def test_a_profile_that_the_method_does_not_read_is_told(tmp_path, capsys):

@@ -172,6 +172,7 @@ def _warnings(settings: Settings, events: Any, datas: Mapping[str, Any]) -> list
     aside = events.card["quarantined"]
     received, reasons = events.card["books"]["received"], ", ".join(f"{why} {n:,}" for why, n in aside.items())
     notes = [f"{sum(aside.values()):,} of {received:,} rows are set aside: {reasons}"] if aside else []
+    notes += _strangers(events, next(iter(datas.values())).profiles)
     for place, (name, data) in enumerate(datas.items()):
         if len(data.labels) == 1:
             notes.append(f"task {name}: there is one answer only, {data.labels.series[0]!r}, so every model is right")
@@ -187,6 +188,22 @@ def _warnings(settings: Settings, events: Any, datas: Mapping[str, Any]) -> list
         strange, asked = data.notes["answers_outside_labels"]["test"], data.notes["answers"]["test"]
         if strange > MANY * asked:
             notes.append(f"task {name}: {strange} of {asked} test answers were never met in training: misses, always")
+    return notes
+
+
+def _strangers(events: Any, profiles: Any) -> list[str]:
+    """Tables of users and items that tell of few in the log, and profiles of which little is known."""
+    notes = []
+    for role, table, n in (("user", "users", events.n_users), ("item", "items_table", events.n_items)):
+        gone = events.card.get(f"{role}_unknown", 0)
+        if gone > MANY * n:
+            notes.append(f"{gone:,} of {n:,} {role}s are not in data.{table}")
+    if profiles is not None:
+        gone = int((~profiles.known()).sum())
+        if gone > MANY * len(profiles):
+            notes.append(f"[profile]: nothing is known of {gone:,} of {len(profiles):,} users")
+        empty = [name for place, name in enumerate(profiles.fields.values) if not profiles.rows[:, place].any()]
+        notes += [f"[profile]: no user has a value of {', '.join(empty)}"] if empty and gone < len(profiles) else []
     return notes
 
 

@@ -107,13 +107,18 @@ def _left(texts: pl.Series, row_of: np.ndarray) -> pl.Series:
 def _enough(arranged: Arranged, books: Books, data: DataSettings) -> None:
     if data.allow_empty:
         return
+    filtered = [
+        f"{n} rows left out by data.{name}" for name, n in arranged.left_out.items() if n and name != "duplicate"
+    ]
     if not len(arranged.rows):
-        raise DataError(f"0 events are left of {books.received} rows", expected="at least one sound row",
+        raise DataError(", ".join([f"0 events are left of {books.received} rows", *filtered]),
+                        expected="at least one sound row",
                         where="data.path", fix="set data.allow_empty = true to store an empty log")  # fmt: skip
     users, items = len(arranged.counts), int((arranged.item_map >= 0).sum())
     if users < 2 or items < 2:
-        raise DataError(f"only {users} user(s) and {items} item(s) in {len(arranged.rows)} events", expected=TRAINABLE,
-                        where="data.path", fix="check data.columns; data.allow_empty = true stores it nevertheless",
+        found = f"only {users} user(s) and {items} item(s) in {len(arranged.rows)} events"
+        raise DataError(", ".join([found, *filtered]), expected=TRAINABLE, where="data.path",
+                        fix="check data.columns; data.allow_empty = true stores it nevertheless",
                         )  # fmt: skip
 
 

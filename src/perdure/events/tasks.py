@@ -10,7 +10,7 @@ import numpy as np
 from perdure.errors import DataError, SettingsError
 from perdure.events.answers import Answers, collect
 from perdure.events.columns import Columns
-from perdure.events.examples import Examples, History, Sequences, Task, TaskData, check_no_leak
+from perdure.events.examples import NOISE, Examples, History, Sequences, Task, TaskData, check_no_leak
 from perdure.events.ids import Ids
 from perdure.events.splits import PARTS, TEST, TRAIN, VALID, Split, counts_in, partition, ragged
 
@@ -114,6 +114,9 @@ class _Workshop:
         data.notes.update(self._notes(data))
         if not len(data.train):
             never = [text for one in (task.where, task.users, self.filter) if one for text in self.log.absent(one)]
+            outside = task.kind != "next_item" and not task.attribute and task.answer != NOISE
+            if outside and (self.held is None or self.held.all()):
+                never.append("the history is the whole log, and answers lie outside it: set [history] where or share")
             left = "; ".join(f"{why}: {n}" for why, n in self.left_out.items()) or "none"
             raise DataError(
                 f"task {task.name!r} has no training example",
