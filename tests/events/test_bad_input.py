@@ -519,6 +519,17 @@ def _(folder):
     assert twice.digest == once.digest and twice.card["books"]["duplicate"] == 300 and balanced(twice)
 
 
+@pytest.mark.parametrize("name", ["log.csv", "log.json", "log.ttl"])
+def test_a_file_of_one_long_line_is_not_held_whole(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("perdure.events.text.BLOCK", 4096)
+    monkeypatch.setattr("perdure.events.text.LONGEST", 16384)
+    monkeypatch.setattr(detect, "CHUNK", 4096)
+    (tmp_path / name).write_text("1,2,3," * 9000)
+    form = {"format": "ttl"} if name == "log.ttl" else {}
+    refused(3, f"{name}, line 1", "more than", work=lambda: prepare(settings(tmp_path / name, **form), tmp_path / "s"))
+    assert nothing_left(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

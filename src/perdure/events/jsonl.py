@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from perdure.errors import DataError, shorten
-from perdure.events.text import Bad, Piece, missing_column
+from perdure.events.text import Bad, Piece, lines_of, missing_column
 
 ROWS = 1 << 17
 LONGEST_NUMBER = 256
@@ -46,7 +46,7 @@ def read_jsonl(parts: Iterator[bytes], wanted: list[str], where: str) -> Iterato
     lines: list[int] = []
     bad: list[Bad] = []
     line = 0
-    for line, raw in enumerate(_lines(parts), 1):
+    for line, raw in lines_of(parts, where):
         if not raw.strip():
             continue
         row, reason, sample = _row(raw, wanted, seen)
@@ -65,16 +65,6 @@ def read_jsonl(parts: Iterator[bytes], wanted: list[str], where: str) -> Iterato
             if name not in seen:
                 raise missing_column(name, list(seen), where)
     yield _piece(rows, lines, bad, wanted)
-
-
-def _lines(parts: Iterator[bytes]) -> Iterator[bytes]:
-    held = b""
-    for part in parts:
-        lines = (held + part).split(b"\n")
-        held = lines.pop()
-        yield from lines
-    if held:
-        yield held
 
 
 def _row(raw: bytes, wanted: list[str], seen: dict[str, None]) -> tuple[list[str | None] | None, str, str]:

@@ -19,6 +19,7 @@ import polars as pl
 from perdure.errors import DataError, shorten
 
 BLOCK = 1 << 24  # bytes parsed at a time
+LONGEST = 1 << 26  # bytes of a line
 BLANK = (b"", b"\r")
 LIKELY = ("\t", ";", "|", ",")  # separators, where the one in force finds a single column
 STAND_IN = b"\x1f"  # takes the place of a separator of several characters
@@ -97,14 +98,41 @@ def _blocks(parts: Iterator[bytes], quote: bool, where: str) -> Iterator[tuple[i
             continue
         cut = _cut(held, quote)
         if not cut:
-            if len(held) > 4 * BLOCK:
-                raise DataError(f"a line of more than {len(held) >> 20} MiB", where=f"{where}, line {line}")
+            _bounded(held, f"{where}, line {line}")
             continue
         yield line, held[:cut]
         line += held.count(b"\n", 0, cut)
         held = held[cut:]
     if held:
         yield line, held if held.endswith(b"\n") else held + b"\n"
+
+
+def lots_of(parts: Iterator[bytes], where: str) -> Iterator[tuple[int, list[bytes]]]:
+    """Lots of lines: the number of the first, from 1, and the bytes of each without its newline, which the last may lack.
+
+    Raises:
+        DataError: a line of more than 64 MiB.
+    """
+    line, held = 1, b""
+    for part in parts:
+        *lines, held = (held + part).split(b"\n")
+        _bounded(held, f"{where}, line {line + len(lines)}")
+        yield line, lines
+        line += len(lines)
+    if held:
+        yield line, [held]
+
+
+def lines_of(parts: Iterator[bytes], where: str) -> Iterator[tuple[int, bytes]]:
+    """The number and the bytes of each line, as `lots_of` cuts them."""
+    for first, lines in lots_of(parts, where):
+        yield from enumerate(lines, first)
+
+
+def _bounded(held: bytes, where: str) -> None:
+    if len(held) > LONGEST:
+        raise DataError(f"a line of more than {LONGEST >> 20} MiB", expected="one event a line", where=where,
+                        fix="write the file again, with a newline behind each event")  # fmt: skip
 
 
 def _cut(block: bytes, quote: bool) -> int:

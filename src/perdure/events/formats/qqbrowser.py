@@ -21,9 +21,9 @@ from perdure.errors import DataError, UsageError
 from perdure.events.data_settings import DataSettings
 from perdure.events.detect import chunks, find, look
 from perdure.events.formats.table import attribute_tables
-from perdure.events.formats.ttl import digest_of, lines_of, unpadded
+from perdure.events.formats.ttl import digest_of, unpadded
 from perdure.events.sources import Reading, Table
-from perdure.events.text import Bad, Piece
+from perdure.events.text import Bad, Piece, lines_of
 
 COLUMNS = ("user", "item", "time", "position", "order", "line", "value", "behaviour", "domain", "event")  # its own
 LINES = 1 << 13  # users exploded at a time
@@ -57,7 +57,7 @@ class QQBrowser:
 def _classes(path: Path, max_ratio: int) -> dict[str, str]:
     """User -> class, of one file."""
     source, known, wrong, first = look(path), {}, 0, 0
-    for number, raw in lines_of(chunks(source, "utf-8", max_ratio)):
+    for number, raw in lines_of(chunks(source, "utf-8", max_ratio), str(path)):
         history, *told = raw.decode("utf-8", "replace").strip().split(",,")
         history = unpadded(history)
         if history and len(told) == 1 and told[0]:
@@ -76,7 +76,7 @@ def _reader(known: Mapping[str, Mapping[str, str]]) -> Callable[[Iterator[bytes]
         seen: set[str] = set()
         held: list[tuple[int, str, str]] = []
         bad: list[Bad] = []
-        for number, raw in lines_of(parts):
+        for number, raw in lines_of(parts, where):
             if not raw.isascii():
                 bad.append(Bad(number, "", "encoding"))
                 continue

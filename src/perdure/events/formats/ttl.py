@@ -25,7 +25,7 @@ from perdure.events.data_settings import DataSettings
 from perdure.events.detect import find
 from perdure.events.formats.table import attribute_tables
 from perdure.events.sources import Reading, Table
-from perdure.events.text import Bad, Piece
+from perdure.events.text import Bad, Piece, lots_of
 
 LINES = 1 << 13  # users exploded at a time
 AFTER = 1 << 20  # order of a later file's answers: after every history
@@ -57,28 +57,11 @@ def _table(first: str, name: str, path: Path, number: int, seen: set[bytes]) -> 
 
 def _reader(first: str, name: str, number: int, seen: set[bytes]) -> Callable[[Iterator[bytes], str], Iterator[Piece]]:
     def rows(parts: Iterator[bytes], where: str) -> Iterator[Piece]:
-        line, held = 1, b""
-        for part in parts:
-            lines = (held + part).split(b"\n")
-            held = lines.pop()
+        for line, lines in lots_of(parts, where):
             for begin in range(0, len(lines), LINES):
                 yield _piece(lines[begin : begin + LINES], line + begin, first, name, number, seen)
-            line += len(lines)
-        if held:
-            yield _piece([held], line, first, name, number, seen)
 
     return rows
-
-
-def lines_of(parts: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, bytes without the newline) of each line; the last may lack its newline."""
-    before, held = 0, b""
-    for part in parts:
-        *lines, held = (held + part).split(b"\n")
-        yield from enumerate(lines, before + 1)
-        before += len(lines)
-    if held:
-        yield before + 1, held
 
 
 def digest_of(history: str) -> str:
