@@ -108,7 +108,7 @@ def _blocks(parts: Iterator[bytes], quote: bool, where: str) -> Iterator[tuple[i
 
 
 def lots_of(parts: Iterator[bytes], where: str) -> Iterator[tuple[int, list[bytes]]]:
-    """Lots of lines: the number of the first, from 1, and the bytes of each without its newline, which the last may lack.
+    """Lots of lines: the number of the first, from 1, and the bytes of each, without its newline.
 
     Raises:
         DataError: a line of more than 64 MiB.
