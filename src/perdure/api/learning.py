@@ -172,7 +172,7 @@ def _warnings(settings: Settings, events: Any, datas: Mapping[str, Any]) -> list
     aside = events.card["quarantined"]
     received, reasons = events.card["books"]["received"], ", ".join(f"{why} {n:,}" for why, n in aside.items())
     notes = [f"{sum(aside.values()):,} of {received:,} rows are set aside: {reasons}"] if aside else []
-    notes += _strangers(events, next(iter(datas.values())).profiles)
+    notes += _strangers(settings, events, next(iter(datas.values())).profiles)
     for place, (name, data) in enumerate(datas.items()):
         if len(data.labels) == 1:
             notes.append(f"task {name}: there is one answer only, {data.labels.series[0]!r}, so every model is right")
@@ -191,12 +191,12 @@ def _warnings(settings: Settings, events: Any, datas: Mapping[str, Any]) -> list
     return notes
 
 
-def _strangers(events: Any, profiles: Any) -> list[str]:
-    """Tables of users and items that tell of few in the log, and profiles of which little is known."""
+def _strangers(settings: Settings, events: Any, profiles: Any) -> list[str]:
+    """Tables named in the settings that tell of few in the log, and profiles of which little is known."""
     notes = []
     for role, table, n in (("user", "users", events.n_users), ("item", "items_table", events.n_items)):
         gone = events.card.get(f"{role}_unknown", 0)
-        if gone > MANY * n:
+        if gone > MANY * n and getattr(settings.data, table) is not None:
             notes.append(f"{gone:,} of {n:,} {role}s are not in data.{table}")
     if profiles is not None:
         gone = int((~profiles.known()).sum())
