@@ -38,7 +38,12 @@ VARIANTS = {
     "lwf": [{"strength": 0.5, "temperature": 1.0}],
     "melu": [{"order": "first", "steps": 2, "loss": "bpr"}, {"vectors": "backbone", "negatives": 4}],
     "piggyback": [{"tune_vectors": True}],
-    "ppr": [{"variant": "full"}, {"tokens": 3, "contrast": "none", "add": False}, {"tokens": 0, "contrast": "none"}],
+    "ppr": [
+        {"variant": "full"},
+        {"tokens": 3, "contrast": "none", "add": False},
+        {"tokens": 0, "contrast": "none"},
+        {"history": True},
+    ],
     "replay": [{"memory": 3, "answers": 1, "older": "one", "heads": True}],
     "teracon": [{"relations": "anew", "first": "plain"}, {"budget": 0.0, "min_rows": 0, "steepness": 6.0}],
     "uaf": [

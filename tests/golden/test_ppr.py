@@ -12,7 +12,7 @@ from contracts import members
 from torch.nn import functional as F
 
 from perdure.encoders.base import MASK
-from perdure.errors import UsageError
+from perdure.errors import SettingsError, UsageError
 from perdure.events.ids import Ids
 from perdure.events.profiles import Fields
 from perdure.functional.contrastive import info_nce
@@ -74,6 +74,26 @@ def test_tokens_in_front_and_the_profile_behind():
     with torch.no_grad():
         bare = model.backbone(batch, overlay.door(x, adds=False))
     torch.testing.assert_close(seen[end] - bare, (0.5 * torch.ones(16)).expand_as(bare), atol=1e-5, rtol=0)
+
+
+def test_what_a_user_did_is_the_mean_of_the_items_read():
+    model, batch = learned(history=True)
+    batch = replace(batch, lengths=torch.tensor([12, 2, 1, 0, 3, 4]), profile=None, source=None)
+    x, table = model.overlays["buy"].profile(batch), model.backbone.item_table
+    assert x.shape == (6, 2 * 8 + 2 + 16) and not x[:, :18].any() and not x[3].any()
+    torch.testing.assert_close(x[1, 18:], (table[batch.items[1, 0]] + table[batch.items[1, 1]]) / 2)
+    asked = model.backbone.question(batch)
+    torch.testing.assert_close(model.overlays["buy"].profile(asked), x)  # what asks is no event
+    with pytest.raises(SettingsError, match="would tell task 'next' what comes next"):
+        model.add(members.card("next", "next_item"), torch.Generator())
+
+
+def test_what_a_user_did_is_a_view_where_there_is_no_profile():
+    model = members.new_model("sasrec", "ppr", history=True, contrast="profile")
+    members.learn(model, "watch", "next_item")
+    members.learn(model, "buy", "item")
+    loss = model.method.contrasted(model, "buy", members.batch(3), torch.Generator().manual_seed(0))
+    assert float(loss.detach()) > 0
 
 
 def test_without_tokens_it_is_the_backbone_and_the_profile_beside_it():
@@ -170,7 +190,7 @@ def test_light_trains_at_most_a_hundredth_of_fine_tuning():
     assert trained == [1816, 274264] and trained[0] <= 0.01 * trained[1]
 
 
-@pytest.mark.parametrize("options", [{}, {"tokens": 3, "contrast": "profile"}, {"add": False, "contrast": "none"}])
+@pytest.mark.parametrize("options", [{}, {"tokens": 3, "contrast": "profile"}, {"add": False, "history": True}])
 def test_older_prompts_answer_bit_for_bit_as_before(options):
     """With profiles: fields, vectors from elsewhere, users without either, and one without events."""
     model, batch = learned(**options)

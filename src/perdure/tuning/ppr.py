@@ -14,6 +14,7 @@ TKDE 2024 (arXiv 2205.09666).
 | paper | here | shape |
 |---|---|---|
 | f_1 .. f_m | overlay.x, row 0 of a field (nothing known) stays zero; then `Batch.source` | (values + 1, field_width) |
+| cumulative behaviour | with `history`, behind these: the mean vector of the items read | (B, d) |
 | x_u | profile | (B, D) |
 | W_1, b_1, W_2, b_2; n; a | overlay.down, overlay.up; tokens; activation | (D', D), (n d, D') |
 | MLP_a | overlay.add, where `add` | (B, D) -> (B, d) |
@@ -29,7 +30,8 @@ paper sums, so lambda weighs a user against an answer. The paper leaves open a, 
 tokens have positions. Here a is an option, tau too, positions belong to events only, and MLP_a starts at zero. Whoever
 has several fields masked is one with them missing: both are zeros. A field that is a task's own answer is never read by
 that task. In a next_item task the last token predicts the first event read, so that zero-shot is learned with the rest.
-Where the model reads no profile fields, x_u is empty and all users share one learned prompt.
+Where the model reads no profile fields and no `history`, x_u is empty and all users share one learned prompt. With
+`history` no next_item task is learned: its prompt would tell every event of a window those that follow.
 """
 
 from __future__ import annotations
@@ -42,10 +44,11 @@ from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
 from perdure.encoders.base import MASK, Encoder, Via
+from perdure.errors import SettingsError
 from perdure.events.batch import Batch
 from perdure.functional.contrastive import info_nce
 from perdure.tuning.base import Method, Overlay, everything, own_unless_first
-from perdure.tuning.parts import ProfileVector, histories
+from perdure.tuning.parts import FIRST, ProfileVector, histories
 
 if TYPE_CHECKING:
     from perdure.events.profiles import Fields
@@ -75,7 +78,9 @@ class Personal(Overlay):
         self.end = [site for site, layer in backbone.sites().items() if getattr(layer, "role", "") != "read"][-1]
         self.tokens, self.activation = method.tokens, ACTIVATIONS[method.activation]
         self.x = ProfileVector(fields, hides, method.field_width, generator)
-        self.reads_profile, size = self.x.known, self.x.size  # D
+        self._backbone = (backbone,) if method.history else ()  # in a tuple, as it is no part of the overlay
+        self.reads_profile, self.told = self.x.known, self.x.known or method.history
+        size = self.x.size + (backbone.item_table.shape[1] if method.history else 0)  # D
         self.down, self.up = None, None
         if self.tokens:
             self.down, self.up = nn.Linear(size, method.hidden), nn.Linear(method.hidden, self.tokens * width)
@@ -87,7 +92,7 @@ class Personal(Overlay):
         last = cast(nn.Linear, self.add[2])
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.adds = method.add and self.reads_profile
+        self.adds = method.add and self.told
 
     def vector(self, backbone: Encoder, batch: Batch) -> Tensor:
         """u_p (B, d); without tokens MLP_a(x_u) alone where there is no event."""
@@ -106,7 +111,12 @@ class Personal(Overlay):
 
     def profile(self, batch: Batch) -> Tensor:
         """x_u (B, D): zeros where nothing is known."""
-        return self.x(batch.profile, batch.source, batch.items)  # (B, D)
+        parts = [self.x(batch.profile, batch.source, batch.items)]
+        for backbone in self._backbone:
+            there = batch.valid & (batch.items >= FIRST)  # (B, T)
+            total = (backbone.item_table.detach()[batch.items] * there[..., None]).sum(1)  # (B, d)
+            parts.append(total / there.sum(1, keepdim=True).clamp(min=1))  # (B, d)
+        return torch.cat(parts, 1)  # (B, D)
 
     def via(self, batch: Batch) -> Via:
         """Tokens in front of the events, the profile MLP behind the last layer."""
@@ -140,6 +150,7 @@ class PPR(Method):
         field_width: of each profile field.
         activation: a.
         add: MLP_a, the profile's own part in the user vector.
+        history: prompts are made from what a user did, too; for tasks other than next_item.
         contrast: which views the contrastive loss compares with the whole: of masked "profile", of masked "items", of
             "both", or "none" for no such loss.
         weight: lambda.
@@ -165,11 +176,12 @@ class PPR(Method):
         weight: Annotated[float, Ge(0)] = 0.1,
         tau: Annotated[float, Gt(0)] = 0.1,
         mask: Annotated[float, Ge(0), Lt(1)] = 0.2,
+        history: bool = False,
     ) -> None:
         super().__init__()
         self.variant, self.tokens, self.hidden, self.field_width = variant, tokens, hidden, field_width
         self.activation, self.add, self.contrast = activation, add, contrast
-        self.weight, self.tau, self.mask = weight, tau, mask
+        self.weight, self.tau, self.mask, self.history = weight, tau, mask, history
         self.begins_as_backbone = not tokens
         self.keeps, self.whole_batch = variant == "light", contrast != "none" and weight > 0
 
@@ -177,6 +189,13 @@ class PPR(Method):
         """A generator for every task but the first."""
         if model.is_first(card.name):
             return None
+        if self.history and card.kind == "next_item":
+            raise SettingsError(
+                f"a prompt made from the history would tell task {card.name!r} what comes next",
+                expected="tasks of kind item or one_of",
+                where="tuning.history",
+                fix="set tuning.history = false",
+            )
         return Personal(model.fields, card.hides, model.backbone, self, generator)
 
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
@@ -204,7 +223,7 @@ class PPR(Method):
             return torch.rand(shape, generator=rng, device=rng.device) >= self.mask
 
         whole, views = read(x), []
-        if self.contrast in ("profile", "both") and overlay.reads_profile and self.tokens:  # or else u_s is without it
+        if self.contrast in ("profile", "both") and overlay.told and self.tokens:  # or else u_s is without it
             views.append(read(x * drawn(x.shape)))  # gamma_1
         if self.contrast in ("items", "both"):
             views.append(read(x, drawn))  # gamma_2
