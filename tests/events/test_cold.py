@@ -94,6 +94,18 @@ def test_profiles_are_rows_of_their_fields_and_go_with_the_batches():
         assert batch.profile[:, 0].tolist() == profiles.rows[batch.users, 0].tolist() and batch.source is None
 
 
+def test_numbers_are_told_as_people_write_them():
+    """A column with gaps is one of decimal numbers in many tables."""
+    ages = [None, 25.0, 9.0, -1.0] * 15
+    users = pl.DataFrame({"id": [f"u{u:02}" for u in range(60)], "age": ages, "part": [None, 0.5, 1.0, 2e300] * 15})
+    events = log_of(pl.DataFrame({"user": users["id"], "item": users["id"], "time": range(60)}), users)
+    fields = profiles_of(events, ["age", "part"]).fields
+    assert fields.values["age"].text([1, 2, 3]) == ["-1", "25", "9"]
+    assert fields.values["part"].text([1, 2, 3]) == ["0.5", "1.0", "2e+300"]
+    told, strange = fields.told([{"age": "25"}])
+    assert told.rows.tolist() == [[2, 0]] and strange == [[]]
+
+
 @pytest.mark.parametrize("field, found", [("gendre", "no attribute"), ("number", "60 values")])
 def test_fields_that_are_none_are_refused(field, found, monkeypatch):
     monkeypatch.setattr("perdure.events.profiles.MOST_VALUES", 50)

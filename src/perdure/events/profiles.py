@@ -139,7 +139,7 @@ def profiles_of(events: Events, fields: Sequence[str], vectors: str | None = Non
             )
         if users[name].dtype.is_nested():
             raise SettingsError(f"profile.fields: {name} holds lists", expected="one value a user", where="[profile]")
-        column = users[name].cast(pl.String, strict=False)
+        column = _whole(users[name]).cast(pl.String, strict=False)
         found = column.drop_nulls().unique().sort()
         if len(found) > MOST_VALUES:
             raise SettingsError(
@@ -153,6 +153,13 @@ def profiles_of(events: Events, fields: Sequence[str], vectors: str | None = Non
     rows = np.stack(columns, 1) if columns else np.zeros((events.n_users, 0), np.int32)  # (U, F)
     given = _vectors(Path(vectors), events.user_ids) if vectors else np.zeros((events.n_users, 0), np.float32)
     return Profiles(Fields(values, given.shape[1]), rows.astype(np.int32), given)
+
+
+def _whole(column: pl.Series) -> pl.Series:
+    """Decimal numbers that are all whole as such: where some are missing, many tools write 25 as 25.0."""
+    given = column.drop_nulls()
+    exact = column.dtype.is_float() and ((given % 1 == 0) & (given.abs() < 2**53)).all()
+    return column.cast(pl.Int64) if exact else column
 
 
 def _vectors(path: Path, users: Ids) -> np.ndarray:
