@@ -87,6 +87,9 @@ def _(folder):
     os.mkfifo(folder / "pipe")
     for path in (folder, folder / "pipe", Path("/dev/null")):
         refused(2, str(path), work=lambda path=path: prepare(settings(path), folder / "store"))
+        for table in ("users", "items_table"):
+            told = {table: {"path": str(path), "id": "id"}}
+            refused(2, str(path), f"data.{table}", work=lambda told=told: stored(folder, csv(), **told))
 
 
 @row("5")
@@ -196,6 +199,8 @@ def _(folder):
 def _(folder):
     refused(3, "never closed", "line 4", work=lambda: stored(folder, csv(['"u1,i1,1600000000'])))
     refused(3, "never closed", "line 302", work=lambda: stored(folder, csv() + 'u1,"i1,1600000000\n'))
+    long = csv(['"' + "u, " * 50_000 + '",i1,1600000000'])
+    refused(3, "never closed, or holds over 131,072 characters", "line 4", work=lambda: stored(folder, long))
 
 
 @row("18")

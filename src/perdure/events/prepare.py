@@ -41,6 +41,9 @@ def open_sources(data: DataSettings) -> tuple[Reading, list[list[Source]]]:
     from perdure.events import formats
 
     reading = formats.find(data.format).read(data)
+    for attributes in filter(None, (reading.users, reading.items)):
+        for path in attributes.table.paths:  # before anything opens them: a FIFO would never end
+            look(path, None, attributes.where)
     return reading, [[look(path, "text" if table.rows else None) for path in table.paths] for table in reading.tables]
 
 

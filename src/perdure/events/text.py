@@ -327,7 +327,8 @@ def _records(block: bytes, line: int, dialect: Dialect, where: str) -> Iterator[
             return
         except csv.Error as error:
             if "unexpected end" in str(error) or "limit" in str(error):
-                raise DataError("a quote is opened and never closed", where=f"{where}, line {start}",
+                long = f", or holds over {csv.field_size_limit():,} characters" if "limit" in str(error) else ""
+                raise DataError(f"a quote is opened and never closed{long}", where=f"{where}, line {start}",
                                 fix="close the quote, or set data.quote = false if quotes are ordinary text here",
                                 ) from None  # fmt: skip
             yield start, [str(error)], "quote"
