@@ -14,7 +14,7 @@ from perdure.model import store
 from perdure.model.files import tensor_digest
 
 TASKS = [("watch", "next_item"), ("buy", "item"), ("age", "one_of"), ("like", "item")]
-
+TASKS += [("status", "one_of"), ("visit", "item")]  # five after the first
 
 VARIANTS = {
     "peterrec": [
