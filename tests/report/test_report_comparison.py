@@ -16,7 +16,7 @@ from perdure.errors import ModelError
 from perdure.report import plots
 from perdure.report.compared import read
 from perdure.report.comparison import build
-from perdure.report.parts import WIDE, Cell, Section, Table, crossed, markdown
+from perdure.report.parts import WIDE, Cell, Grid, Section, Table, crossed, markdown
 from perdure.report.standing import title
 
 FAILED, MISSING = "runs/sasrec/finetune/noisy/2", "runs/gru4rec/lora/reversed/1"
@@ -327,6 +327,11 @@ def test_many_tasks_stand_below_one_another():
     heads, rows = crossed(["a", "b"], tasks, lambda m, t: Cell(m + t), lambda m: Cell(m))
     assert [head.text for head in heads] == ["task", "a", "b"] and [c.text for c in rows[3]] == ["t3", "at3", "bt3"]
     assert [c.text for c in rows[-1]] == ["mean", "a", "b"]
+
+
+def test_maps_have_room_for_the_widest_of_them():
+    few, more = (Table("m", [Cell("")] * (n + 1), [[Cell("1 watch")]], kind="map") for n in (4, 6))
+    assert Grid([few, more]).room == Grid([more]).room > Grid([few]).room > 0 == Grid([]).room
 
 
 def test_markdown_escapes_what_would_break_a_table():

@@ -80,6 +80,20 @@ class Grid:
     parts: Sequence[Table | Drawing]
     wide: bool = False
 
+    @property
+    def room(self) -> float:
+        """Rem that each of its tables needs, so that the largest is seen whole; 0 where it holds drawings."""
+        tables = [part for part in self.parts if isinstance(part, Table)]
+        return max((_room(table) for table in tables), default=0.0)
+
+
+def _room(table: Table) -> float:
+    """Rem that a map or its dots need, about: a name, and a cell for each column."""
+    columns = len(table.heads) - 1
+    if table.kind == "dots":
+        return 1.4 + 0.8 * columns
+    return 1.6 + 0.34 * max((len(row[0].text) for row in table.rows), default=0) + 2.36 * columns
+
 
 @dataclass(frozen=True)
 class Fold:

@@ -229,7 +229,7 @@ def many(
     ends = [min(xs), max(max(xs), min(xs) + 1)]
     ticks = list(range(int(ends[0]), int(ends[1]) + 1, max(1, math.ceil((ends[1] - ends[0]) / 7))))
     x = alt.X("x:Q", title=titles[0], scale=alt.Scale(domain=ends, nice=False),
-              axis=alt.Axis(values=ticks, format="d", grid=False))  # fmt: skip
+              axis=alt.Axis(values=ticks, format="d", grid=False, labelFlush=False))  # fmt: skip
     values = [v for some in kept.values() for _, v in some]
     if log:
         scale: Any = alt.Scale(type="log", domain=[min(values) / 1.3, max(values) * 1.3], nice=False)
