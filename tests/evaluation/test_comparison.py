@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from perdure.errors import UsageError
-from perdure.evaluation.comparison import Reached, Resampled, holm, p_value, resample, spread, t_test, transfers
+from perdure.evaluation.comparison import (
+    SCORES,
+    Reached,
+    Resampled,
+    holm,
+    p_value,
+    resample,
+    spread,
+    t_test,
+    transfers,
+)
 from perdure.evaluation.matrix import Matrix
 
 
@@ -176,6 +186,16 @@ def test_spread_without_draws():
     assert spread(0.5, None) == {"mean": 0.5, "low": None, "high": None}
     assert spread(0.5, np.full(3, np.nan)) == {"mean": 0.5, "low": None, "high": None}
     assert spread(0.5, np.arange(101.0), 0.9) == pytest.approx({"mean": 0.5, "low": 5.0, "high": 95.0})
+
+
+def test_the_interval_of_a_score_holds_scores_only():
+    """One hit among 50 users in the first of two seeds, none in the second: a resample can lie below 0."""
+    hit = np.zeros((2, 50))
+    hit[0, 0] = 1
+    drawn = resample({"a": Reached((1, 2), (hit,), (np.arange(50),))})["a"].drawn()[:, 0]
+    assert (spread(0.01, drawn)["low"] or 0.0) < 0
+    assert spread(0.01, drawn, within=SCORES)["low"] == 0
+    assert spread(0.99, 1 - drawn, within=SCORES)["high"] == 1
 
 
 MATRIX = Matrix(("a", "noise", "b"), ((0.5,), (0.4, 0.1), (0.3, 0.0, 0.8)))

@@ -271,7 +271,7 @@ class _Trial:
 
     def _told(self, name: str, scores: Mapping[str, Sequence[tuple[Any, dict[str, Any]]]]) -> list[dict[str, Any]]:
         """Means over repeats, and intervals: test users and repeats drawn anew, the same for all."""
-        from perdure.evaluation.comparison import Reached, resample, spread
+        from perdure.evaluation.comparison import SCORES, Reached, resample, spread
 
         first = next(iter(scores.values()))[0][0]
         seeds = tuple(range(self.repeats))
@@ -293,7 +293,7 @@ class _Trial:
                     "kind": self.cards[name].kind,
                     "representation": label,
                     "metric": all_of[0][0].primary,
-                    **spread(float(np.mean(values)), draws.get(label)),
+                    **spread(float(np.mean(values)), draws.get(label), within=SCORES),
                     "values": {m: float(np.mean([s.values[m] for s, _ in all_of])) for m in all_of[0][0].values},
                     "spread": float(np.std(values, ddof=1)) if len(values) > 1 else None,
                     "width": facts[0]["width"],

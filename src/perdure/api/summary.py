@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from perdure.evaluation.comparison import Reached, holm, p_value, resample, spread, t_test, transfers
+from perdure.evaluation.comparison import SCORES, Reached, holm, p_value, resample, spread, t_test, transfers
 from perdure.evaluation.matrix import Matrix
 
 __all__ = ["ALONE", "GROUP", "LEVEL", "RESAMPLES", "summarise"]
@@ -120,19 +120,22 @@ class _Group:
 
     def _method(self, method: str) -> dict[str, Any]:
         final, draws = self.final[method].mean(0), self._drawn(method)
-        tasks = {t: spread(final[k], None if draws is None else draws[:, k], LEVEL) for k, t in enumerate(self.tasks)}
+        own = [None if draws is None else draws[:, k] for k in range(len(self.tasks))]  # each (B,)
+        tasks = {t: spread(final[k], own[k], LEVEL, SCORES) for k, t in enumerate(self.tasks)}
         told: dict[str, Any] = {"keeps": self.keeps.get(method), "seeds": list(self.runs[method]), "tasks": tasks}
-        told["average"] = self._mean(final, draws)
+        told["average"] = self._mean(final, draws, SCORES)
         told |= self._gains(method) | self._transfers(method) | self._cost(method)
         return told | {"against": None, "difference": None, "p": None, "p_holm": None, "t_test": None}
 
     def _drawn(self, method: str, seeds: Sequence[int] | None = None) -> np.ndarray | None:
         return self.draws[method].drawn(seeds) if method in self.draws else None  # (B, K)
 
-    def _mean(self, values: np.ndarray, draws: np.ndarray | None) -> dict[str, float | None]:
+    def _mean(
+        self, values: np.ndarray, draws: np.ndarray | None, within: tuple[float, float] = (-np.inf, np.inf)
+    ) -> dict[str, float | None]:
         """Over the tasks that count: values (K,), draws (B, K)."""
         inner = None if draws is None else draws[:, self.counted].mean(1)
-        return spread(float(values[self.counted].mean()), inner, LEVEL)
+        return spread(float(values[self.counted].mean()), inner, LEVEL, within)
 
     def _common(self, a: str, b: str) -> list[int]:
         return [seed for seed in self.runs[a] if seed in self.runs[b]]

@@ -13,7 +13,7 @@ as S users, and make intervals too narrow. With few seeds the drawn seeds vary l
 in variance); with one seed an interval tells of users alone. A user's own luck in a seed is in both errors and counts
 up to (2 - 1 / S) times in variance; with folds all that users do is of this kind. Intervals are then rather too wide.
 
-    interval    the middle 95 % of the resamples
+    interval    the middle 95 % of the resamples; of a score, which cannot be beyond, at most from 0 to 1
     p           (1 + #{|d* - d| >= |d|}) / (B + 1): how often resamples d* of a difference d, moved to a mean of zero,
                 lie as far out as d itself (paired bootstrap, two-sided)
     t           mean(d) / (s(d) / sqrt(n)) of the n users' differences d_u, s with n - 1, against Student's t with n - 1
@@ -33,8 +33,9 @@ import numpy as np
 from perdure.errors import UsageError
 from perdure.evaluation.matrix import Matrix
 
-__all__ = ["Reached", "Resampled", "holm", "p_value", "resample", "spread", "t_test", "transfers"]
+__all__ = ["SCORES", "Reached", "Resampled", "holm", "p_value", "resample", "spread", "t_test", "transfers"]
 
+SCORES = (0.0, 1.0)  # ends of every measure
 AT_ONCE = 2**22  # draws in memory
 Test = TypeVar("Test", bound=Hashable)
 
@@ -121,9 +122,15 @@ def _counts(n_users: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
         yield np.bincount(cells.ravel(), minlength=size * n_users).reshape(size, n_users).astype(np.float64)
 
 
-def spread(value: float, draws: np.ndarray | None, level: float = 0.95) -> dict[str, float | None]:
-    """{"mean", "low", "high"}: a value and the middle `level` of its draws (B,), None without draws."""
-    finite = draws[np.isfinite(draws)] if draws is not None else np.zeros(0)
+def spread(
+    value: float, draws: np.ndarray | None, level: float = 0.95, within: tuple[float, float] = (-np.inf, np.inf)
+) -> dict[str, float | None]:
+    """{"mean", "low", "high"}: a value and the middle `level` of its draws (B,), None without draws.
+
+    Args:
+        within: what the value can be at all, as SCORES of a score. A resample adds errors up, and can lie beyond.
+    """
+    finite = draws[np.isfinite(draws)].clip(*within) if draws is not None else np.zeros(0)
     if not len(finite):
         return {"mean": float(value), "low": None, "high": None}
     low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
