@@ -248,7 +248,8 @@ The status is made from what is stored in `docs/results/`, never from belief, an
   tolerance stated in `docs/results/published.toml`.
 - **partly**: measured on real data here; no published number can be had for it, or one was missed, and then the status
   says which.
-- **not yet**: not measured here. Baselines have no paper of their own to reproduce.
+- **not yet**: no result of it is stored there. What was only tried, or measured as frozen vectors, stands in the
+  [log](log.md). Baselines have no paper of their own to reproduce.
 
 """
     )
