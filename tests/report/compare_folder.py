@@ -145,7 +145,10 @@ def _run(out: Path, cell: Cell, names: list[str], users: int, sampled: bool) -> 
         columns = {"task": [task] * users, "user": [f"u{n}" for n in range(users)], "history": history}
         frames.append(pl.DataFrame({**columns, "value": value}).cast({"history": pl.Int32, "value": pl.Float32}))
     pl.concat(frames).write_parquet(folder / "users.parquet")
-    _json(folder / "run.json", {"settings": {"pretrain": {"model": None}}, "state": "finished"})
+    own = {"tuning": {"method": cell.method, f"{cell.method}_option": 0.5}, "encoder": {"name": cell.encoder}}
+    own |= {"objective": {"name": "next_item", "path": "<script>alert(1)</script>"}, "pretrain": {"model": None}}
+    origin = {"tuning.method": "override", "encoder.name": "override"}
+    _json(folder / "run.json", {"settings": own, "origin": origin, "state": "finished"})
     _json(folder / "matrix.json", {"tasks": tasks, "R": R})
     _json(folder / "scores.json", scores)
     _json(folder / "cost.json", costs)

@@ -213,8 +213,21 @@ def test_cost_of_a_step_along_the_stream(whole):
 
 
 def test_settings_and_tuned_settings_with_their_origin(whole):
-    assert "| encoder.name | sasrec | recipe |" in whole[1] and "| train.patience | 5 | default |" in whole[1]
-    assert "| pcl | train.learning_rate 0.003" in whole[1]
+    assert "| train.patience | 5 | default |" in whole[1]
+    assert "pcl has settings of its own." in whole[1] and "| pcl | train.learning_rate 0.003" in whole[1]
+
+
+def test_settings_of_every_method_and_encoder_are_those_of_its_runs(whole):
+    text = whole[1].replace("\\", "")
+    for method in compare_folder.METHODS:
+        part = text[text.index(f"**Settings of [tuning] of {method}**") :].split("\n### ")[0]
+        assert (
+            f"| tuning.{method}_option | 0.5 | default |" in part and f"| tuning.method | {method} | override |" in part
+        )
+    for encoder in ("gru4rec", "sasrec"):
+        part = text[text.index(f"**Settings of [encoder] of {encoder}**") :].split("\n### ")[0]
+        assert f"| encoder.name | {encoder} | override |" in part
+        assert f"**Settings of [objective] of {encoder}**" in text
 
 
 def test_sampled_ranking_is_labelled_wherever_it_is_shown(small, whole):

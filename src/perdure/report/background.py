@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
 
 from perdure.report import details, words
 from perdure.report.compared import Compared
+from perdure.report.facts import Setting
 from perdure.report.parts import Cell, Fold, Section, Table
 
 __all__ = ["audit", "card", "files", "runs", "settings", "tasks"]
@@ -99,25 +101,40 @@ def card(c: Compared) -> Section | None:
 
 
 def settings(c: Compared) -> Section:
-    """What the methods have in common, with its origin, and what was tuned for one alone."""
+    """What is the same for all, what was tuned for one alone, and all settings with their origin."""
     parts: list[Any] = []
-    tuned = c.about.get("tuned") or {}
-    rows = [[Cell(m), Cell(_given(some))] for m, some in tuned.items() if some]
-    own = [method for method in c.axis("methods") if tuned.get(method)]
-    told = f"Settings of their own have {words.listed(own)}." if own else "No method has settings of its own."
-    parts.append(f"All methods share the recipe's settings. {told}")
-    if rows:
-        heads = [Cell("method"), Cell("settings")]
-        parts.append(Table("Of one method alone", heads, rows, "From [compare.<method>] of the recipe.", words=(1,)))
-    by_section: dict[str, list[list[Cell]]] = {}
-    for section, key, value, origin in c.facts.settings:
-        by_section.setdefault(section, []).append([Cell(key), Cell(words.plain(value)), Cell(origin)])
+    tuned = {name: some for name, some in (c.about.get("tuned") or {}).items() if some}
+    told = "Data, tasks, training and evaluation are the recipe's for all"
+    if tuned:
+        have = "has settings of its" if len(tuned) == 1 else "have settings of their"
+        rows = [[Cell(name), Cell(_given(some))] for name, some in tuned.items()]
+        heads, note = [Cell("method or encoder"), Cell("settings")], "From [compare.<name>] of the recipe."
+        parts += [
+            f"{told}, but {words.listed(list(tuned))} {have} own.",
+            Table("Set for one alone", heads, rows, note, words=(1,)),
+        ]
+    else:
+        parts.append(f"{told}; nothing is set for one method or encoder alone.")
     heads = [Cell("setting"), Cell("value"), Cell("from")]
-    for section, some in by_section.items():
-        given = sum(row[2].text != "default" for row in some)
+    for title, some in _sections(c):
+        given = sum(origin != "default" for *_, origin in some)
+        rows = [[Cell(key), Cell(words.plain(value)), Cell(origin)] for _, key, value, origin in some]
         note = f"{given} given, {len(some) - given} at their default"
-        parts.append(Fold(f"[{section}]", [Table(f"Settings of [{section}]", heads, some, words=(1, 2))], note))
+        parts.append(Fold(title, [Table(f"Settings of {title}", heads, rows, words=(1, 2))], note))
     return Section("Settings", parts)
+
+
+def _sections(c: Compared) -> Iterator[tuple[str, list[Setting]]]:
+    """Sections by name: of every method and encoder as its runs had them, all else as the recipe has it."""
+    methods, encoders = {}, {}
+    for group in c.main:
+        for method, some in group.settings.items():
+            methods.setdefault(method, some)
+            encoders.setdefault(group.encoder, some)
+    own = {"tuning": methods, "encoder": encoders, "objective": encoders}
+    for section in dict.fromkeys(section for section, *_ in c.facts.settings):
+        for name, some in (own.get(section) or {"": c.facts.settings}).items():
+            yield f"[{section}]" + f" of {name}" * bool(name), [one for one in some if one[0] == section]
 
 
 def _given(some: dict[str, Any]) -> str:

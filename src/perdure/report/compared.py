@@ -22,7 +22,7 @@ import polars as pl
 from perdure.errors import ModelError, shorten
 from perdure.evaluation.matrix import Matrix
 from perdure.report import words
-from perdure.report.facts import Facts, document, lines, settings_of
+from perdure.report.facts import Facts, Setting, document, lines, settings_of
 
 __all__ = ["ALONE", "SLICES", "Compared", "Group", "read"]
 
@@ -169,6 +169,12 @@ class Group:
             if mean:
                 told[method] = mean
         return told
+
+    @cached_property
+    def settings(self) -> dict[str, list[Setting]]:
+        """Method -> the settings of its first run."""
+        firsts = {method: folders[min(folders)] for method, folders in self.folders.items()}
+        return {method: settings_of(document(folder, "run.json") or {}) for method, folder in firsts.items()}
 
     @cached_property
     def slices(self) -> pl.DataFrame:

@@ -21,7 +21,9 @@ from typing import Any
 from perdure.errors import ModelError, shorten
 from perdure.evaluation.matrix import Matrix
 
-__all__ = ["Facts", "document", "lines", "read", "settings_of"]
+__all__ = ["Facts", "Setting", "document", "lines", "read", "settings_of"]
+
+Setting = tuple[str, str, Any, str]  # section, key, value, origin
 
 SECTIONS = [
     "tasks",
@@ -52,7 +54,7 @@ class Facts:
         epochs: per task its epoch lines in order: stage, epoch, loss, valid, metric, best.
         scores: per task its last score: n, metric, value, low, high, protocol, values, notes.
         cost: per task: seconds, epochs, trainable, bytes, peak_rss.
-        settings: (section, key, value, origin) of every setting.
+        settings: all of them.
         last: time of the last line of the log.
         missing: what the page would have shown if the folder held it, each with the reason.
     """
@@ -70,7 +72,7 @@ class Facts:
     epochs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
     cost: dict[str, dict[str, Any]] = field(default_factory=dict)
-    settings: list[tuple[str, str, Any, str]] = field(default_factory=list)
+    settings: list[Setting] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     last: str = ""
@@ -188,8 +190,8 @@ def _log(facts: Facts) -> None:
         )
 
 
-def settings_of(run: dict[str, Any]) -> list[tuple[str, str, Any, str]]:
-    """(section, key, value, origin) of every setting that a document tells."""
+def settings_of(run: dict[str, Any]) -> list[Setting]:
+    """Every setting that a document tells."""
     origins, told = run.get("origin") or {}, run.get("settings") or {}
     order = sorted(told, key=lambda name: SECTIONS.index(name) if name in SECTIONS else len(SECTIONS))
     return [
