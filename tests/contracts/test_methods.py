@@ -45,7 +45,10 @@ VARIANTS = {
         {"history": True},
     ],
     "replay": [{"memory": 3, "answers": 1, "older": "one", "heads": True}],
-    "teracon": [{"relations": "anew", "first": "plain"}, {"budget": 0.0, "min_rows": 0, "steepness": 6.0}],
+    "teracon": [
+        {"relations": "anew", "first": "plain"},
+        {"budget": 0.0, "min_rows": 0, "steepness": 6.0, "rates_at": "s"},
+    ],
     "uaf": [
         {"choice": "soft"},
         {"choice": "rl", "warmup": 0.0, "top": 1, "negatives": 4},

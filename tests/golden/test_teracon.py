@@ -136,6 +136,24 @@ def test_rates_by_hand(steepness, expected, monkeypatch):
     torch.testing.assert_close(method.rates(mine, theirs), torch.tensor(expected), atol=2e-6, rtol=0)
 
 
+def test_rates_are_those_of_masks_as_served_or_of_the_step(monkeypatch):
+    """At s = 0 all masks are alike; at s_max these two have nothing in common."""
+    method, told = TERACON(rates_at="s"), {0.0: torch.ones(2, 1, 2), 50.0: torch.eye(2)[:, None]}
+    monkeypatch.setattr(method, "masks", lambda overlays, s: told[s][overlays])
+    for s, rate in ((0.0, 1 - 0.880797), (50.0, 0.5)):
+        method.s = s
+        torch.testing.assert_close(method.rates([0, 1], [0]), torch.tensor([rate]), atol=2e-6, rtol=0)
+    method.s, method.rates_at = 0.0, "s_max"
+    assert method.rates([0, 1], [0]).item() == 0.5
+
+
+def test_masks_that_are_alike_have_a_rate_however_steep(monkeypatch):
+    """e^-40, where 1 less sigma(40) is 0 in float32, and a share of all rates no number."""
+    method = TERACON(steepness=40.0)
+    monkeypatch.setattr(method, "masks", lambda overlays, s: overlays)
+    assert method.rates(torch.ones(1, 1, 2), torch.ones(1, 1, 2)).item() == pytest.approx(math.exp(-40), rel=1e-4, abs=0)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -31,16 +31,16 @@ plain one, for any number of tasks. MSE of a task with N labels never makes all 
 
 Differs, each with the published way where it is an option: a task gets at least `min_rows` rows (published: floor(rho
 B), which may be none) and all together at most `budget` B (published: no limit, budget = 0). c is 2 (published:
-steepness = 6, where rho stays below .01 unless masks have little in common), and rho is taken from masks at s_max, not
-at the s of the step, where early masks all look alike, and from weights as they are (published: as they were a step
-ago, 0.9 in the first). Relations already learned are kept, and new ones in older masks start at 0, so that making room
-for a task changes no older answer (published: relations = "anew", all drawn again at each new task). The first task has
-the relation-aware mask from the start (published: first = "plain", sigma(s e) until there is a second task). s rises
-`rises` times over the stage instead of once an epoch. Task 1 is asked what comes after the last event, and answers so
-when served (published: after the event before). What is distilled goes through the encoder without dropout, which the
-paper's does not have. A task whose objective ranks no items (`measure`) has no scores: it has masks, and no part in
-L_KR. Loss on padding, batches dropped at the end, and a wrong mask for task 1 after two tasks, all in the authors'
-code, are not here.
+steepness = 6, where rho stays below .01 unless masks have little in common), and rho is taken from masks at s_max
+(published: rates_at = "s", that of the step, where early masks all look alike) and from weights as they are (published:
+as they were a step ago, 0.9 in the first). Relations already learned are kept, and new ones in older masks start at 0,
+so that making room for a task changes no older answer (published: relations = "anew", all drawn again at each new
+task). The first task has the relation-aware mask from the start (published: first = "plain", sigma(s e) until there is
+a second task). s rises `rises` times over the stage instead of once an epoch. Task 1 is asked what comes after the last
+event, and answers so when served (published: after the event before). What is distilled goes through the encoder
+without dropout, which the paper's does not have. A task whose objective ranks no items (`measure`) has no scores: it
+has masks, and no part in L_KR. Loss on padding, batches dropped at the end, and a wrong mask for task 1 after two
+tasks, all in the authors' code, are not here.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ class TERACON(Method):
         s_max: how hard masks are once learned.
         rises: times s rises from 1 / s_max to s_max over the stage. The authors' schedule is one an epoch.
         steepness: c; how far similar masks lower the share of users that a task is distilled on.
+        rates_at: how hard the masks are whose likeness sets that share: as at "s_max", or at the "s" of the step.
         min_rows: users at least that every earlier task is distilled on in a step, while `budget` allows.
         budget: users at most that all earlier tasks are distilled on in a step, as a share of the batch; 0 sets no
             limit.
@@ -124,6 +125,7 @@ class TERACON(Method):
         s_max: Annotated[float, Gt(1)] = 50.0,
         rises: Annotated[int, Ge(1)] = 20,
         steepness: Annotated[float, Ge(0)] = 2.0,
+        rates_at: Literal["s_max", "s"] = "s_max",
         min_rows: Annotated[int, Ge(0)] = 20,
         budget: Annotated[float, Ge(0)] = 0.5,
         relations: Literal["kept", "anew"] = "kept",
@@ -131,7 +133,8 @@ class TERACON(Method):
     ) -> None:
         super().__init__()
         self.alpha, self.s_max, self.rises, self.steepness = alpha, s_max, rises, steepness
-        self.min_rows, self.budget, self.anew, self.first = min_rows, budget, relations == "anew", first
+        self.rates_at, self.min_rows, self.budget = rates_at, min_rows, budget
+        self.anew, self.first = relations == "anew", first
         self.s = s_max  # while learning; set before each loss
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
@@ -204,8 +207,9 @@ class TERACON(Method):
     @torch.no_grad()
     def rates(self, mine: list[Masks], theirs: list[Masks]) -> Tensor:
         """rho of every earlier task, (k - 1,)."""
-        cosine = _cosine(self.masks(theirs, self.s_max), self.masks(mine, self.s_max)[-1])  # (k - 1, L)
-        return 1 - torch.sigmoid(self.steepness * cosine).mean(1)  # eq. (15)
+        s = self.s if self.rates_at == "s" else self.s_max
+        cosine = _cosine(self.masks(theirs, s), self.masks(mine, s)[-1])  # (k - 1, L)
+        return torch.sigmoid(-self.steepness * cosine).mean(1)  # eq. (15), above 0 for any c up to 80
 
     def rows(self, rho: Tensor, size: int) -> Tensor:
         """How many of `size` users each earlier task is distilled on in the mean, (k - 1,) float64."""
