@@ -15,6 +15,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 from cli.small import call, environment, make, start
+from rich.console import Console
+
+from perdure.cli.show import rows
 
 ASKED = ("--methods", "pcl,single", "--seeds", "1")
 KEY = ["encoder", "method", "order", "protocol", "seed"]
@@ -77,6 +80,14 @@ def test_a_table_for_each_encoder_and_order(compared, capsys):
     assert line[1:4] == [f"{v:.4f}" for v in (values["tasks"]["watch"]["mean"], values["tasks"]["gender"]["mean"],
                                               values["average"]["mean"])]  # fmt: skip
     assert any(line.startswith("folder") for line in lines) and "epoch" not in said
+
+
+def test_a_column_of_which_nothing_is_told_is_left_out(capsys):
+    rows(Console(width=80), ["method", "average", "gain"], [["pcl", 0.5, None], ["lora", 0.25, None]])
+    rows(Console(width=80), ["method", "gain"], [])
+    heads, pcl, lora, none = capsys.readouterr().out.splitlines()
+    assert heads.split() == ["method", "average"] and none.split() == ["method", "gain"]
+    assert pcl.split() == ["pcl", "0.5000"] and lora.split() == ["lora", "0.2500"]
 
 
 def test_json(compared, capsys):

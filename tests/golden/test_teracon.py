@@ -151,7 +151,9 @@ def test_masks_that_are_alike_have_a_rate_however_steep(monkeypatch):
     """e^-40, where 1 less sigma(40) is 0 in float32, and a share of all rates no number."""
     method = TERACON(steepness=40.0)
     monkeypatch.setattr(method, "masks", lambda overlays, s: overlays)
-    assert method.rates(torch.ones(1, 1, 2), torch.ones(1, 1, 2)).item() == pytest.approx(math.exp(-40), rel=1e-4, abs=0)
+    assert method.rates(torch.ones(1, 1, 2), torch.ones(1, 1, 2)).item() == pytest.approx(
+        math.exp(-40), rel=1e-4, abs=0
+    )
 
 
 @pytest.mark.parametrize(

@@ -141,13 +141,14 @@ def numbers(text: str | None, option: str, least: int) -> list[int] | None:
 
 
 def rows(console: Console, heads: Sequence[str], lines: Sequence[Sequence[Any]], title: str | None = None) -> None:
-    """A plain table; numbers stand on the right."""
+    """A plain table; numbers stand on the right. A column of which no line tells anything is left out."""
     table = Table(box=None, title=title, title_justify="left", pad_edge=False, header_style="bold")
-    for place, head in enumerate(heads):
+    told = [place for place in range(len(heads)) if not lines or any(line[place] is not None for line in lines)]
+    for place in told:
         number = any(isinstance(line[place], int | float) for line in lines)
-        table.add_column(head, justify="right" if number else "left", no_wrap=place == 0, overflow="fold")
+        table.add_column(heads[place], justify="right" if number else "left", no_wrap=place == 0, overflow="fold")
     for line in lines:
-        table.add_row(*[cell(value) for value in line])
+        table.add_row(*[cell(line[place]) for place in told])
     console.print(table)
 
 
