@@ -333,6 +333,12 @@ def test_front_is_what_no_other_beats():
     assert plots.front([{"name": n, "x": x, "y": y} for n, x, y in points]) == ["a", "c", "f"]
 
 
+def test_a_line_of_one_point_is_seen():
+    lines = {"once": [(1.0, 0.5)], "twice": [(1.0, 0.2), (2.0, 0.4)]}
+    drawn = plots.many(lines, {"once": 0, "twice": 1}, ("epoch", "score"))
+    assert f'fill="{plots.LINES[0]}"' in drawn and f'fill="{plots.LINES[1]}"' not in drawn
+
+
 def test_many_tasks_stand_below_one_another():
     tasks = [Cell(f"t{n}") for n in range(WIDE + 1)]
     heads, rows = crossed(["a", "b"], tasks[:-1], lambda m, t: Cell(m + t), lambda m: Cell(m))

@@ -327,7 +327,7 @@ def markdown(told: Probe) -> str:
     lines = [
         f"# Frozen user vectors, judged by {Path(told.recipe).name or 'a recipe'}",
         "",
-        f"A {told.head} head on vectors that stand still; {told.repeats} repeats, each with labels of"
+        f"Head: {told.head}, on vectors that stand still; {told.repeats} repeats, each with labels of"
         f" {told.labelled:.0%} of the training users. In brackets 95 % intervals over test users and repeats.",
         "",
         "| task | measure | vectors | width | mean | other measures |",

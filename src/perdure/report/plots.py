@@ -244,6 +244,7 @@ def many(
         colour, dash = look(places[name])
         chart = alt.Chart(data([{"x": a, "y": b} for a, b in some])).encode(x=x, y=y)
         line: Any = chart.mark_line(color=colour, strokeWidth=1.8, strokeDash=dash)
-        layers.append(line + chart.mark_point(color=colour, filled=True, size=14, opacity=1) if points else line)
+        dots = chart.mark_point(color=colour, filled=True, size=14, opacity=1)
+        layers.append(line + dots if points or len(some) == 1 else line)  # one point makes no line
     said = "; ".join(f"{name} {some[0][1]:,.3g} to {some[-1][1]:,.3g}" for name, some in kept.items())
     return svg(alt.layer(*layers).properties(width=width, height=height), f"{titles[1]} by {titles[0]}: {said}")
