@@ -303,6 +303,13 @@ def test_a_setting_that_did_not_exist_then_was_its_default(compared, recipe, nea
         perdure.compare(recipe, out, overrides=["train.clip=0.5"])
 
 
+def test_an_encoder_that_cannot_learn_so_is_told_with_where_its_own_settings_stand(recipe, near, tmp_path):
+    told = r"masked_item .*; settings of bert4rec alone stand in \[compare.bert4rec\]"
+    with pytest.raises(SettingsError, match=told):
+        perdure.compare(recipe, tmp_path / "out", methods=["pcl"], encoders=["sasrec", "bert4rec"])
+    assert near.asked == []
+
+
 def test_a_folder_of_something_else_is_refused(recipe, near, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").touch()

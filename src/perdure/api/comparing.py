@@ -22,6 +22,7 @@ from perdure.api.cells import Cell, Plan, fold_of
 from perdure.api.identity import check_same, effective
 from perdure.api.learning import Recipe, reported
 from perdure.errors import Interrupted, MachineError, PerdureError, SettingsError, UsageError, shorten
+from perdure.settings import SettingsFaults
 
 __all__ = ["Comparison", "compare"]
 
@@ -197,7 +198,11 @@ class _Work:
     def check(self) -> None:
         """Refuse settings that are wrong for any cell, or not those that a cell was begun with."""
         for cell in [*self.backbones, *self.cells]:
-            settings = cells.settings_of(self._request(cell))
+            try:
+                settings = cells.settings_of(self._request(cell))
+            except SettingsFaults as fault:
+                own = cell.method if cell.encoder == self.plan.settings.encoder.name else cell.encoder
+                raise fault.mended(f"settings of {own} alone stand in [compare.{own}]") from None
             if (self.plan.out / cell.folder / "run.json").is_file():
                 check_same(self.plan.out / cell.folder, settings)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -62,6 +62,12 @@ class SettingsFaults(SettingsError):
             lines = [str(fault) for fault in faults]
             super().__init__(f"{len(faults)} faults in the settings\n" + "\n".join(lines), where=file)
         self.faults, self.file = list(faults), file
+
+    def mended(self, fix: str) -> SettingsFaults:
+        """The same faults, each with one more thing to do."""
+        return SettingsFaults(
+            [replace(one, fix="; ".join(filter(None, [one.fix, fix]))) for one in self.faults], self.file
+        )
 
     def as_dict(self) -> dict[str, object]:
         """For `--json`: with every fault by itself."""
