@@ -166,7 +166,7 @@ def test_item_table_positions_norms_and_biases_are_the_first_tasks(encoder):
 def test_capacity_ends_with_a_clear_error():
     model = life(tasks=1, prune=(0.0,))
     assert model.method.capacity(model) == 0.0
-    with pytest.raises(UsageError, match=r"no weights are left for task buy: 0\.00% are free after 1 tasks"):
+    with pytest.raises(UsageError, match=r"no weights are left for task buy: 0\.00% are free after 1 task\n"):
         members.learn(model, "buy", "item", seed=1)
 
 

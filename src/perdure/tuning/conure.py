@@ -118,7 +118,8 @@ class CONURE(Method):
         """UsageError when no weight is left to own."""
         view, each = _view(model, task), _each(matrices(model))
         if stage == "train" and not any(self.keeps_of(view, ~owned(view.before, *one)) for one in each):
-            left = f"{self.capacity(model):.2%} are free after {len(view.before)} tasks"
+            n = len(view.before)
+            left = f"{self.capacity(model):.2%} are free after {n} task{'s' * (n > 1)}"
             raise UsageError(
                 f"no weights are left for task {task}: {left}",
                 expected="a weight to own in at least one matrix",
