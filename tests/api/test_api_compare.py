@@ -136,6 +136,13 @@ def test_results_hold_every_cell_of_every_matrix(compared):
     assert frame.filter(pl.col("method") == "conure")["backbone_shared"].any() is False
 
 
+def test_what_a_method_has_left_is_told_task_by_task(compared):
+    runs = Path(compared[0].folder) / "runs/sasrec"
+    costs = {m: json.loads((runs / m / "forward/1/cost.json").read_text()) for m in ("conure", "pcl")}
+    assert [cost["capacity"] for cost in costs["conure"]] == pytest.approx([0.7, 0.49], abs=0.01)
+    assert not [cost for cost in costs["pcl"] if "capacity" in cost]
+
+
 def test_users_are_those_that_were_tested(compared):
     users = pl.read_parquet(Path(compared[0].folder) / "users.parquet")
     assert users.schema["value"] == pl.Float32 and users["user"].str.starts_with("u").all()

@@ -161,6 +161,17 @@ def test_each_file_may_be_missing_alone(tmp_path):
         assert "<h1>" in page_of(folder)
 
 
+def test_what_is_left_to_later_tasks_is_told_where_a_method_has_it(tmp_path):
+    run_folder.write(tmp_path)
+    assert "Left:" not in words(page_of(tmp_path))
+    costs = [
+        cost | {"capacity": 0.8 - 0.1 * k} for k, cost in enumerate(json.loads((tmp_path / "cost.json").read_text()))
+    ]
+    (tmp_path / "cost.json").write_text(json.dumps(costs), encoding="utf-8")
+    told = words(page_of(tmp_path))
+    assert "Left: of what tasks take" in told and "80.0%" in told and "70.0%" in told
+
+
 def test_half_a_log_line_is_survived_and_told(tmp_path):
     run_folder.write(tmp_path)
     with (tmp_path / "log.jsonl").open("a", encoding="utf-8") as file:

@@ -69,7 +69,7 @@ class Run:
         scores: task -> its measure after the last task. popularity: task -> what is reached by answering everybody with
             what is popular in training; None where nothing is ranked.
         average, forgetting, backward_transfer: of the matrix.
-        costs: per task: seconds, epochs, trainable parameters, bytes.
+        costs: per task: seconds, epochs, trainable parameters, bytes; capacity left, where the method has one.
         seconds: of the whole call.
     """
 

@@ -257,7 +257,7 @@ def learn(console: Console, told: Told) -> None:
     """R and what stands where."""
     matrix(console, told)
     console.print()
-    heads = ["task", "seconds", "epochs", "trainable", "bytes"]
+    heads = ["task", "seconds", "epochs", "trainable", "bytes", "capacity"]
     lines = []
     for cost in told["costs"]:
         name = cost["task"]

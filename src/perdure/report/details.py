@@ -23,6 +23,7 @@ def cost(facts: Facts) -> dict[str, Any] | None:
         ("trainable", words.whole, [row.get("trainable") for row in ordered], None),
         ("file", words.size, [row.get("bytes") for row in ordered], sum),
         ("memory", words.size, [row.get("peak_rss") for row in ordered], max),
+        ("left", _percent, [row.get("capacity") for row in ordered], None),
     ]
     columns = [column for column in columns if any(value is not None for value in column[2])]
     rows = [[row["task"], *[say(values[n]) for _, say, values, _ in columns]] for n, row in enumerate(ordered)]
@@ -32,7 +33,13 @@ def cost(facts: Facts) -> dict[str, Any] | None:
         " model folder. Targets/s: training targets a second, without validation. Memory: the most the process had held"
         " by then."
     )
+    if columns[-1][0] == "left":
+        caption += " Left: of what tasks take of the backbone, the share that later ones may still take."
     return {"heads": ["task", *[c[0] for c in columns]], "rows": rows, "total": ["all", *totals], "caption": caption}
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
 
 
 def _speed(facts: Facts, task: str) -> float | None:

@@ -51,9 +51,9 @@ class Life:
     relations: dict[str, dict[str, float]] = field(default_factory=dict)  # task -> how much it draws on earlier ones
     judged: dict[str, str] = field(default_factory=dict)  # task -> label of its validation measure
 
-    def spent(self, group: Sequence[str], model: Path) -> list[dict[str, Any]]:
+    def spent(self, group: Sequence[str], model: Path, capacity: float | None = None) -> list[dict[str, Any]]:
         """What each new task of a group just learned cost: an entry of `Learned.costs`, given the model folder that was
-        published then.
+        published then, and the `capacity` that the method has left, where it has one.
 
         What was spent on all at once is not divided: it stands with the last, as does what the method stores of them.
         """
@@ -67,7 +67,7 @@ class Life:
             "trainable": self.trainable,
             "bytes": 0,
             "peak_rss": peak_rss(),
-        }
+        } | ({} if capacity is None else {"capacity": capacity})
         told, together = [], {"together": list(group)} if len(group) > 1 else {}
         for task in group:
             if all(task != cost["task"] for cost in self.costs):

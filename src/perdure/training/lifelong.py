@@ -334,7 +334,7 @@ class _Teacher:
         extra = {"matrix": matrix, "data_digest": run.identity.get("data_digest", ""), "seed": self.seed}
         extra |= {key: run.identity[key] for key in ("settings", "versions")} | {"probes": dict(life.probes)}
         store.save(self.model, run.folder / "model", extra)
-        life.costs += life.spent(group, run.folder / "model")
+        life.costs += life.spent(group, run.folder / "model", self.method.capacity(self.model))
         run.write("matrix.json", matrix)
         run.write("scores.json", life.scores)
         run.write("cost.json", life.costs)
