@@ -187,7 +187,7 @@ def test_row_61_disk_is_full(capsys, recipe, out, monkeypatch):
 
     monkeypatch.setattr(os, "statvfs", full)
     said = refused(capsys, 5, "learn", recipe, "--out", out)
-    assert "MiB free" in said and "needed" in said
+    assert "MiB free" in said and "needed" in said and " 0.00 MiB needed" not in said
 
 
 def test_row_61_memory(capsys, recipe, out):

@@ -235,6 +235,17 @@ def test_a_store_is_whole_or_absent(tmp_path: Path, monkeypatch):
         assert sorted(p.name for p in tmp_path.iterdir()) == ["log.csv"]
 
 
+def test_a_disk_that_refuses_is_told_whoever_writes(tmp_path: Path, files_of_at_most):
+    """numpy, Polars and Python each tell it in their own way."""
+    from perdure.errors import MachineError
+
+    told, made = settings(tmp_path / "log.csv"), stored(tmp_path, csv()).folder
+    for size in sorted({file.stat().st_size for file in made.iterdir()})[:-1]:  # too small for one file more each time
+        with files_of_at_most(size), pytest.raises(MachineError, match="File too large"):
+            prepare(told, tmp_path / "again", now=NOW)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log.csv", made.name]
+
+
 def test_what_was_left_half_done_is_swept_and_what_is_being_made_is_not(tmp_path: Path):
     """Whoever makes a store holds a lock on it, so that nobody asks for a process by its number."""
     (left := tmp_path / ".made.part-left").mkdir()

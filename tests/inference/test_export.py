@@ -82,3 +82,9 @@ def test_a_disk_that_refuses_is_a_machine_error(tmp_path):
     with pytest.raises(UsageError, match="is a folder"):
         embed(tiny(), [["i001"]], ["a"], tmp_path / "u.parquet")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "u.parquet"]
+
+
+def test_a_full_disk_is_a_machine_error_and_leaves_nothing(tmp_path, files_of_at_most):
+    with files_of_at_most(500), pytest.raises(MachineError, match="File too large"):
+        embed(tiny(), [["i001"]] * 100, [f"u{n}" for n in range(100)], tmp_path / "u.parquet")
+    assert not list(tmp_path.iterdir())

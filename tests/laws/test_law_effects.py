@@ -94,6 +94,17 @@ def test_only_marked_files_touch_the_disk():
     assert not wrong, "\n".join(wrong)
 
 
+def test_no_file_is_written_through_a_map():
+    """On a full disk the system ends a process that does, without a word."""
+    wrong = []
+    for module in modules():
+        for line, name, node in module.calls():
+            told = [getattr(value, "value", None) for value in (*node.args, *(word.value for word in node.keywords))]
+            if name.rsplit(".", 1)[-1] in ("memmap", "open_memmap", "load") and {"w+", "r+"} & {*map(str, told)}:
+                wrong.append(f"{module.place}:{line} calls {name}")
+    assert not wrong, "\n".join(wrong)
+
+
 def test_nothing_below_the_report_prints():
     wrong = []
     for module in modules():

@@ -281,3 +281,11 @@ def test_words_and_lines_can_be_told_from_what_is_behind_them(theme):
     assert contrast(colour("ink"), colour("warnpaper")) > 7
     for line in ("first", "second", *[f"line{n}" for n in range(1, 9)]):
         assert contrast(colour(line), paper) > 3, line
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, files_of_at_most):
+    folder = run_folder.write(tmp_path / "run", "pcl")
+    with files_of_at_most(1000), pytest.raises(MachineError, match="cannot be written: File too large"):
+        build(folder, tmp_path / "pages" / "first.html")
+    assert not list((tmp_path / "pages").iterdir())
+    assert build(folder, tmp_path / "pages" / "first.html").is_file()

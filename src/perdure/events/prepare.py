@@ -132,7 +132,7 @@ def _write_arrays(part: Path, columns: Columns, arranged: Arranged, digest) -> n
     times = None if columns.ticks is None else columns.ticks[rows] // columns.per_second  # (E,)
     for name, array in (("items", items), ("starts", starts), ("times", times)):
         if array is not None:
-            write_array(part / f"{name}.npy", array)
+            write_array(part / f"{name}.npy", array.dtype.type, array.shape, [array])
             digest.update(f"{name} {len(array)}".encode())
             digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
     columns.ticks = None
@@ -183,13 +183,14 @@ def _write_marks(part: Path, columns: Columns, arranged: Arranged) -> None:
             values[name] = Ids(found, first=1)
     if not values:
         return
-    held = np.lib.format.open_memmap(part / "marks.npy", "w+", np.int16, (len(rows), len(values)))  # (E, C)
-    for begin in range(0, len(rows), SLICE):
-        some = rows[begin : begin + SLICE]
-        for place, (name, known) in enumerate(values.items()):
-            column = columns.series(name, some).cast(pl.String)
-            held[begin : begin + SLICE, place] = np.maximum(known.rows(column), 0)
-    held.flush()
+
+    def held() -> Iterator[np.ndarray]:
+        for begin in range(0, len(rows), SLICE):
+            found = [known.rows(columns.series(name, rows[begin : begin + SLICE]).cast(pl.String))
+                     for name, known in values.items()]  # fmt: skip
+            yield np.maximum(np.stack(found, 1), 0)  # (SLICE, C)
+
+    write_array(part / "marks.npy", np.int16, (len(rows), len(values)), held())
     told = [pl.DataFrame({"column": [name] * len(known), "value": known.series}) for name, known in values.items()]
     write_table(part / "marks.parquet", pl.concat(told))
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -149,9 +150,13 @@ def verify(folder: Path, card: dict) -> None:
                              fix=AGAIN)  # fmt: skip
 
 
-def write_array(path: Path, array: np.ndarray) -> None:
-    """One .npy file."""
-    np.save(path, array, allow_pickle=False)
+def write_array(path: Path, dtype: type, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
+    """One .npy file, part after part. It is not mapped: on a full disk that would kill the process, without a word."""
+    head = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, head)
+        for part in parts:
+            file.write(np.ascontiguousarray(part, dtype).data)
 
 
 def read_array(path: Path, dtype: type, *shape: int) -> np.ndarray:
@@ -171,20 +176,54 @@ def read_array(path: Path, dtype: type, *shape: int) -> np.ndarray:
     return array
 
 
-def write_frames(path: Path, frames: Iterator[pl.DataFrame], schema: pl.Schema) -> None:
-    """Frames, one after the other, as one Parquet file; only a few are in memory at a time."""
+def write_frames(
+    path: Path,
+    frames: Iterator[pl.DataFrame],
+    schema: pl.Schema,
+    rows: int = 1 << 18,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Frames, one after the other, as one Parquet file; only a few are in memory at a time. What making them raises is
+    raised as it is; OSError where the disk refuses.
+
+    Args:
+        rows: of a row group.
+    """
     from polars.io.plugins import register_io_source
 
+    faults: list[BaseException] = []
+
     def source(columns: list[str] | None, predicate: object, n_rows: int | None, batch: int | None):
-        yield from frames
+        try:
+            yield from frames
+        except BaseException as fault:  # Polars would wrap it
+            faults.append(fault)
+            raise
 
     lazy = register_io_source(source, schema=schema)  # type: ignore[arg-type]
-    lazy.sink_parquet(path, compression="zstd", row_group_size=1 << 18)
+    try:
+        with _refused():
+            lazy.sink_parquet(path, compression="zstd", row_group_size=rows, metadata=metadata)
+    except BaseException as fault:
+        raise (faults[0] if faults else fault) from None
 
 
 def write_table(path: Path, frame: pl.DataFrame) -> None:
-    """A small table as Parquet."""
-    frame.write_parquet(path, compression="zstd")
+    """A small table as Parquet. OSError where the disk refuses."""
+    with _refused():
+        frame.write_parquet(path, compression="zstd")
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """What the system refuses is an OSError with its number; Polars tells some of it as a fault of the format."""
+    try:
+        yield
+    except (OSError, pl.exceptions.ComputeError) as fault:
+        found = re.search(r"\(os error (\d+)\)", str(fault))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from fault
 
 
 def read_table(path: Path) -> pl.DataFrame:

@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 
 from perdure.errors import UsageError
+from perdure.events.store import write_frames
 from perdure.inference.recommend import histories
 from perdure.inference.represent import represent, width_of
 from perdure.model.disk import DISK, machine_faults
@@ -118,28 +119,15 @@ def _texts(ids: Ids | Sequence[str] | pl.Series) -> pl.Series:
 def _write(path: Path, frames: Iterator[pl.DataFrame], schema: Schema, metadata: dict[str, str]) -> None:
     """One Parquet file from frames that come one at a time: written beside, fsynced, renamed."""
     new = path.with_name(f".{path.name}.new")
-    faults: list[BaseException] = []
-
-    def stream(columns: object, predicate: object, n_rows: object, batch: object) -> Iterator[pl.DataFrame]:
-        try:
-            yield from frames
-        except BaseException as fault:  # Polars would wrap it; it is raised as it was below
-            faults.append(fault)
-            raise
-
     with machine_faults(path):
         DISK.make_folder(path.parent)
         try:
-            from polars.io.plugins import register_io_source
-
-            register_io_source(stream, schema=schema).sink_parquet(new, metadata=metadata, row_group_size=ROWS)
+            write_frames(new, frames, pl.Schema(schema), ROWS, metadata)
             with new.open("rb+") as file:
                 os.fsync(file.fileno())
             DISK.rename(new, path)
             DISK.sync_folder(path.parent)
-        except BaseException as fault:
+        except BaseException:
             with contextlib.suppress(OSError):
                 new.unlink(missing_ok=True)
-            if faults:
-                raise faults[0] from fault
             raise

@@ -60,5 +60,5 @@ def machine_faults(where: Path):
         raise MachineError(
             f"cannot write: {fault.strerror or fault}",
             where=str(where),
-            fix="free some space on this disk, then start again with --resume auto" if full else "",
+            fix="free some space on this disk, then start again" if full else "",
         ) from fault

@@ -5,6 +5,7 @@ build("runs/first") -> runs/first/report.html                                   
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -55,16 +56,19 @@ def rendered(template: str, told: dict[str, Any]) -> str:
 
 
 def written(target: Path, text: str) -> Path:
-    """`text` in the file, whole or not at all; the file.
+    """`text` in the file, whole or not at all; the file. Its folder is made when missing.
 
     Raises:
         MachineError: it cannot be written.
     """
     fresh = target.with_name(f".{target.name}.new")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         fresh.write_text(text, encoding="utf-8")
         os.replace(fresh, target)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
         raise MachineError(f"the report cannot be written: {error.strerror}", where=str(target)) from error
     return target
 

@@ -233,7 +233,7 @@ class RunLog:
         free = status.f_bavail * status.f_frsize
         if free < size:
             raise MachineError(
-                f"{free / 2**20:.0f} MiB free, {size / 2**20:.0f} MiB needed for checkpoints and model",
+                f"{free / 2**20:,.2f} MiB free, {size / 2**20:,.2f} MiB needed for checkpoints and model",
                 where=str(self.folder),
                 fix="free some space or choose another disk",
             )
