@@ -15,6 +15,7 @@ from events.logs import HEADER, NOW, balanced, csv, lines, settings, stored
 from perdure.errors import DataError, ModelError, SettingsError, UsageError
 from perdure.events import store
 from perdure.events.data_settings import DataSettings
+from perdure.events.detect import find
 from perdure.events.sequences import load, prepare
 
 FAULTS = {
@@ -100,6 +101,14 @@ def test_several_files_and_globs(tmp_path: Path):
     named = settings("x").model_copy(update={"path": {n: str(tmp_path / f"part-{k}.csv") for k, n in enumerate("abc")}})
     domains = prepare(named, tmp_path / "s4", now=NOW).columns(["domain"]).collect()["domain"]
     assert domains.value_counts().sort("domain").rows() == [("a", 100), ("b", 100), ("c", 100)]
+
+
+def test_a_glob_in_a_folder_with_brackets(tmp_path: Path):
+    (folder := tmp_path / "run [1] of {2}" / "a*").mkdir(parents=True)
+    for part in "12":
+        (folder / f"part{part}.csv").write_text(csv())
+    assert find([str(folder / "part?.csv")]) == [folder / "part1.csv", folder / "part2.csv"]
+    assert find([str(tmp_path / "*" / "*" / "part1.csv")]) == [folder / "part1.csv"]
 
 
 def test_histories_are_what_the_log_says(tmp_path: Path):

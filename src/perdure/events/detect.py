@@ -77,10 +77,11 @@ def find(patterns: list[str], where: str = "data.path") -> list[Path]:
         if "\0" in text:
             raise UsageError(f"path {shorten(text)} holds a NUL character", where=where)
         if not os.path.lexists(text) and any(c in text for c in "*?["):
-            matches = sorted(glob.glob(text, recursive=True))
+            folder = next(one for one in Path(text).parents if one.is_dir())  # as it is called, though with [ or *
+            matches = sorted(glob.glob(str(Path(text).relative_to(folder)), root_dir=folder, recursive=True))
             if not matches:
                 raise _missing(text, where)
-            found += [Path(m) for m in matches if not os.path.isdir(m)]
+            found += [folder / one for one in matches if not (folder / one).is_dir()]
         elif os.path.exists(text):
             found.append(Path(text))
         else:
