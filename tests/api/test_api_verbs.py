@@ -243,6 +243,19 @@ def test_store_of_another_run_is_used(learned, tmp_path):
     assert again.report is None and again.matrix == run.matrix
 
 
+def test_a_model_by_another_name_has_the_run_it_stands_in(learned, tmp_path, monkeypatch):
+    """By a link to its folder, as a service may have one, and from inside it."""
+    _, run = learned
+    (tmp_path / "current").symlink_to(run.model)
+    asked = {"task": "buy", "user": "u0001", "k": 3}
+    expected = perdure.recommend(run.model, **asked)
+    monkeypatch.chdir(run.model)
+    for name in (tmp_path / "current", "."):
+        assert perdure.recommend(name, **asked) == expected
+        assert perdure.show(name)["state"] == "finished"
+        assert perdure.write_report(name).samefile(f"{run.folder}/report.html")
+
+
 @pytest.mark.slow
 def test_quickstart_is_what_it_promises(tmp_path):
     """Minutes: near the oracle, nothing forgotten by pcl, much by finetune."""

@@ -58,6 +58,11 @@ def locate(path: str | Path) -> Path:
     raise ModelError(f"no model in {shorten(path)}", expected="a folder with model.json", where="MODEL", fix=fix)
 
 
+def homes(folder: Path) -> list[Path]:
+    """What a folder stands in: as its name tells, and, for a link or ".", where it really is."""
+    return list(dict.fromkeys([folder.parent, folder.resolve().parent]))
+
+
 def load(path: str | Path, device: str = "cpu") -> UserModel:
     """A model from its folder, every digest verified.
 
@@ -84,12 +89,12 @@ def _log(model: Any, store: str | Path | None) -> Events:
     from perdure.events import sequences
 
     folder, wanted = getattr(model, "folder", None), model.manifest.get("data_digest", "")
-    beside = [Path(store)] if store else [folder.parent / "store"] if folder else []
+    beside = [Path(store)] if store else [home / "store" for home in homes(folder)] if folder else []
     found = next((place for place in beside if (place / "store.json").is_file()), None)
     if found is None:
         raise DataError(
             f"no prepared log in {store}" if store else "the prepared log is not beside the model",
-            expected=f"a store in {beside[0]}" if beside else "a store",
+            expected=f"a store in {' or '.join(map(str, beside))}" if beside else "a store",
             where="--store",
             fix="name the store's folder, or ask with a history of item ids",
         )

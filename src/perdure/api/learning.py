@@ -397,7 +397,8 @@ def _run_of(folder: Path) -> Path:
     from perdure.api import asking
 
     with contextlib.suppress(OSError, ModelError):
-        if not (folder / "run.json").exists() and (folder.parent / "run.json").exists():
+        homes = [home for home in asking.homes(folder) if (home / "run.json").exists()]
+        if homes and not (folder / "run.json").exists():
             asking.locate(folder)
-            return folder.parent
+            return homes[0]
     return folder

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from perdure.api.asking import load, locate
+from perdure.api.asking import homes, load, locate
 from perdure.errors import ModelError, shorten
 
 __all__ = ["show"]
@@ -26,8 +26,8 @@ def show(path: str | Path) -> dict[str, Any]:
     from perdure.evaluation.matrix import Matrix
 
     folder = Path(path)
-    run = _document(folder / "run.json") or _document(folder.parent / "run.json") or {}
-    home = folder if (folder / "run.json").is_file() else folder.parent
+    home = next((one for one in (folder, *homes(folder)) if (one / "run.json").is_file()), folder)
+    run = _document(home / "run.json") or {}
     model = load(locate(folder))
     manifest = model.manifest
     learned = manifest.get("matrix") or {"tasks": [], "R": []}
