@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from cli.small import call, make, start
+from cli.small import call, environment, make, start
 
 from perdure.training import runlog
 
@@ -324,3 +326,31 @@ def test_faults_are_told_without_the_words_of_a_library(capsys, tmp_path):
     said = refused(capsys, 2, "recommend", tmp_path, "--task", "buy", "--history", f"@{tmp_path / 'none'}")
     assert "No such file" in said and "Errno" not in said
     assert "there is no such folder" in refused(capsys, 4, "show", tmp_path / "none")
+
+
+def told(*arguments: str | Path, **more: str) -> tuple[int, bytes, bytes]:
+    """Exit code, standard output and error of a command in a process with other variables."""
+    command = [sys.executable, "-m", "perdure", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, env=environment(**more), timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_locale_without_the_letters_of_an_id_is_no_fault(first):
+    """Tables escape what they cannot say; JSON is UTF-8 whatever the locale."""
+    (first / "ids.txt").write_text("ışık", encoding="utf-8")
+    asked = ("recommend", first / "first", "--task", "buy", "--history", f"@{first / 'ids.txt'}")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    code, out, _ = told(*asked, **plain)
+    assert code == 0 and rb"not known to the model: \u0131\u015f\u0131k" in out
+    code, out, _ = told(*asked, "--json", **plain)
+    assert code == 0 and json.loads(out.decode("utf-8"))["unknown"] == ["ışık"]
+
+
+def test_output_that_goes_nowhere():
+    """A job without a standard output is no fault; one whose output does not fit on its disk is the machine's."""
+    python = f"{sys.executable} -m perdure list formats"
+    closed = subprocess.run(["sh", "-c", f"{python} >&-"], capture_output=True, env=environment(), timeout=60)
+    assert closed.returncode == 0 and not closed.stderr
+    for more in ("", " --json"):
+        full = subprocess.run(["sh", "-c", f"{python}{more} >/dev/full"], capture_output=True, env=environment())
+        assert full.returncode == 5 and full.stderr.startswith(b"error: cannot write: No space left on device\nfix: ")

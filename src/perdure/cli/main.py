@@ -8,6 +8,7 @@ Nothing heavy is imported here: torch, polars and pydantic load inside the verbs
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from perdure.cli.verbs import app
@@ -34,6 +36,7 @@ AGAIN = {  # what to do after a command was stopped
 
 def command() -> NoReturn:
     """The console script. A signal that comes while the interpreter ends has nothing left to stop, and is ignored."""
+    _streams("--json" in sys.argv)
     raise SystemExit(main(afterwards=signal.SIG_IGN))
 
 
@@ -64,6 +67,17 @@ def main(arguments: Sequence[str] | None = None, *, afterwards: signal.Handlers 
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if afterwards is None else afterwards)
+
+
+def _streams(as_json: bool) -> None:
+    """Whatever the locale, an id is no fault: what it cannot say is escaped, and JSON is UTF-8. What was closed before
+    the command began is nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+    if as_json:
+        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
 
 
 def _taken(given: list[str], flag: str) -> bool:
@@ -105,13 +119,13 @@ def _failed(fault: BaseException, as_json: bool, verb: str) -> int:
         print("error: " + "\n".join(lines), file=sys.stderr)
         if as_json:
             print(json.dumps(error.as_dict(), ensure_ascii=False, indent=1))
-    except BrokenPipeError:
+    except OSError:
         _quiet()
     return error.exit_code
 
 
 def _quiet() -> int:
-    """Nobody reads standard output any more: what is left goes nowhere."""
+    """Nobody reads standard output any more, or its disk is full: what is left goes nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
 
@@ -128,6 +142,10 @@ def _named(fault: BaseException) -> PerdureError | None:
         return Interrupted("stopped by Ctrl-C")
     if type(fault).__name__ == "Exit":
         return None
+    if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
+        return MachineError(
+            f"cannot write: {fault.strerror}", where=fault.filename or "", fix="free some space on disk"
+        )
     if isinstance(fault, MemoryError):
         return MachineError("out of memory", fix="make batch_size, width or max_length smaller")
     return PerdureError(
