@@ -131,8 +131,9 @@ def test_every_flipped_byte_is_found(tmp_path):
 def test_missing_file_and_folder(tmp_path):
     save(tmp_path / "m", 1)
     (tmp_path / "m" / "tasks" / "a.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"a\.safetensors"):
+    with pytest.raises(ModelError, match=r"a\.safetensors is missing") as caught:
         files.read_folder(tmp_path / "m")
+    assert "from a copy" in caught.value.fix
     with pytest.raises(ModelError, match="no such folder"):
         files.read_folder(tmp_path / "nothing")
 
@@ -220,9 +221,10 @@ def test_links_are_refused(tmp_path):
     with pytest.raises(ModelError, match="link"):
         files.read_folder(tmp_path / "m")
     victim.unlink()
-    victim.hardlink_to(outside)
-    with pytest.raises(ModelError, match="link"):
+    victim.hardlink_to(outside)  # as a backup by `cp -al` or `rsync --link-dest` may leave it
+    with pytest.raises(ModelError, match="a hard link") as caught:
         files.read_folder(tmp_path / "m")
+    assert "copy the folder" in caught.value.fix
     victim.unlink()
     outside.rename(victim)
     tasks = tmp_path / "m" / "tasks"

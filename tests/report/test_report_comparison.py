@@ -12,7 +12,7 @@ from report import compare_folder
 from report.test_report_page import Reader, words
 
 from perdure import api
-from perdure.errors import ModelError
+from perdure.errors import ModelError, UsageError
 from perdure.report import plots
 from perdure.report.compared import read
 from perdure.report.comparison import build
@@ -372,3 +372,18 @@ def test_names_that_find_no_room_stand_in_a_column():
 
 def svg_of(points) -> str:
     return plots.frontier(points, "bytes a task", "mean score")
+
+
+def test_the_page_is_not_written_where_its_tables_go(tmp_path):
+    made = compare_folder.write(tmp_path, methods=("pcl",), seeds=(1,), tasks=["watch"], users=20)
+    with pytest.raises(UsageError, match=r"report\.html"):
+        build(made, tmp_path / "report.md")
+    assert not (tmp_path / "report.md").exists()
+
+
+def test_a_search_tells_where_its_comparison_is(tmp_path):
+    tries = compare_folder.write(tmp_path / "tries", methods=("pcl",), seeds=(1,), tasks=["watch"], users=20)
+    for verb in (api.report, api.show):
+        with pytest.raises(ModelError) as caught:
+            verb(tries.parent)
+        assert "a search: its" in caught.value.fix and str(tries) in caught.value.fix

@@ -55,6 +55,8 @@ def locate(path: str | Path) -> Path:
     fix = "the run has not finished its first task" if (path / "run.json").is_file() else fix
     if (path / "compare.json").is_file():
         fix = f"{shorten(path)} is a comparison: perdure report tells it; its runs are in {shorten(path / 'runs')}"
+    if (path / "tries" / "compare.json").is_file():
+        fix = f"{shorten(path)} is a search: its runs are in {shorten(path / 'tries' / 'runs')}"
     raise ModelError(f"no model in {shorten(path)}", expected="a folder with model.json", where="MODEL", fix=fix)
 
 

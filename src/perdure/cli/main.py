@@ -17,7 +17,6 @@ import threading
 import traceback
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from perdure.cli.verbs import app
@@ -74,7 +73,7 @@ def _streams(as_json: bool) -> None:
     the command began is nowhere."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
         getattr(sys, name).reconfigure(errors="backslashreplace")
     if as_json:
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]

@@ -38,6 +38,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 HEADER_LIMIT = 100_000_000  # bytes, as in safetensors itself
 MANIFEST_LIMIT = 64 * 2**20  # bytes
 TRIES = 100  # of a reader who meets a writer
+RESTORE = "restore this folder from a copy, or train it again"
 T = TypeVar("T")
 
 
@@ -329,7 +330,7 @@ def _manifest(folder: Path, name: str, disk: Disk) -> dict[str, Any]:
     except (ValueError, RecursionError):
         same = False
     if not same:
-        raise ModelError("digest mismatch: the manifest was changed after it was written", where=where)
+        raise ModelError("digest mismatch: the manifest was changed after it was written", where=where, fix=RESTORE)
     folded = [check_name(file).casefold() for file in manifest["files"]]
     for file, entry in manifest["files"].items():
         fine = isinstance(entry, dict) and type(entry.get("bytes")) is int and entry["bytes"] >= 0
@@ -364,7 +365,7 @@ def _read(folder: Path, manifest: dict[str, Any], disk: Disk) -> Folder:
                 f"digest mismatch: {file} is not the file that was written",
                 expected=f"{entry['bytes']} bytes, sha256 {entry['sha256'][:12]}…",
                 where=f"{folder}/{file}",
-                fix="restore this folder from a copy, or train it again",
+                fix=RESTORE,
             )
         if entry["kind"] == "tensors":
             tensors[file] = unpack(data, f"{folder}/{file}")
@@ -388,9 +389,13 @@ def _plain_file(folder: Path, file: str, limit: int, disk: Disk) -> bytes:
             info = part.lstat()
             linked = stat.S_ISREG(info.st_mode) and info.st_nlink > 1
             if linked or not (stat.S_ISREG(info.st_mode) if part == path else stat.S_ISDIR(info.st_mode)):
-                raise ModelError(f"{file} is a link or no plain file", expected="a regular file", where=str(part))
+                found = "has a second name, a hard link" if linked else "is a link or no plain file"
+                fix = "copy the folder with cp -rL, and take the copy"
+                raise ModelError(f"{file} {found}", expected="a regular file", where=str(part), fix=fix)
         if path.lstat().st_size > limit:
-            raise ModelError(f"digest mismatch: {file} is longer than it was written", where=str(path))
+            raise ModelError(f"digest mismatch: {file} is longer than it was written", where=str(path), fix=RESTORE)
         return disk.read(path)
     except OSError as fault:
-        raise ModelError(f"{file} cannot be read: {fault.strerror or fault}", where=str(path)) from None
+        gone = isinstance(fault, FileNotFoundError)
+        told = f"{file} is missing" if gone else f"{file} cannot be read: {fault.strerror or fault}"
+        raise ModelError(told, where=str(path), fix=RESTORE if gone else "") from None

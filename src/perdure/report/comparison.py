@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from perdure.errors import UsageError
 from perdure.report import background, costs, knowledge, standing, studies
 from perdure.report.build import rendered, written
 from perdure.report.compared import Compared, read
@@ -27,6 +28,9 @@ def build(out: Path | str, page_to: Path | str | None = None) -> Path:
         ModelError: it is no comparison, or a file of it is damaged.
         MachineError: jinja2, altair or vl-convert is not installed (`pip install "perdure[report]"`).
     """
+    if page_to is not None and Path(page_to).suffix.lower() == ".md":
+        html = f"{Path(page_to).with_suffix('.html')}"
+        raise UsageError(f"{page_to} is for the tables", expected=f"the page's name, {html}", where="report, out")
     compared = read(out)
     target = Path(page_to) if page_to is not None else compared.folder / "report.html"
     made = parts(compared)

@@ -87,11 +87,14 @@ def read(folder: Path | str) -> Facts:
     folder = Path(folder)
     run = document(folder, "run.json")
     if run is None:
+        fix = "name the run's folder, not the store's"
+        if (folder / "tries" / "compare.json").is_file():
+            fix = f"this is a search: its tries are a comparison, {shorten(folder / 'tries')}"
         raise ModelError(
-            f"no run.json in {shorten(folder)}",
-            expected="the folder that `perdure learn --out` or `perdure quickstart --out` wrote",
+            f"no run.json or compare.json in {shorten(folder)}",
+            expected="the folder that `perdure learn`, `quickstart` or `compare` wrote",
             where=str(folder),
-            fix="name the run's folder, not the model's or the store's",
+            fix=fix,
         )
     facts = Facts(folder=folder, run=run)
     facts.planned = [str(task.get("name")) for task in (run.get("settings") or {}).get("tasks") or []]
