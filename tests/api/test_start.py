@@ -153,3 +153,18 @@ def test_a_log_that_has_grown_is_told_as_such(first, tmp_path):
     with pytest.raises(ModelError, match="2 of the log are new to it, such as 's9998'") as error:
         perdure.check(recipe, overrides=changes)
     assert "of its own" not in error.value.found and error.value.fix.startswith("start takes other items")
+
+
+def test_a_log_that_has_grown_is_learned_anew_where_more_than_items_is_read(tmp_path):
+    """Neither start nor model takes other items, or other values of what is read; that is what is told."""
+    recipe = make(tmp_path, ("watch",))
+    read = ["tuning.method=frozen", 'input.events=["behaviour"]', "pretrain.epochs=1"]
+    run = perdure.learn(recipe, tmp_path / "run", overrides=read)
+    log = tmp_path / "world" / "events.csv"
+    before = log.read_text(encoding="utf-8")
+    for event, fix in (("s9999,1702046499,watch", "with [input], start takes"), ("s0001,1702046499,gift", "values")):
+        log.write_text(f"{before}u0000,{event},source,5\n", encoding="utf-8")
+        for key in ("start", "model"):
+            with pytest.raises(ModelError) as error:
+                perdure.check(recipe, overrides=[*read, f"pretrain.{key}={run.model}"])
+            assert error.value.fix.startswith("learn anew: ") and fix in error.value.fix

@@ -55,29 +55,35 @@ def _found(
     for task in settings.tasks:
         found.objective.refuse_answer(task.name, task.attribute, found.fields)  # type: ignore[operator]
     knows = bool((model.item_ids.rows(found.item_ids.series) >= 0).any())
-    other = other and knows and found.marks is None and model.marks is None
-    if found.item_ids.digest != model.item_ids.digest and not other:
-        raise _other_items(set(model.item_ids.series), set(found.item_ids.series), folder)
+    marked = found.marks is not None or model.marks is not None
+    if found.item_ids.digest != model.item_ids.digest and not (other and knows and not marked):
+        raise _other_items(set(model.item_ids.series), set(found.item_ids.series), folder, marked)
     if found.marks != model.marks:
         raise ModelError(
             f"the model reads {_told(found.marks)} of events besides their items",
             expected=f"{_told(model.marks)}, with the values that this log has",
             where=folder,
-            fix="give [input] as the model had it",
+            fix="give [input] as the model had it"
+            if _told(found.marks) != _told(model.marks)
+            else "learn anew: this log has other values of them",
         )
     return found
 
 
-def _other_items(log: set[str], model: set[str], folder: str) -> ModelError:
+def _other_items(log: set[str], model: set[str], folder: str, marked: bool) -> ModelError:
     """The error for a log that has grown, or is another."""
     new, gone, knows = sorted(log - model), sorted(model - log), bool(log & model)
     told = [f"{len(new):,} of the log are new to it, such as {shorten(new[0])!r}"] if new else []
     told += [f"{len(gone):,} of its own are not in the log, such as {shorten(gone[0])!r}"] if gone else []
+    fix = "learn anew"
+    if knows:
+        plain = "start takes other items, and learns the first task on; model does not"
+        fix = "learn anew: with [input], start takes no other items" if marked else plain
     return ModelError(
         f"the model reads other items than this log has: {'; '.join(told)}",
         expected=f"its {len(model):,} items, no more and no fewer",
         where=folder,
-        fix="start takes other items, and learns the first task on; model does not" if knows else "learn anew",
+        fix=fix,
     )
 
 
