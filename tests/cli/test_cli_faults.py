@@ -124,6 +124,14 @@ def test_row_57_order_of_tasks(capsys, again, tmp_path):
     assert "buy -> gender" in told["found"] and "gender -> buy" in told["found"]
 
 
+def test_row_57_a_task_more(capsys, again, tmp_path):
+    recipe = make(tmp_path / "other", ("watch", "buy", "gender", "age"))
+    call("learn", recipe, "--out", again[1], "--resume", "auto", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert told["exit_code"] == 2 and "settings.tasks: watch, buy, gender -> watch, buy, gender, age" in told["found"]
+    assert f"choose another folder; there, -s pretrain.model={again[1]}/model takes over" in told["fix"]
+
+
 @pytest.mark.parametrize("change", ["run.seed=4", "train.epochs=9", "encoder.dropout=0.5", "tuning.method=finetune"])
 def test_row_58_other_settings(capsys, again, change):
     said = refused(capsys, 2, "learn", again[0], "--out", again[1], "--resume", "auto", "-s", change)

@@ -56,9 +56,10 @@ def check_same(out: Path, settings: Settings) -> None:
     if changed:
         listed = "\n".join([*changed[:20], *([f"and {len(changed) - 20} more"] if len(changed) > 20 else [])])
         found = f"this is not the run that stands here, then -> now:\n{listed}"
-        raise SettingsError(
-            found, where=str(out / "run.json"), fix="resume with its settings, or choose another folder"
-        )
+        fix = "resume with its settings, or choose another folder"
+        if any(one.startswith("settings.tasks:") for one in changed):  # more of them, or fewer
+            fix += f"; there, -s pretrain.model={(out / 'model').absolute()} takes over what the first task learned"
+        raise SettingsError(found, where=str(out / "run.json"), fix=fix)
 
 
 def _settings_of(out: Path) -> Any:

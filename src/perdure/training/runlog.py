@@ -46,7 +46,13 @@ def differences(before: Any, now: Any, at: str = "") -> list[str]:
         ]
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         return [d for i, (a, b) in enumerate(zip(before, now, strict=True)) for d in differences(a, b, f"{at}[{i}]")]
-    return [] if before == now else [f"{at}: {shorten(before, 60)} -> {shorten(now, 60)}"]
+    return [] if before == now else [f"{at}: {_said(before)} -> {_said(now)}"]
+
+
+def _said(value: Any) -> str:
+    """A value in a line; of named tables, such as [[tasks]], the names."""
+    named = isinstance(value, list) and value and all(isinstance(one, Mapping) and "name" in one for one in value)
+    return shorten(", ".join(str(one["name"]) for one in value) if named else value, 60)
 
 
 def completed(before: Any, now: Any, origin: Mapping[str, str], at: str = "") -> Any:
