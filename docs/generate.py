@@ -162,6 +162,9 @@ command line: `-s train.epochs=3`, `-s tasks.watch.train.epochs=3`; the value as
 text, `.2`, `1,10`. `perdure check RECIPE` checks a recipe without running it. The complete effective settings, with
 the origin of each, go into the run folder and the report.
 
+Paths count from the folder of the recipe, those given by `-s` too; `$PERDURE_DATA/...` counts from the folder that this
+environment variable names. Nothing else is expanded, `~` neither.
+
 """
     )
     text += section("[data]", DataSettings)
@@ -423,8 +426,11 @@ def cli() -> str:
         MADE
         + """# Command line
 
-Every verb has a Python function of the same name (see the [tour](tour.md)). `--help` shows what stands here; `--json`
-prints one object instead of tables. Exit codes are those of the [errors](errors.md).
+Every verb has a Python function of the same name, but for `report`, which is `perdure.write_report`, and `list`, which
+is `perdure.list_` (see the [tour](tour.md)). `--help` shows what stands here; `--json` prints one object instead of
+tables, in UTF-8, also when the command fails. Results go to standard output, progress and errors to standard error.
+The exit code is 0 when all is done, 1 when runs of a comparison or of a search failed and the others are done, else
+that of the [error](errors.md).
 
 """
     )
