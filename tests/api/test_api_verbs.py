@@ -17,7 +17,7 @@ from cli.small import make
 import perdure
 from perdure import registry
 from perdure.api import beginning, learning, plan
-from perdure.errors import DataError, SettingsError
+from perdure.errors import DataError, MachineError, SettingsError, UsageError
 from perdure.settings import load
 from perdure.settings.toml import render
 
@@ -241,6 +241,21 @@ def test_store_of_another_run_is_used(learned, tmp_path):
     settings = load(recipe, [f"run.store={run.folder}/store"], parts=registry)
     again = learning.run(settings, tmp_path / "run", page=False)
     assert again.report is None and again.matrix == run.matrix
+
+
+def test_what_python_hands_over_is_taken_or_refused_in_words(learned):
+    """Ids out of an array or a column are ids; what cannot be asked is the caller's error, and the machine's device."""
+    model = perdure.load(learned[1].model)
+    ids = ["s0001", "s0013"]
+    expected = perdure.recommend(model, task="buy", history=ids)
+    for history in (np.array(ids), pl.Series(ids), tuple(ids)):
+        assert perdure.recommend(model, task="buy", history=history) == expected  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="profile = 'gender=f'"):
+        perdure.recommend(model, task="buy", profile="gender=f")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="ks = 5"):
+        perdure.evaluate(model, task="buy", ks=5)  # type: ignore[arg-type]
+    with pytest.raises(MachineError, match="no device 'cuda:99'"):
+        perdure.load(learned[1].model, device="cuda:99")
 
 
 def test_a_model_by_another_name_has_the_run_it_stands_in(learned, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from perdure import registry
-from perdure.errors import DataError, ModelError, UsageError, shorten
+from perdure.errors import DataError, MachineError, ModelError, UsageError, shorten
 
 if TYPE_CHECKING:
     from perdure.events.marks import Marked
@@ -69,13 +69,17 @@ def load(path: str | Path, device: str = "cpu") -> UserModel:
     """A model from its folder, every digest verified.
 
     Raises:
-        ModelError: names what is missing or damaged.
+        ModelError: names what is missing or damaged. MachineError: the device is not there.
     """
     import torch
 
     from perdure.model import store
 
-    folder = locate(path)
+    folder, have = locate(path), [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if str(device) not in (there := ["cpu", *have, *(["cuda"] if have else [])]):
+        raise MachineError(
+            f"there is no device {shorten(device)!r}", expected=f"one of {', '.join(there)}", where="device"
+        )
     with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator before weights are read
         model = store.load(folder, registry.find, device)
     model.folder = folder  # type: ignore[assignment]  # where its store may lie
@@ -194,6 +198,8 @@ def evaluate(
     """
     from perdure.evaluation.evaluate import evaluate as measure
 
+    if ks is not None and not isinstance(ks, Sequence):
+        raise UsageError(f"ks = {shorten(repr(ks))}", expected="a list of whole numbers of 1 or more", where="ks")
     model = _opened(model)
     names, asked = _tasks(model, task), _settings(model).evaluate
     given = [name for name, value in (("ks", ks), ("seen", seen), ("sampled", sampled)) if value is not None]
@@ -255,10 +261,12 @@ def recommend(
         raise UsageError("a user, and marks", expected="marks of a history; the log tells of a user", where="marks")
     if isinstance(history, str):
         raise UsageError(f"history = {shorten(repr(history))}", expected="a list of item ids", where="history")
+    if profile is not None and not isinstance(profile, Mapping):
+        raise UsageError(f"profile = {shorten(repr(profile))}", expected="field -> value, as text", where="profile")
     if not isinstance(k, bool) and isinstance(k, int) and k > 10_000:
         raise UsageError(f"k = {k}", expected="1 to 10000", where="k")
     model = _opened(model)
-    card, raw, stranger, owned = model.card(task), list(history or []), [], []
+    card, raw, stranger, owned = model.card(task), [] if history is None else list(history), [], []
     known: Any = None if profile is None else [profile]
     told: Any = None if marks is None else [marks]
     if user is not None:
