@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import polars as pl
 import pytest
@@ -122,5 +124,7 @@ def test_vectors_from_elsewhere(tmp_path):
     pl.DataFrame({"user": ["u03", "u04"], "vector": [[1.0], [3.0, 4.0]]}).write_parquet(file)
     with pytest.raises(DataError, match="vectors of"):
         profiles_of(log(), [], str(file))
-    with pytest.raises(DataError, match="cannot be read"):
-        profiles_of(log(), [], str(tmp_path / "none.parquet"))
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("none.parquet", "pipe", "."):
+        with pytest.raises(DataError, match="cannot be read"):
+            profiles_of(log(), [], str(tmp_path / name))

@@ -184,6 +184,8 @@ def read_vectors(path: Path, ids: Ids, column: Literal["user", "item"]) -> tuple
             found, expected=f"columns {column} (text) and vector, as `perdure embed` writes them", where=str(path)
         )
 
+    if path.exists() and not path.is_file():  # a FIFO would never end
+        raise refuse("vectors cannot be read: that is no ordinary file")
     try:
         frame = pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as fault:
