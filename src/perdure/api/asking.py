@@ -90,8 +90,8 @@ def _opened(model: Any) -> Any:
     return load(model) if isinstance(model, str | Path) else model
 
 
-def _log(model: Any, store: str | Path | None) -> Events:
-    """The store that the model learned from."""
+def _log(model: Any, store: str | Path | None, later: bool = False) -> Events:
+    """The store that the model learned from; where another is named, `later` says whether it may be read."""
     from perdure.events import sequences
 
     folder, wanted = getattr(model, "folder", None), model.manifest.get("data_digest", "")
@@ -105,9 +105,12 @@ def _log(model: Any, store: str | Path | None) -> Events:
             fix="name the store's folder, or ask with a history of item ids",
         )
     events = _once(model, lambda: sequences.load(found), "log", str(found.resolve()))
-    if wanted and events.digest != wanted:
+    if wanted and events.digest != wanted and not (store and later):
         raise DataError(
-            f"{found} holds another log (digest {events.digest[:12]})", expected=f"{wanted[:12]}", where="--store"
+            f"{found} holds another log (digest {events.digest[:12]}) than the model learned from",
+            expected=f"{wanted[:12]}",
+            where="--store",
+            fix="embed and recommend read another log where it is named",
         )
     return events
 
@@ -127,12 +130,32 @@ def _compiled(model: Any, events: Events, names: Sequence[str]) -> dict[str, Any
     from perdure.api.plan import tasks_of
     from perdure.api.vectors import found
 
-    folders = [Path(one).parent for one in (getattr(model, "folder", None), events.folder) if one]
-
     def make() -> dict[str, Any]:
-        return tasks_of(found(_settings(model), folders), events, names, model)
+        return tasks_of(found(_settings(model), _folders(model, events)), events, names, model)
 
     return _once(model, make, "tasks", events.digest, *names)
+
+
+def _read(model: Any, events: Events) -> tuple[Any, Any, int]:
+    """The histories and profiles of all users of a log, as the model reads them, and how many events are left out."""
+    from perdure.api.vectors import found
+    from perdure.events.later import read_as
+    from perdure.events.profiles import profiles_as
+
+    settings = found(_settings(model), _folders(model, events))
+
+    def make() -> tuple[Any, Any, int]:
+        shared, left_out = read_as(events, settings.history, model.item_ids, model.marks)
+        fields = model.fields
+        profiles = None if fields is None else profiles_as(events, fields, settings.profile.vectors)
+        return shared, profiles, left_out
+
+    return _once(model, make, "read", events.digest)
+
+
+def _folders(model: Any, events: Events) -> list[Path]:
+    """Where files that the settings name may lie."""
+    return [Path(one).parent for one in (getattr(model, "folder", None), events.folder) if one]
 
 
 def _user(model: Any, events: Events, name: str, row: int) -> tuple[list[str], Marked, list[str]]:
@@ -270,11 +293,11 @@ def recommend(
     known: Any = None if profile is None else [profile]
     told: Any = None if marks is None else [marks]
     if user is not None:
-        events = _log(model, store)
+        events = _log(model, store, later=True)
         row = int(events.user_ids.rows([user])[0])
         if row >= 0:
             raw, told, owned = _user(model, events, card.name, row)
-            profiles = _compiled(model, events, [card.name])[card.name].profiles if model.fields else None
+            profiles = _read(model, events)[1]
             known = None if profiles is None else profiles.of(np.array([row]))
         else:
             stranger = [user]
@@ -301,9 +324,11 @@ def embed(model: Any, out: str | Path, *, task: str | None = None, store: str | 
     Args:
         out: the file; replaced only when the new one is complete.
         task: whose representation; the plain backbone's by default.
+        store: a prepared log, where it does not stand beside the model, or one of later: its histories are read as the
+            recipe's [history] says, without the items that the model does not know.
 
     Returns:
-        path, users, width, model (digest), task.
+        path, users, width, model (digest), task, notes.
 
     Raises:
         UsageError, DataError, ModelError, MachineError.
@@ -311,14 +336,18 @@ def embed(model: Any, out: str | Path, *, task: str | None = None, store: str | 
     from perdure.inference.export import embed as export
 
     model = _opened(model)
-    names = _tasks(model, task)
-    events = _log(model, store)
-    data = next(iter(_compiled(model, events, names[:1]).values()))
-    told = export(model, data.sequences, events.user_ids, Path(out), task, profiles=data.profiles)
+    _tasks(model, task)
+    events = _log(model, store, later=True)
+    shared, profiles, left_out = _read(model, events)
+    told = export(model, shared, events.user_ids, Path(out), task, profiles=profiles)
+    total = len(shared.items) + left_out
     return {
         "path": str(out),
         "users": events.n_users,
         "width": int(told["perdure.width"]),
         "model": told["perdure.model"],
         "task": task,
+        "notes": [f"{left_out:,} of {total:,} events are left out: the model does not know their items"]
+        if left_out
+        else [],
     }

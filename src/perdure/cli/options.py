@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "AllowLeaks", "Changes", "Json", "Model", "OnTop", "Part", "Recipe", "Resume", "Seen", "Store", "told_version",
+    "AllowLeaks", "AnyStore", "Changes", "Json", "Model", "OnTop", "Part", "Recipe", "Resume", "Seen", "Store", "told_version",
 ]  # fmt: skip
 
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="a TOML file, see docs/settings.md")]
@@ -19,6 +19,9 @@ Changes = Annotated[
     typer.Option("-s", "--set", metavar="KEY=VALUE", help="one setting, such as train.epochs=3; may be repeated"),
 ]
 Store = Annotated[Path | None, typer.Option("--store", help="the prepared log, where it is not beside the model")]
+AnyStore = Annotated[
+    Path | None, typer.Option("--store", help="the prepared log, where it is not beside the model; or a later one")
+]
 AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="go on where the audit finds a leak")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
 

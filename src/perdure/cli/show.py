@@ -306,7 +306,8 @@ def recommend(console: Console, told: Told) -> None:
 
 def embed(console: Console, told: Told) -> None:
     """Where the vectors are."""
-    pairs(console, told)
+    pairs(console, {key: value for key, value in told.items() if key != "notes"})
+    notes(console, told["notes"])
 
 
 OTHERS = ("accuracy", "macro_f1", "auc", "log_loss", "ndcg@10", "hr@10")  # measures beside the one that decides

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from perdure.cli.options import AllowLeaks, Changes, Json, Model, OnTop, Part, Recipe, Resume, Seen, Store, told_version
+from perdure.cli.options import (
+    AllowLeaks, AnyStore, Changes, Json, Model, OnTop, Part, Recipe, Resume, Seen, Store, told_version,
+)  # fmt: skip
 
 __all__ = ["app"]
 
@@ -272,7 +274,7 @@ def recommend(
     ] = None,
     allow: Annotated[str | None, typer.Option("--allow", help="only these answers, given as for --history")] = None,
     deny: Annotated[str | None, typer.Option("--deny", help="none of these answers, given as for --history")] = None,
-    store: Store = None,
+    store: AnyStore = None,
     json: Json = False,
 ) -> None:
     """Ask a model about a user, or about any history.
@@ -305,7 +307,7 @@ def embed(
     task: Annotated[
         str | None, typer.Option("--task", help="as this task sees the users; the plain backbone by default")
     ] = None,
-    store: Store = None,
+    store: AnyStore = None,
     json: Json = False,
 ) -> None:
     """Write the vectors of all users to a Parquet file.

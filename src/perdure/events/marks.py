@@ -228,17 +228,22 @@ def marked(
 
 
 def marked_as(events: Events, marks: Marks) -> Marked:
-    """The marks of all events of a log, for a model that reads these.
+    """The marks of all events of a log, for a model that reads these. Values it does not know are not told.
 
     Raises:
-        DataError: a column of the log has other values than the model knows.
+        DataError: the log has not a column that the model reads.
     """
     known, rows = events.categories, events.marks if marks.events else None
-    for name, values in marks.events.items():
-        if known.get(name) != values:
-            raise DataError(f"the log's {name} has other values than the model has learned from", where="[input]")
+    if gone := [name for name in marks.events if name not in known]:
+        raise DataError(f"the log has no column {gone[0]!r} of categories", expected="what the model reads of events",
+                        where="[input], key events", fix="prepare it with the columns the model's log had")  # fmt: skip
     held = np.zeros((events.n_events, 0), np.int16) if rows is None else rows
-    return Marked(marks, held, events.times, tuple(list(known).index(name) for name in marks.events))
+    places = [list(known).index(name) for name in marks.events]
+    if all(known[name] == values for name, values in marks.events.items()):
+        return Marked(marks, held, events.times, tuple(places))
+    lookups = [np.maximum([0, *values.rows(known[name].series)], 0) for name, values in marks.events.items()]
+    found = [rows_of[held[:, place]] for rows_of, place in zip(lookups, places, strict=True)]  # each (E,)
+    return Marked(marks, np.stack(found, 1).astype(np.int16), events.times)
 
 
 def _attributes(events: Events, names: Sequence[str]) -> tuple[dict[str, Ids], list[int], np.ndarray]:

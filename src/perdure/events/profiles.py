@@ -23,7 +23,7 @@ from perdure.events.ids import Ids
 if TYPE_CHECKING:
     from perdure.events.sequences import Events
 
-__all__ = ["Fields", "Profiles", "profiles_of", "read_vectors"]
+__all__ = ["Fields", "Profiles", "profiles_as", "profiles_of", "read_vectors"]
 
 MOST_FIELDS = 64
 MOST_VALUES = 1000  # of a field; a column with more is a number or an id, no attribute
@@ -126,21 +126,9 @@ def profiles_of(events: Events, fields: Sequence[str], vectors: str | None = Non
     """
     if not fields and vectors is None:
         return None
-    users, values, columns = events.users, {}, []
+    values = {}
     for name in fields:
-        if users is None or name not in users.columns:
-            have = ", ".join(users.columns) if users is not None else "no attributes: see [data] users"
-            near = difflib.get_close_matches(name, users.columns if users is not None else [], n=1)
-            raise SettingsError(
-                f"profile.fields: users have no attribute {shorten(name)!r}",
-                expected=f"of {have}",
-                where="[profile]",
-                fix=f"did you mean {near[0]}?" if near else "",
-            )
-        if users[name].dtype.is_nested():
-            raise SettingsError(f"profile.fields: {name} holds lists", expected="one value a user", where="[profile]")
-        column = _whole(users[name]).cast(pl.String, strict=False)
-        found = column.drop_nulls().unique().sort()
+        found = _column(events, name).drop_nulls().unique().sort()
         if len(found) > MOST_VALUES:
             raise SettingsError(
                 f"profile.fields: {name} has {len(found):,} values",
@@ -149,10 +137,41 @@ def profiles_of(events: Events, fields: Sequence[str], vectors: str | None = Non
                 fix="give it as bands",
             )
         values[name] = Ids(found, first=1)
-        columns.append(np.maximum(values[name].rows(column.fill_null("")), 0) * column.is_not_null().to_numpy())
-    rows = np.stack(columns, 1) if columns else np.zeros((events.n_users, 0), np.int32)  # (U, F)
+    return profiles_as(events, Fields(values), vectors)
+
+
+def profiles_as(events: Events, fields: Fields, vectors: str | None = None) -> Profiles:
+    """Profiles of all users of a log in the rows of these fields; values that are none of theirs are missing.
+
+    Args:
+        vectors: as in `profiles_of`; the width of `fields` is then that of the file.
+
+    Raises:
+        SettingsError: a field that the log's users do not have. DataError: as `profiles_of`.
+    """
+    rows = np.zeros((events.n_users, len(fields)), np.int32)  # (U, F)
+    for place, (name, values) in enumerate(fields.values.items()):
+        column = _column(events, name)
+        rows[:, place] = np.maximum(values.rows(column.fill_null("")), 0) * column.is_not_null().to_numpy()
     given = _vectors(Path(vectors), events.user_ids) if vectors else np.zeros((events.n_users, 0), np.float32)
-    return Profiles(Fields(values, given.shape[1]), rows.astype(np.int32), given)
+    return Profiles(Fields(fields.values, given.shape[1]), rows, given)
+
+
+def _column(events: Events, name: str) -> pl.Series:
+    """An attribute of all users as text."""
+    users = events.users
+    if users is None or name not in users.columns:
+        have = ", ".join(users.columns) if users is not None else "no attributes: see [data] users"
+        near = difflib.get_close_matches(name, users.columns if users is not None else [], n=1)
+        raise SettingsError(
+            f"profile.fields: users have no attribute {shorten(name)!r}",
+            expected=f"of {have}",
+            where="[profile]",
+            fix=f"did you mean {near[0]}?" if near else "",
+        )
+    if users[name].dtype.is_nested():
+        raise SettingsError(f"profile.fields: {name} holds lists", expected="one value a user", where="[profile]")
+    return _whole(users[name]).cast(pl.String, strict=False)
 
 
 def _whole(column: pl.Series) -> pl.Series:

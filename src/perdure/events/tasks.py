@@ -50,9 +50,7 @@ def compile_tasks(
             where="[split], key kind",
             fix='name the time column, or kind = "last"',
         )
-    log, cold = Columns(events), cold_users(events, history)
-    log.facts = {"n_events": np.diff(np.asarray(events.starts)), "cold": cold}
-    sequences, held = _history(log, history, cold)
+    log, sequences, held = _shared(events, history)
     shop = _Workshop(log, sequences, held, history, split, partition(events.n_users, split))
     data = {task.name: shop.compile(task) for task in tasks}
     check_no_leak(data)
@@ -67,11 +65,17 @@ def cold_users(events: Events, history: History) -> np.ndarray:
     return lots < np.uint64(history.cold_share * 2.0**64)
 
 
-def _history(log: Columns, history: History, cold: np.ndarray) -> tuple[Sequences, np.ndarray | None]:
-    """The shared history, and (E,) bool which events are in it (None: all)."""
-    events = log.events
+def history_of(events: Events, history: History) -> Sequences:
+    """What of a log is input, the same for all tasks. SettingsError: a filter that cannot be read."""
+    return _shared(events, history)[1]
+
+
+def _shared(events: Events, history: History) -> tuple[Columns, Sequences, np.ndarray | None]:
+    """The log's columns, the shared history, and (E,) bool which events are in it (None: all)."""
+    log, cold = Columns(events), cold_users(events, history)
+    log.facts = {"n_events": np.diff(np.asarray(events.starts)), "cold": cold}
     if history.where is None and history.share == 1 and not cold.any():
-        return Sequences(events.items, events.starts, events.times), None
+        return log, Sequences(events.items, events.starts, events.times), None
     starts = np.asarray(events.starts)
     rows: np.ndarray | None = None
     if history.where is not None:
@@ -85,7 +89,8 @@ def _history(log: Columns, history: History, cold: np.ndarray) -> tuple[Sequence
     held = np.zeros(events.n_events, bool)
     held[rows] = True
     times = None if events.times is None else np.asarray(events.times)[rows]
-    return Sequences(np.asarray(events.items)[rows], np.concatenate([[0], np.cumsum(kept)]), times, rows), held
+    starts = np.concatenate([[0], np.cumsum(kept)])  # (U + 1,)
+    return log, Sequences(np.asarray(events.items)[rows], starts, times, rows), held
 
 
 class _Workshop:

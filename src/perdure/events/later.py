@@ -1,0 +1,53 @@
+"""A log read by a model that may have learned from an older one: histories, marks and profiles in the model's rows.
+
+Items, values of marks and values of profile fields are found by their text. Events of items that the model does not
+know are left out, as those of raw histories are; other values that nobody had then are not told.           [reads]
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from perdure.events.examples import History, Sequences
+from perdure.events.ids import FIRST_ITEM, Ids
+from perdure.events.marks import Marks, marked_as
+from perdure.events.tasks import history_of
+
+if TYPE_CHECKING:
+    from perdure.events.sequences import Events
+
+__all__ = ["read_as"]
+
+
+def read_as(events: Events, history: History, items: Ids, marks: Marks | None) -> tuple[Sequences, int]:
+    """The histories of all users of a log, as a model reads them.
+
+    Args:
+        history: what of the log is input.
+        items: those the model knows.
+        marks: what it reads of events besides, or None.
+
+    Returns:
+        The histories, and how many of their events are left out.
+
+    Raises:
+        SettingsError: `history` cannot be read of this log. DataError: a column of `marks` is not there.
+    """
+    shared = history_of(events, history)
+    if marks is not None:
+        told = marked_as(events, marks)
+        shared = replace(shared, marks=told if shared.events is None else told.kept(shared.events))
+    if events.item_ids.digest == items.digest:
+        return shared, 0
+    rows = np.concatenate([np.full(FIRST_ITEM, -1, np.int32), items.rows(events.item_ids.series)])  # (N + 2,)
+    found = rows[shared.items]  # (H,)
+    known = found >= 0  # (H,)
+    kept = np.flatnonzero(known)  # (H',)
+    starts = np.concatenate([[0], np.cumsum(known)])[shared.starts]  # (U + 1,)
+    times = None if shared.times is None else np.asarray(shared.times)[kept]  # (H',)
+    log_rows = kept if shared.events is None else shared.events[kept]  # (H',)
+    told = None if shared.marks is None else shared.marks.kept(kept)
+    return Sequences(found[kept], starts, times, log_rows, told), len(found) - len(kept)
