@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "AllowLeaks", "AnyStore", "Changes", "Json", "Model", "OnTop", "Part", "Recipe", "Resume", "Seen", "Store", "told_version",
+    "AllowLeaks", "Changes", "Json", "Log", "Model", "OnTop", "Part", "Recipe", "Resume", "Seen", "Store", "version",
 ]  # fmt: skip
 
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="a TOML file, see docs/settings.md")]
@@ -19,7 +19,7 @@ Changes = Annotated[
     typer.Option("-s", "--set", metavar="KEY=VALUE", help="one setting, such as train.epochs=3; may be repeated"),
 ]
 Store = Annotated[Path | None, typer.Option("--store", help="the prepared log, where it is not beside the model")]
-AnyStore = Annotated[
+Log = Annotated[
     Path | None, typer.Option("--store", help="the prepared log, where it is not beside the model; or a later one")
 ]
 AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="go on where the audit finds a leak")]
@@ -50,7 +50,7 @@ class Seen(StrEnum):
     drop, keep = "drop", "keep"
 
 
-def told_version(asked: bool) -> None:
+def version(asked: bool) -> None:
     """--version"""
     if asked:
         from perdure import __version__

@@ -8,9 +8,7 @@ from typing import Annotated
 
 import typer
 
-from perdure.cli.options import (
-    AllowLeaks, AnyStore, Changes, Json, Model, OnTop, Part, Recipe, Resume, Seen, Store, told_version,
-)  # fmt: skip
+from perdure.cli.options import AllowLeaks, Changes, Json, Log, Model, OnTop, Part, Recipe, Resume, Seen, Store, version
 
 __all__ = ["app"]
 
@@ -28,7 +26,7 @@ app = typer.Typer(
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=told_version, is_eager=True, help="print the version")
+        bool, typer.Option("--version", callback=version, is_eager=True, help="print the version")
     ] = False,
     trace: Annotated[bool, typer.Option("--trace", help="print the traceback of an error; may stand anywhere")] = False,
 ) -> None:
@@ -274,7 +272,7 @@ def recommend(
     ] = None,
     allow: Annotated[str | None, typer.Option("--allow", help="only these answers, given as for --history")] = None,
     deny: Annotated[str | None, typer.Option("--deny", help="none of these answers, given as for --history")] = None,
-    store: AnyStore = None,
+    store: Log = None,
     json: Json = False,
 ) -> None:
     """Ask a model about a user, or about any history.
@@ -307,7 +305,7 @@ def embed(
     task: Annotated[
         str | None, typer.Option("--task", help="as this task sees the users; the plain backbone by default")
     ] = None,
-    store: AnyStore = None,
+    store: Log = None,
     json: Json = False,
 ) -> None:
     """Write the vectors of all users to a Parquet file.
