@@ -88,6 +88,19 @@ def test_what_a_user_did_is_the_mean_of_the_items_read():
         model.add(members.card("next", "next_item"), torch.Generator())
 
 
+def test_what_a_user_did_before_an_event_is_read_where_each_has_a_window_of_its_own(monkeypatch):
+    model = members.new_model("sasrec", "ppr", history=True, objective={"name": "next_item", "targets": "last"})
+    members.learn(model, "watch", "next_item", steps=1)
+    members.learn(model, "read", "next_item", steps=1)
+    batch, read = members.batch(3), []
+    overlay: Personal = model.overlays["read"]
+    profile = overlay.profile
+    monkeypatch.setattr(overlay, "profile", lambda inputs: read.append(inputs.lengths) or profile(inputs))
+    loss = model.method.loss(model, "read", batch, torch.Generator().manual_seed(0), 0.0)
+    assert torch.isfinite(loss) and len(read) == 2  # the loss of the task, and the contrast
+    assert all(torch.equal(lengths, (batch.lengths - 1).clamp(min=0)) for lengths in read)
+
+
 def test_what_a_user_did_is_a_view_where_there_is_no_profile():
     model = members.new_model("sasrec", "ppr", history=True, contrast="profile")
     members.learn(model, "watch", "next_item")

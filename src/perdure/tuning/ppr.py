@@ -31,7 +31,8 @@ tokens have positions. Here a is an option, tau too, positions belong to events 
 has several fields masked is one with them missing: both are zeros. A field that is a task's own answer is never read by
 that task. In a next_item task the last token predicts the first event read, so that zero-shot is learned with the rest.
 Where the model reads no profile fields and no `history`, x_u is empty and all users share one learned prompt. With
-`history` no next_item task is learned: its prompt would tell every event of a window those that follow.
+`history` a next_item task needs windows of its own for each event (`targets = "last"` of the objective): the prompt of
+one window would tell every event of it those that follow.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ class PPR(Method):
         field_width: of each profile field.
         activation: a.
         add: MLP_a, the profile's own part in the user vector.
-        history: prompts are made from what a user did, too; for tasks other than next_item.
+        history: prompts are made from what a user did, too; in next_item tasks with `objective.targets = "last"`.
         contrast: which views the contrastive loss compares with the whole: of masked "profile", of masked "items", of
             "both", or "none" for no such loss.
         weight: lambda.
@@ -189,12 +190,12 @@ class PPR(Method):
         """A generator for every task but the first."""
         if model.is_first(card.name):
             return None
-        if self.history and card.kind == "next_item":
+        if self.history and card.kind == "next_item" and not model.objective.each:
             raise SettingsError(
                 f"a prompt made from the history would tell task {card.name!r} what comes next",
-                expected="tasks of kind item or one_of",
+                expected='tasks of kind item or one_of, or objective.targets = "last"',
                 where="tuning.history",
-                fix="set tuning.history = false",
+                fix='set tuning.history = false, or objective.targets = "last"',
             )
         return Personal(model.fields, card.hides, model.backbone, self, generator)
 
