@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from cli.small import make
@@ -152,19 +153,58 @@ def test_a_log_that_has_grown_is_told_as_such(first, tmp_path):
     changes = [*BERT, "objective.name=masked_item", f"pretrain.model={run.model}"]
     with pytest.raises(ModelError, match="2 of the log are new to it, such as 's9998'") as error:
         perdure.check(recipe, overrides=changes)
-    assert "of its own" not in error.value.found and error.value.fix.startswith("start takes other items")
+    assert "of its own" not in error.value.found and error.value.fix.startswith(
+        "pretrain.start takes a model of other items"
+    )
 
 
-def test_a_log_that_has_grown_is_learned_anew_where_more_than_items_is_read(tmp_path):
-    """Neither start nor model takes other items, or other values of what is read; that is what is told."""
+def test_a_log_that_has_grown_begins_with_what_was_learned_of_its_values(tmp_path):
+    """Behaviours, an attribute of items and their vectors: each value by its text, wherever it stands now."""
+    recipe = make(tmp_path, ("watch",))
+    ids = [f"s{n:04d}" for n in range(60)]
+    pl.DataFrame({"id": ids, "kind": ["b", "c"] * 30}).write_csv(tmp_path / "items.csv")
+    read = ["tuning.method=frozen", 'input.events=["behaviour"]', 'input.items=["kind"]', "input.gaps=4"]
+    read.append(f'data.items_table={{path = "{tmp_path}/items.csv", id = "id"}}')
+    run = perdure.learn(recipe, tmp_path / "run", overrides=read)
+    log = tmp_path / "world" / "events.csv"
+    log.write_text(f"{log.read_text()}u0000,s9999,1702046499,a gift,source,5\n", encoding="utf-8")
+    kinds = pl.DataFrame({"id": [*ids, "s9999"], "kind": [*["c", "b"] * 30, "a"]})  # others, and one more
+    kinds.write_csv(tmp_path / "items.csv")
+    with pytest.raises(ModelError, match="new to it, such as 's9999'"):
+        perdure.check(recipe, overrides=[*read, f"pretrain.model={run.model}"])
+    options = [*read, "pretrain.learning_rate=1e-12", "pretrain.epochs=1", f"pretrain.start={run.model}"]
+    then = perdure.learn(recipe, tmp_path / "then", overrides=options)
+    old, new = (store.load(folder, registry.find) for folder in (run.model, then.model))
+    assert [len(m.marks.events["behaviour"]) for m in (old, new)] == [3, 4]
+    parts = [model.backbone.layers["input"].features for model in (old, new)]
+    before = {value: parts[0].table[row] for value, row in _rows(old)}
+    after = {value: parts[1].table[row] for value, row in _rows(new)}
+    assert set(after) - set(before) == {"a gift", "a"} and len(before) == 3 + 4 + 2
+    for value, vector in before.items():
+        torch.testing.assert_close(after[value], vector, rtol=0, atol=1e-9)
+    assert all(0 < after[value].detach().std() < 0.3 for value in ("a gift", "a"))
+    told = dict(zip(new.item_ids.series, parts[1].attributes[2:, 0].tolist(), strict=True))
+    assert [told["s0000"], told["s0001"], told["s9999"]] == [3, 2, 1]  # as the items are now
+
+
+def _rows(model):
+    """Each value that a model reads of events and items, and its row in the table."""
+    marks, begin = model.marks, 0
+    for values in (marks.events["behaviour"].series, [f"gap {n}" for n in range(1, 5)], marks.items["kind"].series):
+        yield from ((value, begin + row) for row, value in enumerate(values, 1))
+        begin += len(values) + 1
+
+
+def test_other_values_are_refused_where_nothing_is_learned_on(tmp_path):
     recipe = make(tmp_path, ("watch",))
     read = ["tuning.method=frozen", 'input.events=["behaviour"]', "pretrain.epochs=1"]
     run = perdure.learn(recipe, tmp_path / "run", overrides=read)
-    log = tmp_path / "world" / "events.csv"
-    before = log.read_text(encoding="utf-8")
-    for event, fix in (("s9999,1702046499,watch", "with [input], start takes"), ("s0001,1702046499,gift", "values")):
-        log.write_text(f"{before}u0000,{event},source,5\n", encoding="utf-8")
-        for key in ("start", "model"):
-            with pytest.raises(ModelError) as error:
-                perdure.check(recipe, overrides=[*read, f"pretrain.{key}={run.model}"])
-            assert error.value.fix.startswith("learn anew: ") and fix in error.value.fix
+    with (tmp_path / "world" / "events.csv").open("a", encoding="utf-8") as log:
+        log.write("u0000,s0001,1702046499,gift,source,5\n")
+    with pytest.raises(ModelError, match="the model reads behaviour") as error:
+        perdure.check(recipe, overrides=[*read, f"pretrain.model={run.model}"])
+    assert error.value.fix.startswith("pretrain.start takes a model of other values")
+    for key in ("start", "model"):
+        with pytest.raises(ModelError, match="the model reads behaviour") as error:
+            perdure.check(recipe, overrides=[read[0], f"pretrain.{key}={run.model}"])
+        assert error.value.fix == "give [input] as the model had it"

@@ -7,13 +7,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from perdure import registry
 from perdure.api import asking, plan
+from perdure.encoders.features import Features
 from perdure.errors import ModelError, SettingsError, shorten
 from perdure.events.examples import TaskData
 from perdure.events.ids import FIRST_ITEM
@@ -24,6 +25,8 @@ from perdure.settings import Settings
 from perdure.settings.schema import schema_of
 
 __all__ = ["begin"]
+
+ONLY_START = "pretrain.start takes a model of other"
 
 
 def begin(
@@ -49,41 +52,38 @@ def _found(
     folder: str, model: UserModel, settings: Settings, events: Events, notes: list[str], other: bool = False
 ) -> UserModel:
     """A model that reads of events what `model` reads, and whose backbone was not taught the answer of a task, as its
-    objective and its split tell. It may know `other` items where they are all that is told of events."""
+    objective and its split tell. It may know `other` items, and other values of what it reads."""
     found = asking.load(folder)
     notes += _apart(found, settings, events, folder)
     for task in settings.tasks:
         found.objective.refuse_answer(task.name, task.attribute, found.fields)  # type: ignore[operator]
     knows = bool((model.item_ids.rows(found.item_ids.series) >= 0).any())
-    marked = found.marks is not None or model.marks is not None
-    if found.item_ids.digest != model.item_ids.digest and not (other and knows and not marked):
-        raise _other_items(set(model.item_ids.series), set(found.item_ids.series), folder, marked)
-    if found.marks != model.marks:
+    if found.item_ids.digest != model.item_ids.digest and not (other and knows):
+        raise _other_items(set(model.item_ids.series), set(found.item_ids.series), folder)
+    ours, theirs = model.marks or Marks(), found.marks or Marks()
+    alike = ours.alike(theirs)
+    if not (alike if other else found.marks == model.marks):
         raise ModelError(
             f"the model reads {_told(found.marks)} of events besides their items",
-            expected=f"{_told(model.marks)}, with the values that this log has",
+            expected=_told(model.marks) + (", with the values that this log has" if alike else ""),
             where=folder,
-            fix="give [input] as the model had it"
-            if _told(found.marks) != _told(model.marks)
-            else "learn anew: this log has other values of them",
+            fix=f"{ONLY_START} values, and learns the first task on; model does not"
+            if alike
+            else "give [input] as the model had it",
         )
     return found
 
 
-def _other_items(log: set[str], model: set[str], folder: str, marked: bool) -> ModelError:
+def _other_items(log: set[str], model: set[str], folder: str) -> ModelError:
     """The error for a log that has grown, or is another."""
     new, gone, knows = sorted(log - model), sorted(model - log), bool(log & model)
     told = [f"{len(new):,} of the log are new to it, such as {shorten(new[0])!r}"] if new else []
     told += [f"{len(gone):,} of its own are not in the log, such as {shorten(gone[0])!r}"] if gone else []
-    fix = "learn anew"
-    if knows:
-        plain = "start takes other items, and learns the first task on; model does not"
-        fix = "learn anew: with [input], start takes no other items" if marked else plain
     return ModelError(
         f"the model reads other items than this log has: {'; '.join(told)}",
         expected=f"its {len(model):,} items, no more and no fewer",
         where=folder,
-        fix=fix,
+        fix=f"{ONLY_START} items, and learns the first task on; model does not" if knows else "learn anew",
     )
 
 
@@ -134,7 +134,12 @@ def _start(model: UserModel, settings: Settings, events: Events, notes: list[str
 
 
 def _grow(found: UserModel, model: UserModel, folder: str) -> list[str]:
-    """Gives a found model the items of `model`, those it knows with its own vectors; what is to be known of it."""
+    """Gives a found model the items of `model`, those it knows with its own vectors, and the values that are read of
+    events and items likewise; what is to be known of it."""
+    if model.marks is not None and found.marks is not None:
+        rows = torch.from_numpy(model.marks.rows_in(found.marks))  # (R,)
+        theirs, mine = (one.backbone.layers["input"].features for one in (found, model))
+        cast(Features, theirs).resettle(cast(Features, mine), rows)
     if found.item_ids.digest == model.item_ids.digest:
         return []
     rows = torch.from_numpy(model.item_ids.rows(found.item_ids.series)).long()  # (N,) where its items stand now, or -1

@@ -95,6 +95,16 @@ class Features(nn.Module):
             with torch.no_grad():
                 self.table[self.offsets] = 0.0
 
+    @torch.no_grad()
+    def resettle(self, other: Features, rows: Tensor) -> None:
+        """Move to the values and items of `other`, whose parts are the same: its row r of the table becomes the row
+        rows[r] (R,) of this one, or stays its own where that is -1."""
+        if self.table is not None and other.table is not None:
+            table, known = other.table.detach().clone(), rows >= 0  # (R, d), (R,)
+            table[known] = self.table[rows[known]]
+            self.table.data = table
+        self.attributes, self.vectors = other.attributes, other.vectors
+
 
 def _check(layer: nn.Module, keys: object) -> None:
     """ValueError unless every attribute that was read has a row in the table."""

@@ -83,6 +83,32 @@ class Marks:
         """Whether a mark comes from the times of events."""
         return bool(self.dates or self.gaps)
 
+    def alike(self, other: Marks) -> bool:
+        """Whether the same is read, whatever its values."""
+        names = [(*marks.events, None, *marks.items) for marks in (self, other)]
+        rest = ("dates", "gaps", "width", "ids", "join")
+        return names[0] == names[1] and all(getattr(self, key) == getattr(other, key) for key in rest)
+
+    def rows_in(self, other: Marks) -> np.ndarray:
+        """(R,) int64: for each row of all parts, marks and then attributes of items one after the other, the row of the
+        same value in `other`, which is alike; -1 where it has none."""
+        found, begin = [], 0
+        for size, mine, theirs in zip(other._parts(), self._parts(), self._values(other), strict=True):
+            rows = np.arange(mine) if theirs is None else np.concatenate([[0], theirs])  # (mine,)
+            found.append(np.where(rows < 0, -1, rows + begin))
+            begin += size
+        return np.concatenate(found).astype(np.int64) if found else np.zeros(0, np.int64)
+
+    def _parts(self) -> list[int]:
+        """Rows of each part, row 0 counted."""
+        return [*self.sizes, *(len(values) + 1 for values in self.items.values())]
+
+    def _values(self, other: Marks) -> list[np.ndarray | None]:
+        """Of each part the rows of its values in `other`, -1 where unknown; None for parts of times."""
+        both = [(self.events, other.events), (self.items, other.items)]
+        events, items = ([b[name].rows(a[name].series) for name in a] for a, b in both)
+        return [*events, *[None] * (len(self.sizes) - len(events)), *items]
+
     def told(self, histories: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[Marked, list[list[str]]]:
         """Events as somebody tells them: column -> value, and "time" -> seconds; what is left out is not told.
 

@@ -61,7 +61,7 @@ class PretrainSettings(TrainSettings):
         model: a model folder; its backbone and its first task are taken over, and nothing is pre-trained.
         start: a model folder; the backbone begins with its weights, whatever it learned and by whatever objective, and
             the first task trains them on. Items are found by their ids, so the log may have grown: new ones begin as
-            drawn (not with [input], nor for encoders that hold more of each item than its vector). Not looked at where
+            drawn (not for encoders that hold more of each item than its vector). Not looked at where
             `model` is given.
     """
 
