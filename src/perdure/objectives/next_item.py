@@ -59,7 +59,8 @@ class NextItem(Objective):
         targets: which events of a window are predicted: "all" but the first, each from the state before it; or the
             "last", where every event has a window of its own. Positions and readout are then those that are served,
             and neighbours in a batch are of different users, which short histories learn better from, for as many times
-            the work as a window has events. `windows` of [pretrain] has no say then.
+            the work as a window has events, and some 60 bytes of memory for each event. `windows` of [pretrain] has no
+            say then.
         tied: score with the table the encoder reads with, as SASRec; False for a table and bias of its own, as gSASRec
             and the codes of PeterRec, CONURE and TERACON.
     """
