@@ -101,6 +101,21 @@ def test_what_a_user_did_before_an_event_is_read_where_each_has_a_window_of_its_
     assert all(torch.equal(lengths, (batch.lengths - 1).clamp(min=0)) for lengths in read)
 
 
+@pytest.mark.parametrize("objective", ["next_item", "cl4srec"])
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_windows_of_one_event_each_are_predicted_from_nothing(objective, tokens):
+    """As they come together: a batch is of windows of like length."""
+    how = {"name": objective, "targets": "last"}
+    model = members.new_model("sasrec", "ppr", history=True, tokens=tokens, objective=how)
+    members.learn(model, "watch", "next_item", steps=1)
+    members.learn(model, "read", "next_item", steps=1)
+    batch = members.batch(3)
+    batch = batch.upto(1, torch.ones_like(batch.lengths))
+    assert model.terms(batch, "read") == len(batch)
+    loss = model.method.loss(model, "read", batch, torch.Generator().manual_seed(0), 0.0)
+    assert torch.isfinite(loss)
+
+
 def test_what_a_user_did_is_a_view_where_there_is_no_profile():
     model = members.new_model("sasrec", "ppr", history=True, contrast="profile")
     members.learn(model, "watch", "next_item")

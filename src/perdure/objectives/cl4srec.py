@@ -99,6 +99,8 @@ class CL4SRec(Objective):
         """Scalar: L_cl of the inputs of windows of T + 1 events; a user without an input has no part in it."""
         inputs = batch.upto(batch.items.shape[1] - 1, (batch.lengths - 1).clamp(min=0))  # (B, T)
         inputs = inputs.having(1)
+        if not len(inputs):
+            return learner.table.new_zeros(())
         parts, order = views.augmented(inputs, self.shares, rng)
         a, b = torch.cat([learner.vector(part) for part in parts])[order].chunk(2)  # (B, d)
         return nt_xent(a, b, self.tau, inputs.users, self.cosine)

@@ -150,7 +150,8 @@ class NextItem(Objective):
         """The same of the last events alone: (B, 1, d), (B, 1), (B, 1)."""
         at = (batch.lengths - 1).clamp(min=0)[:, None]  # (B, 1)
         asked = batch.lengths[:, None] > int(not learner.first)  # (B, 1)
-        return learner.vector(_inputs(batch))[:, None], asked, batch.items.gather(1, at)
+        inputs = batch.upto(max(batch.items.shape[1] - 1, 1), at[:, 0])  # (B, T), one column where none has an event
+        return learner.vector(inputs)[:, None], asked, batch.items.gather(1, at)
 
     def _draw(self, shape: tuple[int, ...], rng: torch.Generator, table: Tensor) -> Tensor:
         if self.sampler is None:
