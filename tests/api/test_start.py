@@ -16,6 +16,7 @@ from perdure.errors import ModelError, SettingsError
 from perdure.model import store
 
 BERT = ["encoder.name=bert4rec", "encoder.width=16", "tuning.method=frozen"]
+DUPN = ["encoder.name=dupn", "encoder.gaps=[5.0]"]
 STAY = ["pretrain.learning_rate=1e-12", "pretrain.epochs=1"]  # what is trained stays where it begins
 
 
@@ -208,3 +209,46 @@ def test_other_values_are_refused_where_nothing_is_learned_on(tmp_path):
         with pytest.raises(ModelError, match="the model reads behaviour") as error:
             perdure.check(recipe, overrides=[read[0], f"pretrain.{key}={run.model}"])
         assert error.value.fix == "give [input] as the model had it"
+
+
+def test_an_encoder_that_reads_values_in_its_own_way_keeps_what_it_learned_of_them(tmp_path):
+    """DUPN's gates and attention read behaviours, its event vectors the attributes of items."""
+    recipe = make(tmp_path, ("watch",))
+    pl.DataFrame({"id": ["s0000", "s0001"], "kind": ["b", "c"]}).write_csv(tmp_path / "items.csv")
+    read = ["tuning.method=frozen", *DUPN, 'input.events=["behaviour"]']
+    read += ['input.items=["kind"]', f'data.items_table={{path = "{tmp_path}/items.csv", id = "id"}}']
+    run = perdure.learn(recipe, tmp_path / "run", overrides=[*read, "pretrain.epochs=1"])
+    log = tmp_path / "world" / "events.csv"
+    log.write_text(f"{log.read_text()}u0000,s9999,1702046499,a gift,source,5\n", encoding="utf-8")
+    options = [*read, *STAY, f"pretrain.start={run.model}"]
+    then = perdure.learn(recipe, tmp_path / "then", overrides=options)
+    old, new = (store.load(folder, registry.find) for folder in (run.model, then.model))
+    texts = [list(model.marks.events["behaviour"].series) for model in (old, new)]
+    assert texts[1] == ["a gift", *texts[0]]
+    for site in ("lstm", "attention"):
+        before, after = (model.backbone.layers[site].property for model in (old, new))  # (..., 3 + 1 + behaviours)
+        kept = [0, 1, 2, 3, *range(5, after.shape[1])]
+        torch.testing.assert_close(after[:, kept], before, rtol=0, atol=1e-9)
+        assert bool(after[:, 4].any())
+    tables = [model.backbone.layers["input"].features.table for model in (old, new)]
+    torch.testing.assert_close(tables[1], tables[0], rtol=0, atol=1e-9)
+    for change in ("encoder.inner=4", "encoder.width=8", "encoder.gaps=[]"):
+        with pytest.raises(SettingsError, match="its encoder is"):
+            perdure.check(recipe, overrides=[*options, change])
+
+
+def test_an_encoder_that_clusters_items_begins_with_the_same_items_only(tmp_path):
+    recipe = make(tmp_path, ("watch",))
+    vectors = pl.DataFrame({"item": [f"s{n:04d}" for n in range(40)], "vector": [[float(n), 1.0] for n in range(40)]})
+    vectors.write_parquet(tmp_path / "items.parquet")
+    read = ["tuning.method=frozen", "objective.name=lurm", "encoder.name=smen", "encoder.interests=4"]
+    read += [f'input.vectors="{tmp_path}/items.parquet"', *STAY]
+    run = perdure.learn(recipe, tmp_path / "run", overrides=read)
+    options = [*read, f"pretrain.start={run.model}"]
+    then = perdure.learn(recipe, tmp_path / "then", overrides=options)
+    before, after = weights(run.model), weights(then.model)
+    torch.testing.assert_close(after["layers.input.items"], before["layers.input.items"], rtol=0, atol=1e-9)
+    with (tmp_path / "world" / "events.csv").open("a", encoding="utf-8") as log:
+        log.write("u0000,s9999,1702046499,watch,source,5\n")
+    with pytest.raises(ModelError, match="new to it, such as 's9999'"):
+        perdure.check(recipe, overrides=options)

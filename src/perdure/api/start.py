@@ -7,14 +7,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
 from perdure import registry
 from perdure.api import asking, plan
-from perdure.encoders.features import Features
 from perdure.errors import ModelError, SettingsError, shorten
 from perdure.events.examples import TaskData
 from perdure.events.ids import FIRST_ITEM
@@ -58,8 +57,9 @@ def _found(
     for task in settings.tasks:
         found.objective.refuse_answer(task.name, task.attribute, found.fields)  # type: ignore[operator]
     knows = bool((model.item_ids.rows(found.item_ids.series) >= 0).any())
-    if found.item_ids.digest != model.item_ids.digest and not (other and knows):
-        raise _other_items(set(model.item_ids.series), set(found.item_ids.series), folder)
+    grows = knows and isinstance(found.backbone.item_table, nn.Parameter)  # not where items are clustered anew
+    if found.item_ids.digest != model.item_ids.digest and not (other and grows):
+        raise _other_items(set(model.item_ids.series), set(found.item_ids.series), folder, grows)
     ours, theirs = model.marks or Marks(), found.marks or Marks()
     alike = ours.alike(theirs)
     if not (alike if other else found.marks == model.marks):
@@ -74,16 +74,16 @@ def _found(
     return found
 
 
-def _other_items(log: set[str], model: set[str], folder: str) -> ModelError:
+def _other_items(log: set[str], model: set[str], folder: str, grows: bool) -> ModelError:
     """The error for a log that has grown, or is another."""
-    new, gone, knows = sorted(log - model), sorted(model - log), bool(log & model)
+    new, gone = sorted(log - model), sorted(model - log)
     told = [f"{len(new):,} of the log are new to it, such as {shorten(new[0])!r}"] if new else []
     told += [f"{len(gone):,} of its own are not in the log, such as {shorten(gone[0])!r}"] if gone else []
     return ModelError(
         f"the model reads other items than this log has: {'; '.join(told)}",
         expected=f"its {len(model):,} items, no more and no fewer",
         where=folder,
-        fix=f"{ONLY_START} items, and learns the first task on; model does not" if knows else "learn anew",
+        fix=f"{ONLY_START} items, and learns the first task on; model does not" if grows else "learn anew",
     )
 
 
@@ -118,17 +118,19 @@ def _start(model: UserModel, settings: Settings, events: Events, notes: list[str
     then drawn as in a fresh model; so are the vectors of items that it does not know."""
     folder = str(settings.pretrain.start)
     found = _found(folder, model, settings, events, notes, other=True)
+    refused = SettingsError(
+        f"pretrain.start: its encoder is {found.spec['encoder']}",
+        expected=f"one with the weights of {settings.encoder.spec()}",
+        where=settings.file,
+        fix="only the readout, and what brings no weights, may be another",
+    )
+    if found.spec["encoder"]["name"] != settings.encoder.name or found.backbone.width != model.backbone.width:
+        raise refused
     notes += _grow(found, model, folder)
     theirs, mine = found.backbone.sites(), model.backbone.sites()
     differ = {site for site in theirs.keys() | mine.keys() if _shapes(theirs.get(site)) != _shapes(mine.get(site))}
-    other = any(getattr({**theirs, **mine}[site], "role", "") != "read" for site in differ)
-    if other or found.spec["encoder"]["name"] != settings.encoder.name:
-        raise SettingsError(
-            f"pretrain.start: its encoder is {found.spec['encoder']}",
-            expected=f"one with the weights of {settings.encoder.spec()}",
-            where=settings.file,
-            fix="only the readout, and what brings no weights, may be another",
-        )
+    if any(getattr({**theirs, **mine}[site], "role", "") != "read" for site in differ):
+        raise refused
     for site in mine.keys() - differ:
         mine[site].load_state_dict(theirs[site].state_dict())
 
@@ -137,9 +139,7 @@ def _grow(found: UserModel, model: UserModel, folder: str) -> list[str]:
     """Gives a found model the items of `model`, those it knows with its own vectors, and the values that are read of
     events and items likewise; what is to be known of it."""
     if model.marks is not None and found.marks is not None:
-        rows = torch.from_numpy(model.marks.rows_in(found.marks))  # (R,)
-        theirs, mine = (one.backbone.layers["input"].features for one in (found, model))
-        cast(Features, theirs).resettle(cast(Features, mine), rows)
+        found.backbone.resettle(model.backbone, found.marks, model.marks)
     if found.item_ids.digest == model.item_ids.digest:
         return []
     rows = torch.from_numpy(model.item_ids.rows(found.item_ids.series)).long()  # (N,) where its items stand now, or -1

@@ -94,6 +94,13 @@ class Encoder(nn.Module, ABC):
         vector, unless an encoder knows a better place."""
         self._input.read(marks)
 
+    def resettle(self, other: Encoder, own: Marks, theirs: Marks) -> None:
+        """Move from what it reads besides items to what `other` reads, an encoder of the same kind and width: from its
+        `own` values to `theirs`, which are alike. What is known of them stays as learned, the rest is as in `other`."""
+        mine, features = self._input.features, other._input.features
+        if mine is not None and features is not None:
+            mine.resettle(features, torch.from_numpy(theirs.rows_in(own)))
+
     def study(self, data: TaskData, generator: torch.Generator) -> None:
         """Told once, before the first training: its task, and what draws. For encoders that must see the data whole
         before they read batches of it; what they find is a buffer, and so part of the model."""

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -186,9 +186,23 @@ class DUPN(Encoder):
 
     def read(self, marks: Marks) -> None:
         """The marks of an event are its properties; what is told of its item goes into the item's vector."""
-        super().read(replace(marks, events={}, dates=(), gaps=0))
+        super().read(_of_items(marks))
         self.rows += marks.sizes
         self._gates()
+
+    @torch.no_grad()
+    def resettle(self, other: Encoder, own: Marks, theirs: Marks) -> None:
+        """Gates and attention keep what they know of the properties that stay."""
+        super().resettle(other, _of_items(own), _of_items(theirs))
+        begin = self.rows[0]  # behind the property of time
+        found = torch.from_numpy(replace(theirs, items={}, places=()).rows_in(replace(own, items={}, places=())))
+        rows = torch.cat([torch.arange(begin), torch.where(found < 0, -1, found + begin)])  # (R,)
+        for site in ("lstm", "attention"):
+            mine, weights = (cast(nn.Parameter, one.layers[site].property) for one in (self, other))
+            weights, known = weights.detach().clone(), rows >= 0  # (..., R), (R,)
+            if weights.shape == (len(mine), len(rows)):  # or else it is no encoder of the same settings
+                weights[:, known] = mine[:, rows[known]]
+                mine.data = weights
 
     def forward(self, batch: Batch, via: Via = plain) -> Tensor:
         """(B, T) histories -> states (B, P + T, d)."""
@@ -231,3 +245,8 @@ class DUPN(Encoder):
         since = batch.times.diff(dim=1).to(torch.float64)  # (B, T - 1)
         p[:, 1:] = 1 + torch.bucketize(since, self.gaps, right=True)  # type: ignore[arg-type]
         return p
+
+
+def _of_items(marks: Marks) -> Marks:
+    """Without what is told of events."""
+    return replace(marks, events={}, dates=(), gaps=0)
