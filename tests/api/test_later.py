@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +122,36 @@ def test_a_log_without_what_the_model_reads_is_refused(asked, tmp_path):
     with pytest.raises(perdure.PerdureError) as fault:
         perdure.embed(model, tmp_path / "x.parquet", store=tmp_path / "store")
     assert {"plain": "behaviour", "profile": "age", "marks": "behaviour"}[kind] in str(fault.value)
+
+
+def test_a_log_that_knows_no_answer_to_a_task_is_read(tmp_path):
+    """Today's views, before anybody has bought: who the users are is asked for, not told."""
+    tasks = [
+        {"name": "next", "kind": "next_item"},
+        {"name": "buy", "kind": "item", "where": "behaviour = 'buy'"},
+        {"name": "age", "kind": "one_of", "answer": "user.age"},
+    ]
+    folder = log(tmp_path / "now", False)
+    given = recipe(folder, history={"where": "behaviour = 'view'"}, tuning={"method": "frozen"}, tasks=tasks)
+    model = perdure.load(perdure.learn(given, tmp_path / "run").model)
+    bare = recipe(log(tmp_path / "bare", True))
+    views = pl.read_csv(tmp_path / "bare" / "log.csv").filter(pl.col("behaviour") == "view")
+    views.write_csv(tmp_path / "bare" / "log.csv")
+    bare["data"].pop("users")
+    perdure.prepare(bare, tmp_path / "store")
+    for task in tasks:
+        seen = views.filter(pl.col("user") == "u05")["item"].to_list()
+        user = perdure.recommend(model, task=task["name"], user="u05", store=tmp_path / "store")
+        same = perdure.recommend(model, task=task["name"], history=seen)
+        assert (user["items"], user["scores"], user["source"]) == (same["items"], same["scores"], "model")
+
+
+def test_another_log_in_the_same_folder_is_read_anew(asked, tmp_path):
+    model, _, kind = asked
+    folder = log(tmp_path / "log", False)
+    for grown in (False, True):
+        log(folder, grown)
+        perdure.prepare(recipe(folder, **KINDS[kind]), tmp_path / "store")
+        done = perdure.embed(model, tmp_path / "x.parquet", store=tmp_path / "store")
+        assert done["users"] == USERS + grown
+        shutil.rmtree(tmp_path / "store")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
@@ -19,6 +19,9 @@ from perdure import registry
 from perdure.errors import DataError, MachineError, ModelError, UsageError, shorten
 
 if TYPE_CHECKING:
+    from perdure.events.answers import Answers
+    from perdure.events.examples import Sequences
+    from perdure.events.ids import Ids
     from perdure.events.marks import Marked
     from perdure.events.sequences import Events
     from perdure.model.user_model import UserModel
@@ -104,7 +107,8 @@ def _log(model: Any, store: str | Path | None, later: bool = False) -> Events:
             where="--store",
             fix="name the store's folder, or ask with a history of item ids",
         )
-    events = _once(model, lambda: sequences.load(found), "log", str(found.resolve()))
+    made = (found / "store.json").stat().st_mtime_ns  # another log may take the folder over
+    events = _once(model, lambda: sequences.load(found), "log", str(found.resolve()), str(made))
     if wanted and events.digest != wanted and not (store and later):
         raise DataError(
             f"{found} holds another log (digest {events.digest[:12]}) than the model learned from",
@@ -164,30 +168,28 @@ def _user(model: Any, events: Events, name: str, row: int) -> tuple[list[str], M
 
     Known is every event outside the history that answers the task, whoever takes part in it and whatever the split.
     """
-    from perdure.events.marks import Marks, marked_as
-
-    kind, data = _once(model, lambda: _everyone(model, events, name), "everyone", events.digest, name)
-    history, given, shared = events.item_ids.text(data.history(row)), data.train, data.sequences
+    shared, marked, given = _once(model, lambda: _everyone(model, events, name), "everyone", events.digest, name)
     places = np.arange(shared.starts[row], shared.starts[row + 1])
-    rows = places if shared.events is None else shared.events[places]
-    marks = marked_as(events, model.marks or Marks()).kept(rows)
-    at = np.flatnonzero(given.users == row)
-    if kind != "item" or not len(at) or given.answer_starts is None:
+    history = events.item_ids.text(np.asarray(shared.items)[places])
+    marks = marked.kept(places if shared.events is None else shared.events[places])
+    if given is None:
         return history, marks, []
-    known = data.labels.text(given.answers[given.answer_starts[at[0]] : given.answer_starts[at[0] + 1]])
+    answers, labels = given
+    known = labels.text(answers.codes[slice(*np.searchsorted(answers.users, [row, row + 1]))])
     rows = model.card(name).labels.rows(known)
     return history, marks, [label for label, there in zip(known, rows, strict=True) if there >= 0]
 
 
-def _everyone(model: Any, events: Events, name: str) -> tuple[str, Any]:
-    """The kind of a task, and its data were every user to take part and none held out."""
-    from perdure.events.splits import Split
-    from perdure.events.tasks import compile_tasks
+def _everyone(model: Any, events: Events, name: str) -> tuple[Sequences, Marked, tuple[Answers, Ids] | None]:
+    """Of all users of a log what a task reads, and for one of several answers those that are known, with the ids that
+    they are rows of."""
+    from perdure.events.marks import Marks, marked_as
+    from perdure.events.tasks import history_of, known_answers
 
     settings = _settings(model)
-    task = replace(next(task for task in settings.tasks if task.name == name), users=None, min_answers=1)
-    data = compile_tasks(events, [task], replace(settings.history, min_length=0), Split(valid=0, test=0))
-    return task.kind, data[name]
+    task = next(task for task in settings.tasks if task.name == name)
+    given = known_answers(events, task, settings.history) if task.kind == "item" else None
+    return history_of(events, settings.history), marked_as(events, model.marks or Marks()), given
 
 
 def _tasks(model: Any, task: str | None) -> list[str]:

@@ -70,6 +70,18 @@ def history_of(events: Events, history: History) -> Sequences:
     return _shared(events, history)[1]
 
 
+def known_answers(events: Events, task: Task, history: History) -> tuple[Answers, Ids]:
+    """What a log tells of all users' answers to a task of kind item, and the ids that they are rows of: every event
+    outside the history that answers it, whoever takes part in the task. There may be none.
+
+    Raises:
+        SettingsError: no such column, or a filter that cannot be read.
+    """
+    log, _, held = _shared(events, history)
+    answers, texts = collect(log, held, task, 0)
+    return answers.distinct(), events.item_ids if texts is None else Ids(texts)
+
+
 def _shared(events: Events, history: History) -> tuple[Columns, Sequences, np.ndarray | None]:
     """The log's columns, the shared history, and (E,) bool which events are in it (None: all)."""
     log, cold = Columns(events), cold_users(events, history)
