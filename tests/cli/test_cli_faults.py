@@ -343,10 +343,10 @@ def told(*arguments: str | Path, **more: str) -> tuple[int, bytes, bytes]:
     return done.returncode, done.stdout, done.stderr
 
 
-def test_a_locale_without_the_letters_of_an_id_is_no_fault(first):
+def test_a_locale_without_the_letters_of_an_id_is_no_fault(first, tmp_path):
     """Tables escape what they cannot say; JSON is UTF-8 whatever the locale."""
-    (first / "ids.txt").write_text("ışık", encoding="utf-8")
-    asked = ("recommend", first / "first", "--task", "buy", "--history", f"@{first / 'ids.txt'}")
+    (tmp_path / "ids.txt").write_text("ışık", encoding="utf-8")
+    asked = ("recommend", first / "first", "--task", "buy", "--history", f"@{tmp_path / 'ids.txt'}")
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
     code, out, _ = told(*asked, **plain)
     assert code == 0 and rb"not known to the model: \u0131\u015f\u0131k" in out

@@ -117,7 +117,8 @@ def test_a_value_that_a_column_never_has_is_told_with_those_it_has(recipe, capsy
     assert f"fix: {never}" in told and "users left out" in told
 
 
-def test_answers_that_are_all_input_are_told(recipe, capsys):
+def test_answers_that_are_all_input_are_told(tmp_path, capsys):
+    recipe = make(tmp_path)
     told = "fix: the history is the whole log, and answers lie outside it: set [history]"
     assert call("check", recipe, "-s", "history.where=time > 0") == 3
     assert told in capsys.readouterr().err

@@ -88,7 +88,7 @@ def test_a_comparison_by_the_command_line_has_its_page(compared):
             for task, value in told["tasks"].items():
                 assert task in text and f"{value['mean']:.3f}" in text and f"{value['mean']:.3f}" in page
     assert "How much the published protocol flatters" in page and "recipe, compared" in page
-    assert "All methods share the recipe's settings" in text
+    assert "nothing is set for one method or encoder alone" in text
 
 
 def test_nothing_a_real_comparison_writes_is_left_out(compared):
