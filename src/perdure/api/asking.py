@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from perdure.events.examples import Sequences
     from perdure.events.ids import Ids
     from perdure.events.marks import Marked
+    from perdure.events.profiles import Profiles
     from perdure.events.sequences import Events
     from perdure.model.user_model import UserModel
     from perdure.settings import Settings
@@ -140,21 +141,16 @@ def _compiled(model: Any, events: Events, names: Sequence[str]) -> dict[str, Any
     return _once(model, make, "tasks", events.digest, *names)
 
 
-def _read(model: Any, events: Events) -> tuple[Any, Any, int]:
-    """The histories and profiles of all users of a log, as the model reads them, and how many events are left out."""
+def _profiles(model: Any, events: Events) -> Profiles | None:
+    """Of all users of a log, where the model reads any."""
     from perdure.api.vectors import found
-    from perdure.events.later import read_as
     from perdure.events.profiles import profiles_as
 
-    settings = found(_settings(model), _folders(model, events))
+    def make() -> Profiles:
+        vectors = found(_settings(model), _folders(model, events)).profile.vectors
+        return profiles_as(events, model.fields, vectors)
 
-    def make() -> tuple[Any, Any, int]:
-        shared, left_out = read_as(events, settings.history, model.item_ids, model.marks)
-        fields = model.fields
-        profiles = None if fields is None else profiles_as(events, fields, settings.profile.vectors)
-        return shared, profiles, left_out
-
-    return _once(model, make, "read", events.digest)
+    return None if model.fields is None else _once(model, make, "profiles", events.digest)
 
 
 def _folders(model: Any, events: Events) -> list[Path]:
@@ -168,28 +164,32 @@ def _user(model: Any, events: Events, name: str, row: int) -> tuple[list[str], M
 
     Known is every event outside the history that answers the task, whoever takes part in it and whatever the split.
     """
-    shared, marked, given = _once(model, lambda: _everyone(model, events, name), "everyone", events.digest, name)
+    shared, marked = _once(model, lambda: _told(model, events), "told", events.digest)
     places = np.arange(shared.starts[row], shared.starts[row + 1])
     history = events.item_ids.text(np.asarray(shared.items)[places])
     marks = marked.kept(places if shared.events is None else shared.events[places])
-    if given is None:
+    if model.card(name).kind != "item":
         return history, marks, []
-    answers, labels = given
+    answers, labels = _once(model, lambda: _answers(model, events, name), "answers", events.digest, name)
     known = labels.text(answers.codes[slice(*np.searchsorted(answers.users, [row, row + 1]))])
     rows = model.card(name).labels.rows(known)
     return history, marks, [label for label, there in zip(known, rows, strict=True) if there >= 0]
 
 
-def _everyone(model: Any, events: Events, name: str) -> tuple[Sequences, Marked, tuple[Answers, Ids] | None]:
-    """Of all users of a log what a task reads, and for one of several answers those that are known, with the ids that
-    they are rows of."""
+def _told(model: Any, events: Events) -> tuple[Sequences, Marked]:
+    """What the log tells of all users, whatever the task: histories in its own rows, and marks of all its events."""
     from perdure.events.marks import Marks, marked_as
-    from perdure.events.tasks import history_of, known_answers
+    from perdure.events.tasks import history_of
+
+    return history_of(events, _settings(model).history), marked_as(events, model.marks or Marks())
+
+
+def _answers(model: Any, events: Events, name: str) -> tuple[Answers, Ids]:
+    """All users' answers to a task of kind item that a log tells, and the ids that they are rows of."""
+    from perdure.events.tasks import known_answers
 
     settings = _settings(model)
-    task = next(task for task in settings.tasks if task.name == name)
-    given = known_answers(events, task, settings.history) if task.kind == "item" else None
-    return history_of(events, settings.history), marked_as(events, model.marks or Marks()), given
+    return known_answers(events, next(task for task in settings.tasks if task.name == name), settings.history)
 
 
 def _tasks(model: Any, task: str | None) -> list[str]:
@@ -299,7 +299,7 @@ def recommend(
         row = int(events.user_ids.rows([user])[0])
         if row >= 0:
             raw, told, owned = _user(model, events, card.name, row)
-            profiles = _read(model, events)[1]
+            profiles = _profiles(model, events)
             known = None if profiles is None else profiles.of(np.array([row]))
         else:
             stranger = [user]
@@ -335,13 +335,19 @@ def embed(model: Any, out: str | Path, *, task: str | None = None, store: str | 
     Raises:
         UsageError, DataError, ModelError, MachineError.
     """
+    from perdure.events.later import read_as
     from perdure.inference.export import embed as export
 
     model = _opened(model)
-    _tasks(model, task)
+    _tasks(model, task)  # an unknown one is told before the log is read
     events = _log(model, store, later=True)
-    shared, profiles, left_out = _read(model, events)
-    told = export(model, shared, events.user_ids, Path(out), task, profiles=profiles)
+    shared, left_out = _once(
+        model,
+        lambda: read_as(events, _settings(model).history, model.item_ids, model.marks),
+        "read",
+        events.digest,
+    )
+    told = export(model, shared, events.user_ids, Path(out), task, profiles=_profiles(model, events))
     total = len(shared.items) + left_out
     return {
         "path": str(out),

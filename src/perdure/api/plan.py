@@ -135,8 +135,7 @@ def tasks_of(
     if not datas:
         return {}
     shared = next(iter(datas.values())).sequences  # of all tasks
-    kept = marks if marks is None or shared.events is None else marks.kept(shared.events)
-    shared = replace(shared, marks=kept)
+    shared = shared if marks is None else shared.with_marks(marks)
     given = settings.profile.friends if names is None else None  # some tasks alone are asked for, not learned
     friends = read_friends(given.path, given.user, given.friend, events.user_ids) if given else None
     return {name: replace(data, profiles=profiles, friends=friends, sequences=shared) for name, data in datas.items()}

@@ -20,6 +20,7 @@ from perdure.encoders.parts import EventEmbedding, reset_layer
 from perdure.encoders.readouts import Readout, max_of_events, mean_of_events
 from perdure.events.batch import Batch, last
 from perdure.events.marks import Marks
+from perdure.functional.dropout import dropout
 
 if TYPE_CHECKING:
     from perdure.events.examples import TaskData
@@ -181,9 +182,11 @@ class Blocks(Encoder):
 
     Attributes:
         blocks: how many.
+        dropout: on what stands before the first block, where that has a norm of its own.
     """
 
     blocks: int
+    dropout: float = 0.0
 
     def forward(self, batch: Batch, via: Via = plain) -> Tensor:
         """(B, T) histories -> states (B, P + T, d)."""
@@ -205,7 +208,10 @@ class Blocks(Encoder):
 
     def begin(self, batch: Batch, via: Via) -> Tensor:
         """What stands before the first block: (B, T) histories -> (B, P + T, d)."""
-        return self.embed(batch, via)  # (B, P + T, d)
+        x = self.embed(batch, via)  # (B, P + T, d)
+        if "input_norm" not in self.layers:
+            return x
+        return dropout(via("input_norm", self.layers["input_norm"], x), self.dropout, self.training)
 
     def context(self, x: Tensor, batch: Batch) -> Any:
         """What all blocks share besides x (B, P + T, d)."""
@@ -220,13 +226,27 @@ class Blocks(Encoder):
 
     def end(self, x: Tensor, via: Via) -> Tensor:
         """What stands after the last block: (B, T, d) -> (B, T, d)."""
-        return via("norm", self.layers["norm"], x)  # (B, T, d)
+        return via("norm", self.layers["norm"], x) if "norm" in self.layers else x  # (B, T, d)
 
     def _door(self, i: int, via: Via) -> Layer:
         def layer(name: str, x: Tensor, *context: Tensor) -> Tensor:
             return via(f"block{i}/{name}", self.layers[f"block{i}/{name}"], x, *context)
 
         return layer
+
+
+def prenorm(layer: Layer, x: Tensor, ends: Tensor | None, *context: Tensor) -> Tensor:
+    """x <- x + Attention(LN x);  x <- x + F(LN x): a `block` of (B, T, d)."""
+    memory = layer("norm1", x)  # (B, T, d)
+    x = cut(x, ends) + layer("attention", cut(memory, ends), memory, *context)  # (B, Q, d)
+    return x + layer("feedforward", layer("norm2", x))
+
+
+def postnorm(layer: Layer, x: Tensor, ends: Tensor | None, *context: Tensor) -> Tensor:
+    """x <- LN(x + Attention(x));  x <- LN(x + F(x)): a `block` of (B, T, d)."""
+    q = cut(x, ends)  # (B, Q, d)
+    x = layer("norm1", q + layer("attention", q, x, *context))  # (B, Q, d)
+    return layer("norm2", x + layer("feedforward", x))
 
 
 def cut(x: Tensor, ends: Tensor | None) -> Tensor:

@@ -39,11 +39,10 @@ from annotated_types import Ge, Lt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perdure.encoders.base import MASK, Blocks, Layer, Via, before, cut
+from perdure.encoders.base import MASK, Blocks, Layer, Via, before, postnorm, prenorm
 from perdure.encoders.parts import Attention, EventEmbedding, FeedForward, Norm, normed
 from perdure.encoders.readouts import Readout, pooling
 from perdure.events.batch import Batch
-from perdure.functional.dropout import dropout
 
 __all__ = ["BERT4Rec"]
 
@@ -124,11 +123,6 @@ class BERT4Rec(Blocks):
         asked = batch.picked(source, kept + 1).hidden(at >= kept[:, None], MASK * (at == kept[:, None]))
         return replace(asked, times=None)
 
-    def begin(self, batch: Batch, via: Via) -> Tensor:
-        """x of the events: (B, T) histories -> (B, P + T, d)."""
-        x = via("input_norm", self.layers["input_norm"], super().begin(batch, via))  # (B, P + T, d)
-        return dropout(x, self.dropout, self.training)
-
     def context(self, x: Tensor, batch: Batch) -> Tensor:
         """(B, P + T) bool: what is no padding, and so may be looked at."""
         ends = batch.lengths + (x.shape[1] - batch.items.shape[1])  # (B,)
@@ -136,17 +130,10 @@ class BERT4Rec(Blocks):
 
     def block(self, i: int, x: Tensor, context: Tensor, layer: Layer, ends: Tensor | None = None) -> Tensor:
         """Block i: (B, T, d) -> (B, T, d), or with `ends` (B,) at position ends - 1 alone -> (B, 1, d)."""
-        asking = cut(x, ends)  # (B, Q, d)
-        if self.kind == "prenorm":
-            memory = layer("norm1", x)  # (B, T, d)
-            x = asking + layer("attention", cut(memory, ends), memory, context)  # (B, Q, d)
-            return x + layer("feedforward", layer("norm2", x))
-        x = layer("norm1", asking + layer("attention", asking, x, context))  # (B, Q, d)
-        return layer("norm2", x + layer("feedforward", x))  # (B, Q, d)
+        return (prenorm if self.kind == "prenorm" else postnorm)(layer, x, ends, context)
 
     def end(self, x: Tensor, via: Via) -> Tensor:
         """What items are scored with: (B, T, d) -> (B, T, d)."""
-        for site in ("projection", "norm"):
-            if site in self.layers:
-                x = via(site, self.layers[site], x)  # (B, T, d)
-        return x
+        if "projection" in self.layers:
+            x = via("projection", self.layers["projection"], x)  # (B, T, d)
+        return super().end(x, via)

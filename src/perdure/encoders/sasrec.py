@@ -31,11 +31,9 @@ import torch
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
-from perdure.encoders.base import Blocks, Layer, Via, before, cut
+from perdure.encoders.base import Blocks, Layer, before, cut, postnorm, prenorm
 from perdure.encoders.parts import Attention, EventEmbedding, FeedForward, Norm, normed
 from perdure.encoders.readouts import Readout, pooling
-from perdure.events.batch import Batch
-from perdure.functional.dropout import dropout as dropped
 
 __all__ = ["SASRec"]
 
@@ -51,7 +49,7 @@ class SASRec(Blocks):
         max_length: events read.
         dropout: on embeddings and after each sub-layer.
         block: "sasrec" as published (the residual adds the normalised query); "prenorm", the usual pre-norm block; or
-            "postnorm", BERT4Rec's, with its small first weights: the best on short histories with dropout 0.5.
+            "postnorm", BERT4Rec's, its first weights drawn from N(0, 0.02) as in BERT.
         sparse: sparse gradients for the item table, for very large catalogues with sampled losses.
         readout: how the states of a history become one user vector.
         positions: counted from the first event read, or from the "last", as published, where padding stands on the
@@ -80,8 +78,7 @@ class SASRec(Blocks):
         positions: Literal["first", "last"] = "first",
     ) -> None:
         super().__init__(n_items, width, max_length, readout)
-        self.blocks, self.kind, self.dropout = blocks, block, dropout
-        post = block == "postnorm"
+        self.blocks, self.kind, post = blocks, block, block == "postnorm"
         self.layers["input"] = EventEmbedding(
             n_items,
             width,
@@ -92,7 +89,7 @@ class SASRec(Blocks):
             from_last=positions == "last",
         )
         if post:
-            self.layers["input_norm"] = Norm(width)
+            self.layers["input_norm"], self.dropout = Norm(width), dropout
         for i in range(blocks):
             attention = Attention(width, heads, dropout, attention_dropout)
             feedforward = FeedForward(width, inner or (4 if post else 1) * width, dropout, gelu=post)
@@ -110,28 +107,11 @@ class SASRec(Blocks):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02, generator=generator)
 
-    def begin(self, batch: Batch, via: Via) -> Tensor:
-        """x of the events: (B, T) histories -> (B, P + T, d)."""
-        x = super().begin(batch, via)  # (B, P + T, d)
-        if self.kind != "postnorm":
-            return x
-        return dropped(via("input_norm", self.layers["input_norm"], x), self.dropout, self.training)
-
     def block(self, i: int, x: Tensor, context: None, layer: Layer, ends: Tensor | None = None) -> Tensor:
         """Block i: (B, T, d) -> (B, T, d), or with `ends` (B,) at position ends - 1 alone -> (B, 1, d)."""
         seen = [] if ends is None else [before(x, ends)]  # (B, T)
-        if self.kind == "prenorm":
-            memory = layer("norm1", x)  # (B, T, d)
-            x = cut(x, ends) + layer("attention", cut(memory, ends), memory, *seen)  # (B, Q, d)
-            return x + layer("feedforward", layer("norm2", x))
-        if self.kind == "postnorm":
-            q = cut(x, ends)  # (B, Q, d)
-            x = layer("norm1", q + layer("attention", q, x, *seen))  # (B, Q, d)
-            return layer("norm2", x + layer("feedforward", x))
+        if self.kind != "sasrec":
+            return (prenorm if self.kind == "prenorm" else postnorm)(layer, x, ends, *seen)
         q = layer("norm1", cut(x, ends))  # (B, Q, d)
         f = layer("norm2", q + layer("attention", q, x, *seen))  # (B, Q, d)
         return f + layer("feedforward", f)
-
-    def end(self, x: Tensor, via: Via) -> Tensor:
-        """What items are scored with: (B, T, d) -> (B, T, d)."""
-        return x if self.kind == "postnorm" else super().end(x, via)

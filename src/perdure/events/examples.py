@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -203,6 +203,10 @@ class Sequences:
     def n_users(self) -> int:
         """Users of the log, those with an empty history too."""
         return len(self.starts) - 1
+
+    def with_marks(self, told: Marked) -> Sequences:
+        """The same with the marks of its events, `told` of all events of the log."""
+        return replace(self, marks=told if self.events is None else told.kept(self.events))
 
     def before(self, event_rows: np.ndarray) -> np.ndarray:
         """(n,) int64: the place in `items` of the first history event at or after each log row."""

@@ -6,7 +6,6 @@ know are left out, as those of raw histories are; other values that nobody had t
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,18 +35,14 @@ def read_as(events: Events, history: History, items: Ids, marks: Marks | None) -
     Raises:
         SettingsError: `history` cannot be read of this log. DataError: a column of `marks` is not there.
     """
-    shared = history_of(events, history)
-    if marks is not None:
-        told = marked_as(events, marks)
-        shared = replace(shared, marks=told if shared.events is None else told.kept(shared.events))
-    if events.item_ids.digest == items.digest:
-        return shared, 0
-    rows = np.concatenate([np.full(FIRST_ITEM, -1, np.int32), items.rows(events.item_ids.series)])  # (N + 2,)
-    found = rows[shared.items]  # (H,)
-    known = found >= 0  # (H,)
-    kept = np.flatnonzero(known)  # (H',)
-    starts = np.concatenate([[0], np.cumsum(known)])[shared.starts]  # (U + 1,)
-    times = None if shared.times is None else np.asarray(shared.times)[kept]  # (H',)
-    log_rows = kept if shared.events is None else shared.events[kept]  # (H',)
-    told = None if shared.marks is None else shared.marks.kept(kept)
-    return Sequences(found[kept], starts, times, log_rows, told), len(found) - len(kept)
+    shared, left_out = history_of(events, history), 0
+    if events.item_ids.digest != items.digest:
+        rows = np.concatenate([np.full(FIRST_ITEM, -1, np.int32), items.rows(events.item_ids.series)])  # (N + 2,)
+        found = rows[shared.items]  # (H,)
+        known = found >= 0  # (H,)
+        kept = np.flatnonzero(known)  # (H',)
+        starts = np.concatenate([[0], np.cumsum(known)])[shared.starts]  # (U + 1,)
+        times = None if shared.times is None else np.asarray(shared.times)[kept]  # (H',)
+        shared = Sequences(found[kept], starts, times, kept if shared.events is None else shared.events[kept])
+        left_out = len(found) - len(kept)
+    return shared if marks is None else shared.with_marks(marked_as(events, marks)), left_out

@@ -141,10 +141,10 @@ class NextItem(Objective):
     def _all(self, learner: Learner, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """States (B, T, d), whether each is asked (B, T), and the item rows that follow (B, T); with learner.first one
         state more, the last prompt's."""
-        inputs, first = _inputs(batch), learner.first  # (B, T)
-        t = batch.items.shape[1] - 1 + first
+        first, t = learner.first, batch.items.shape[1] - 1
+        inputs = batch.upto(t, (batch.lengths - 1).clamp(min=0))  # (B, T)
         h = learner.encode(inputs)  # (B, P + T, d)
-        return h[:, h.shape[1] - t :], batch.valid if first else inputs.valid, batch.items[:, 1 - first :]
+        return h[:, h.shape[1] - t - first :], batch.valid if first else inputs.valid, batch.items[:, 1 - first :]
 
     def _last(self, learner: Learner, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The same of the last events alone: (B, 1, d), (B, 1), (B, 1)."""
@@ -167,8 +167,3 @@ class NextItem(Objective):
         if self.kind == "gbce":
             return losses.gbce(positive, negative, len(cast(Negatives, self.sampler).log_q), self.t)
         return (losses.bce if self.kind == "bce" else losses.bpr)(positive, negative)
-
-
-def _inputs(batch: Batch) -> Batch:
-    """(B, T) of (B, T + 1): all events but the last."""
-    return batch.upto(batch.items.shape[1] - 1, (batch.lengths - 1).clamp(min=0))
