@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from contracts import members
 from torch.nn import functional as F
@@ -87,3 +88,24 @@ def test_with_gate_1_a_task_begins_as_the_backbone():
     model.eval()
     batch = members.batch(5)
     assert torch.equal(model.represent(batch, "age"), model.represent(batch))
+
+
+@pytest.mark.parametrize("head", ["items", "both"])
+def test_labels_are_scored_by_the_items_the_backbone_met_and_by_vectors_of_their_own(head):
+    model = learned("buy", head=head)  # no history of the first task held its item 0
+    own, table, batch = model.heads["buy"], model.backbone.item_table, members.batch(6)
+    card, u = model.tasks["buy"], model.represent(batch, "buy")
+    assert model.tasks["watch"].popularity[0] == 0 and card.label_items[0] == 2
+    assert len(own.vectors) == (1 if head == "items" else len(card.label_items)) and own.vectors.abs().min() > 0
+    for y, row in enumerate(card.label_items.tolist()):
+        e = table[row] if y else torch.zeros_like(table[row])
+        e = e + own.vectors[y] if head == "both" or y == 0 else e
+        torch.testing.assert_close(own.score(u, table)[:, y], u @ own.map @ e + own.bias[y], atol=1e-5, rtol=1e-4)
+
+
+def test_at_first_a_label_the_backbone_never_met_is_as_likely_as_it_is_popular():
+    model = learned()
+    card = members.card("buy", "item")
+    model.add(card, torch.Generator())
+    scores = model.heads["buy"].score(torch.randn(3, model.backbone.width), model.backbone.item_table)  # (3, Y)
+    assert torch.allclose(scores[:, 0], torch.tensor(math.log(1 / (card.popularity + 1).mean())))

@@ -4,7 +4,8 @@ next_item   s_i = u . E_i (+ b_i)     E the item table the encoder reads with (t
 item        s_y = u . W_y + b_y       many positives a user: mean cross-entropy over them
 one_of      s_y = u . W_y + b_y       cross-entropy
 
-A method may give an item task a head without a table: s_y = (u T) . E_y + b_y, E the items' own vectors, T a map.
+A method may give an item task a head on the items' own vectors E_y: s_y = (u T) . (E_y + V_y) + b_y, T a map, V_y a
+vector of the label's own, for all labels or for those alone whose E_y tells nothing, in place of it.
 """
 
 from __future__ import annotations
@@ -80,24 +81,48 @@ class ItemsHead(nn.Module):
         label_items: (Y,) item row of each label, all 2 or more.
         popularity: (Y,) training answers per label; the bias starts as its logarithm.
         width: d; sharpness: the map starts as so much of the identity.
+        unmet: (Y,) bool, items whose vectors were never trained: zeros stand in their place.
+        own: whether all labels have a vector of their own besides, zero at first; else only those that are unmet.
     """
 
     rows: Tensor
+    places: Tensor
 
-    def __init__(self, label_items: np.ndarray, popularity: np.ndarray, width: int, sharpness: float) -> None:
+    def __init__(
+        self,
+        label_items: np.ndarray,
+        popularity: np.ndarray,
+        width: int,
+        sharpness: float,
+        unmet: np.ndarray,
+        own: bool = False,
+    ) -> None:
         super().__init__()
         counts = torch.from_numpy(np.asarray(popularity, np.float32)) + 1  # (Y,)
         self.map = nn.Parameter(torch.eye(width) * sharpness)
         self.bias = nn.Parameter((counts / counts.mean()).log())
+        self.own = own
         self.register_buffer("rows", torch.from_numpy(np.asarray(label_items, np.int64)), persistent=False)
+        self.register_buffer("places", torch.from_numpy(np.flatnonzero(unmet)), persistent=False)  # (K,)
+        k = len(label_items) if own else len(self.places)
+        self.vectors = nn.Parameter(torch.zeros(k, width)) if k else None  # (Y or K, d)
+
+    def table(self, item_table: Tensor) -> Tensor:
+        """(N + 2, d) -> (Y, d): what labels are scored by."""
+        table = item_table[self.rows]  # (Y, d)
+        if self.vectors is None:
+            return table
+        if self.own:
+            return table.index_fill(0, self.places, 0.0) + self.vectors
+        return table.index_copy(0, self.places, self.vectors)
 
     def score(self, u: Tensor, item_table: Tensor) -> Tensor:
         """(B, d) -> (B, Y)"""
-        return torch.addmm(self.bias, u @ self.map, item_table[self.rows].T)
+        return torch.addmm(self.bias, u @ self.map, self.table(item_table).T)
 
     def loss(self, u: Tensor, batch: Batch, item_table: Tensor) -> Tensor:
         """Mean cross-entropy over all answers of the batch."""
-        return answers_loss(u @ self.map, item_table[self.rows], self.bias, batch)
+        return answers_loss(u @ self.map, self.table(item_table), self.bias, batch)
 
 
 def answers_loss(u: Tensor, table: Tensor, bias: Tensor, batch: Batch) -> Tensor:

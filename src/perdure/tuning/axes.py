@@ -10,7 +10,8 @@ knowledge of earlier tasks as constants that a new task attends to (M. Yang et a
     z_k   = ((p_j - m_j) / s_j) for every earlier task j        where the user stands on earlier axes
     q_k   = S(gelu(W_k e_t + b_k)),  e_t = E_{i_t} / rms(E)     a small network on the item vectors
     S(x)  = sum_{t <= n} x_t / sqrt(n)                          over the n events so far
-    item tasks whose labels are items:   score(y) = (u_k T_k) . E_y + b_y, T_k = tau I and b = log popularity at first
+    item tasks whose labels are items:   score(y) = (u_k T_k) . E_y + b_y, T_k = tau I and b = log popularity at first,
+                                         V_y in place of E_y where the backbone never met y
 
 | paper | here | shape |
 |---|---|---|
@@ -24,6 +25,7 @@ knowledge of earlier tasks as constants that a new task attends to (M. Yang et a
 | W_k, b_k | inner, Normal(0, 1/d) at the start | (r, d), (r,), r = rank |
 | U_k | outer, zero at the start | (r, d) |
 | T_k, b_y | head.map, head.bias | (d, d), (Y,) |
+| V_y | head.vectors, zero at the start | (labels never met, d) |
 
 The backbone is run once, without gradients, and can be shared by all tasks: a task adds sums over the events of a few
 numbers an item. It owns N + d (1 + L) + r (2 d + 1) numbers beside its head: with d = 64 and a table of items that
@@ -38,6 +40,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+import numpy as np
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
@@ -136,6 +139,14 @@ def summed(x: Tensor, batch: Batch, everywhere: bool = False) -> Tensor:
     return s / n.clamp(min=1).sqrt()  # (B, Q, m)
 
 
+def unmet(model: UserModel, card: TaskCard) -> np.ndarray:
+    """(Y,) bool: labels that are items and stood in no history that the backbone was trained on."""
+    first = next(iter(model.tasks.values()))
+    if first.kind != "next_item":
+        return np.zeros(len(card.label_items), bool)  # not known
+    return first.popularity[card.label_items - FIRST] == 0
+
+
 class Axes(Method):
     """An axis over the items per task, beside a frozen backbone.
 
@@ -144,8 +155,9 @@ class Axes(Method):
         mixes: L, directions in which earlier axes move a user vector; 0 learns every task without the others.
         gate: g, how loud the backbone's vector is beside what the task adds.
         spread: size of c_k, how loud the axis is.
-        head: of a task whose labels are items: the backbone's item vectors through a learned map ("items"), or a table
-            of its own as everywhere else ("labels").
+        head: of a task whose labels are items: the backbone's item vectors through a learned map, and vectors of its
+            own for those alone that the backbone never met in training ("items"); the same with a vector of its own
+            for every label ("both"), d numbers a label more; or a table of its own as everywhere else ("labels").
         sharpness: tau, how sharp the scores of that head are at first.
     """
 
@@ -161,12 +173,12 @@ class Axes(Method):
         mixes: Annotated[int, Ge(0)] = 4,
         gate: Annotated[float, Gt(0)] = 0.3,
         spread: Annotated[float, Gt(0)] = 3.0,
-        head: Literal["items", "labels"] = "items",
+        head: Literal["items", "both", "labels"] = "items",
         sharpness: Annotated[float, Gt(0)] = 1.0,
     ) -> None:
         super().__init__()
         self.rank, self.mixes, self.gate, self.spread = rank, mixes, gate, spread
-        self.items_head, self.sharpness = head == "items", sharpness
+        self.kind, self.sharpness = head, sharpness
         self.begins_as_backbone = gate == 1
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
@@ -179,9 +191,12 @@ class Axes(Method):
 
     def head(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> nn.Module | None:
         """The item vectors for a later task whose labels are all items."""
-        if card.kind != "item" or not self.items_head or model.is_first(card.name) or (card.label_items < FIRST).any():
+        if card.kind != "item" or self.kind == "labels" or model.is_first(card.name):
             return None
-        return ItemsHead(card.label_items, card.popularity, model.backbone.width, self.sharpness)
+        if (card.label_items < FIRST).any():
+            return None
+        width, own = model.backbone.width, self.kind == "both"
+        return ItemsHead(card.label_items, card.popularity, width, self.sharpness, unmet(model, card), own)
 
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
         """Axis, mixes, network and head."""
