@@ -19,6 +19,11 @@ __all__ = ["KINDS", "about", "find", "names", "trial"]
 
 KINDS = {"encoders": "encoders", "objectives": "objectives", "methods": "tuning", "formats": "events/formats"}
 NOT_PARTS = {"__init__", "base", "features", "parts", "readouts"}
+DECLARED = {
+    "encoders": ("paper", "summary"),
+    "objectives": ("paper", "summary"),
+    "methods": ("paper", "summary", "keeps"),
+}
 
 
 def _near(name: str, known: Iterable[str]) -> str:
@@ -47,7 +52,8 @@ def find(kind: str, name: str) -> Any:
     """The class registered under a name.
 
     Raises:
-        UsageError: no such kind or name; tells the nearest.
+        UsageError: no such kind or name, and tells the nearest; the file holds no such class, or it does not declare
+            what all of its kind do.
     """
     if name not in _names(kind):
         raise UsageError(
@@ -56,8 +62,26 @@ def find(kind: str, name: str) -> Any:
             fix=_near(name, _names(kind)),
         )
     module = importlib.import_module("perdure." + KINDS[kind].replace("/", ".") + "." + name)
-    own = (thing for thing in vars(module).values() if isinstance(thing, type) and thing.__module__ == module.__name__)
-    return next(thing for thing in own if getattr(thing, "name", None) == name)
+    own = [thing for thing in vars(module).values() if isinstance(thing, type) and thing.__module__ == module.__name__]
+    found = next((thing for thing in own if getattr(thing, "name", None) == name), None)
+    where = f"{KINDS[kind]}/{name}.py"
+    if found is None:
+        said = [repr(thing.name) for thing in own if isinstance(getattr(thing, "name", None), str)]
+        raise UsageError(
+            f"the file {where} holds no class of that name" + (f", but {', '.join(said)}" if said else ""),
+            expected=f'a class that declares name: ClassVar[str] = "{name}"',
+            where=where,
+            fix="give the class the name of its file, or move the file out of the folder",
+        )
+    lacking = [what for what in DECLARED.get(kind, ()) if not hasattr(found, what)]
+    if lacking:
+        raise UsageError(
+            f"the {kind.removesuffix('s')} {name} does not declare {', '.join(lacking)}",
+            expected="what all of its kind declare as class attributes: " + ", ".join(DECLARED[kind]),
+            where=f"{where}, class {found.__name__}",
+            fix="see docs/add-a-method.md",
+        )
+    return found
 
 
 def about(kind: str) -> list[dict[str, Any]]:

@@ -45,3 +45,24 @@ def test_list_tells_keeps_paper_and_summary():
     for kind in registry.KINDS:
         for entry in perdure.list_(kind):
             assert entry["summary"] and "\n" not in entry["summary"]
+
+
+FILES = {
+    "other.py": (
+        'class Mine:\n    name = "mine"\n',
+        ["tuning/other.py holds no class of that name, but 'mine'", '= "other"'],
+    ),
+    "helper.py": ("def help_me(): ...\n", ["tuning/helper.py holds no class of that name", '= "helper"']),
+    "mine.py": ('class Mine:\n    name = "mine"\n    paper = ""\n', ["method mine does not declare summary, keeps"]),
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_that_is_no_whole_part_says_what_it_lacks(tmp_path, monkeypatch, file):
+    text, told = FILES[file]
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    monkeypatch.setattr("perdure.tuning.__path__", [str(tmp_path)])
+    monkeypatch.setattr(registry, "_names", lambda kind: (file.removesuffix(".py"),))
+    with pytest.raises(perdure.UsageError) as fault:
+        registry.find("methods", file.removesuffix(".py"))
+    assert not [part for part in told if part not in str(fault.value)] and fault.value.fix

@@ -114,7 +114,7 @@ class Leak(Method):
 @pytest.mark.parametrize(
     ("how", "named"),
     [
-        ("everything", "what older tasks stand on: next"),  # free to move, but the probes see it
+        ("everything", "what older tasks stand on: answers of next"),  # free to move, but the probes see it
         ("older-head", "heads.later.table"),
         ("enter", "backbone.layers.input"),
         ("leave", "backbone.layers.input"),
@@ -125,7 +125,7 @@ def test_a_broken_promise_is_caught(tmp_path, monkeypatch, how, named):
     monkeypatch.setattr(Leak, "how", how)
     with pytest.raises(PromiseBroken) as fault:
         live(tmp_path, "leak")
-    assert named in str(fault.value)
+    assert named in str(fault.value) and "`trains`" in fault.value.fix
     assert fault.value.exit_code == 70
     assert json.loads((tmp_path / "run.json").read_text())["state"] == "failed"
 

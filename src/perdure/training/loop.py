@@ -221,6 +221,7 @@ def freeze(model: UserModel, task: str, stage: str) -> dict[str, Parameter]:
         raise PromiseBroken(
             f"the method trains {len(wanted) - len(trained)} parameters that are not part of the model",
             where=f"{type(model.method).__name__}.trains, task {task}, stage {stage}",
+            fix="let `overlay`, `head` or the method's constructor make them, so that they are saved with the model",
         )
     return trained
 

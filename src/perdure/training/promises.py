@@ -53,10 +53,10 @@ def hold(before: Mapping[str, str], after: Mapping[str, str], method: str, task:
     if moved:
         more = f" and {len(moved) - 5} more" if len(moved) > 5 else ""
         raise PromiseBroken(
-            f"learning {task} moved what older tasks stand on: {', '.join(moved[:5])}{more}",
+            f"learning {task} changed what older tasks stand on: {', '.join(moved[:5])}{more}",
             expected=f"{method} promises that older tasks answer as before",
             where=f"task {task}",
-            fix="please report this: it is a fault of the method",
+            fix="report it as a fault of the method; in your own let `trains` name what is new, or `shut` the rest",
         )
 
 
