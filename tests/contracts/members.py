@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -30,6 +32,11 @@ MARKS = Marks(
     vectors=np.random.default_rng(1).normal(size=(N + 2, 3)).astype(np.float32),
 )
 READS = {"input": MARKS, "mlp": replace(MARKS, join="mlp", ids=False)}  # what may stand behind an encoder's "+"
+
+
+def options(kind: str, name: str) -> Mapping[str, inspect.Parameter]:
+    """What the constructor of a part can be told."""
+    return inspect.signature(registry.find(kind, name)).parameters
 
 
 def batch(seed: int, size: int = 6, length: int = T, answers: int | None = None) -> Batch:
