@@ -45,13 +45,15 @@ def code_words(module) -> set[str]:
 def test_encoders_name_no_method():
     methods = names_in("tuning")
     wrong = {m.place: code_words(m) & methods for m in modules() if m.room in {"encoders", "model", "objectives"}}
-    assert not {place: names for place, names in wrong.items() if names}
+    wrong = {place: names for place, names in wrong.items() if names}
+    assert not wrong, f"{wrong}: names of methods; a new method takes a name that is no word of the code yet"
 
 
 def test_tuning_names_no_encoder():
     encoders = names_in("encoders")
     wrong = {m.place: code_words(m) & encoders for m in modules() if m.room in {"tuning", "objectives"}}
-    assert not {place: names for place, names in wrong.items() if names}
+    wrong = {place: names for place, names in wrong.items() if names}
+    assert not wrong, f"{wrong}: names of encoders; a new encoder takes a name that is no word of the code yet"
 
 
 def test_nobody_tests_parameter_names_by_substring():
@@ -70,7 +72,7 @@ def test_nobody_tests_parameter_names_by_substring():
                 and node.comparators[0].id in {"name", "key", "n", "path", "site"}
             ):
                 wrong.append(f"{module.place}:{node.lineno}")
-    assert not wrong, wrong
+    assert not wrong, f"{wrong}: ask for the role of the layer or the shape of the weight, not for a part of its name"
 
 
 def test_file_name_is_registered_name():
