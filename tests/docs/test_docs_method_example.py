@@ -1,38 +1,60 @@
-"""The method on the page `add-a-method` is a real one: it learns, it keeps what it promises to keep."""
+"""The parts on the page `add-a-method` are real ones: they learn, keep what they promise, and pass the contracts."""
 
 from __future__ import annotations
+
+import importlib
+import inspect
 
 import pytest
 import torch
 from contracts import members
 from docs.pages import ROOT, blocks, module
+from laws.house import modules
+from laws.test_law_names import code_words
 
 from perdure import registry
 from perdure.events.ids import Ids
 from perdure.model.store import build
 
 PAGE = ROOT / "docs" / "add-a-method.md"
+OWN = {("methods", "rescale"): "Rescale", ("encoders", "average"): "Average", ("objectives", "skipgram"): "SkipGram"}
 
 
 @pytest.fixture(scope="module")
-def method(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tuning") / "scale.py"
-    path.write_text(blocks(PAGE, "python")[0], encoding="utf-8")
-    return module(path).Scale
+def page(tmp_path_factory):
+    """(kind, name) -> class, with the page's own among them."""
+    own = {}
+    for text, ((kind, name), cls) in zip(blocks(PAGE, "python"), OWN.items(), strict=True):
+        path = tmp_path_factory.mktemp(kind) / f"{name}.py"
+        path.write_text(text, encoding="utf-8")
+        own[kind, name] = getattr(module(path), cls)
+    return lambda kind, name: own.get((kind, name)) or registry.find(kind, name)
+
+
+def test_their_names_are_free():
+    """As a law demands of the names of files: no other room has them among its words."""
+    words = {room: set() for room in ("tuning", "encoders", "objectives", "model")}
+    for one in modules():
+        if one.room in words:
+            words[one.room] |= code_words(one)
+    assert not {name for kind, name in OWN if kind == "methods"} & (
+        words["encoders"] | words["objectives"] | words["model"]
+    )
+    assert not {name for kind, name in OWN if kind == "encoders"} & (words["tuning"] | words["objectives"])
+
+
+def made(page, encoder, method, objective):
+    """A small model of these parts."""
+    spec = {"encoder": {"name": encoder, "width": 16, "max_length": members.T}}
+    spec |= {"method": {"name": method}, "objective": {"name": objective}}
+    items = Ids([f"i{i:02d}" for i in range(members.N)], first=2)
+    return build(spec, items, page, torch.Generator().manual_seed(0)).eval()
 
 
 @pytest.mark.parametrize("encoder", members.ENCODERS)
-def test_the_example_keeps_its_promise(method, encoder):
-    spec = {"encoder": {"name": encoder, "width": 16, "max_length": members.T}, "method": {"name": "scale"}}
+def test_the_method_keeps_its_promise(page, encoder):
     plain = "next_item" if registry.find("encoders", encoder).causal else "masked_item"
-    spec["objective"] = {"name": members.STATELESS.get(encoder, plain)}
-    items = Ids([f"i{i:02d}" for i in range(members.N)], first=2)
-
-    def find(kind, name):
-        return method if name == "scale" else registry.find(kind, name)
-
-    model = build(spec, items, find, torch.Generator().manual_seed(0))
-    model.eval()
+    model = made(page, encoder, "rescale", members.STATELESS.get(encoder, plain))
     members.learn(model, "first", "next_item")
     data = members.batch(99)
     with torch.inference_mode():
@@ -41,3 +63,36 @@ def test_the_example_keeps_its_promise(method, encoder):
     with torch.inference_mode():
         assert torch.equal(model.score(data, "first"), before)
     assert any((scale != 1).any() for scale in model.overlays["second"].parameters())
+
+
+def contracts(name, monkeypatch):
+    """The tests of a contract that take one thing and nothing else."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "contracts"))
+    every = {n: test for n, test in vars(importlib.import_module(name)).items() if n.startswith("test_")}
+    found = [test for test in every.values() if list(inspect.signature(test).parameters) in (["encoder"], ["model"])]
+    assert len(found) > 1
+    return found
+
+
+def test_the_encoder_owes_what_all_do(page, monkeypatch):
+    for test in contracts("test_encoders", monkeypatch):
+        test(made(page, "average", "frozen", "next_item").backbone)
+
+
+def test_the_objective_owes_what_all_do(page, monkeypatch):
+    for test in contracts("test_objectives", monkeypatch):
+        model = made(page, "average", "finetune", "skipgram")
+        if not hasattr(test, "pytestmark"):  # that of a measure, which it has not
+            model.add(members.card("watch", "next_item"), torch.Generator().manual_seed(0))
+            test(model)
+
+
+def test_the_objective_asks_within_the_history(page):
+    """From the state at t the answer is one of the events behind it, and from the last nothing is asked."""
+    model = made(page, "average", "finetune", "skipgram")
+    model.add(members.card("watch", "next_item"), torch.Generator().manual_seed(0))
+    data = members.batch(5)
+    far = type(model.objective)(reach=members.T * 2)
+    losses = [far.loss(model.learner("watch"), data, torch.Generator().manual_seed(s)) for s in range(2)]
+    assert all(bool(torch.isfinite(loss)) for loss in losses) and not torch.equal(*losses)
+    assert far.terms(data) == int((data.lengths - 1).sum())
