@@ -85,7 +85,8 @@ def test_older_tasks_answer_bit_for_bit_as_before(model):
         members.learn(model, name, kind, seed=seed)
         after = answers(model)
         kept[name] = all(torch.equal(before[task], after[task]) for task in before)
-    assert all(kept.values()) if model.method.keeps else not any(kept.values())
+    keeps = model.method.keeps
+    assert set(kept.values()) == {keeps}, f"it says keeps = {keeps}; did older tasks answer as before, by task: {kept}"
 
 
 def test_learning_moves_the_new_task(model):
@@ -103,7 +104,7 @@ def test_a_new_task_begins_as_the_backbone(model):
     model.eval()
     data = members.batch(5)
     same = torch.equal(model.represent(data, "buy"), model.represent(data, None))
-    assert same == model.method.begins_as_backbone
+    assert same == model.method.begins_as_backbone, f"declare begins_as_backbone = {same}"
 
 
 def test_save_load_same_answers(model, tmp_path):
@@ -113,7 +114,8 @@ def test_save_load_same_answers(model, tmp_path):
     again = store.load(tmp_path / "model", registry.find)
     before, after = answers(model), answers(again)
     assert list(before) == list(after)
-    assert all(torch.equal(before[task], after[task]) for task in before)
+    lost = [task for task in before if not torch.equal(before[task], after[task])]
+    assert not lost, f"loaded, {lost} answer otherwise: what they need again is to be a parameter or a buffer"
     assert store.save(again, tmp_path / "again") == digest
     members.learn(again, "like", "item", seed=3)  # a loaded model goes on learning
     members.learn(model, "like", "item", seed=3)
