@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from perdure.errors import SettingsError
+from perdure.encoders.base import Encoder, plain
+from perdure.errors import SettingsError, UsageError
 from perdure.events.batch import Batch
 
 VARIANTS = {
@@ -41,9 +42,9 @@ def first(data, t):
 
 
 def test_every_parameter_lives_in_exactly_one_site(encoder):
-    owned = [id(p) for layer in encoder.sites().values() for p in layer.parameters()]
-    assert sorted(owned) == sorted(id(p) for p in encoder.parameters())
-    assert len(set(owned)) == len(owned)
+    names = {id(p): name for name, p in encoder.named_parameters()}
+    owned = [names[id(p)] for layer in encoder.sites().values() for p in layer.parameters()]
+    assert sorted(owned) == sorted(names.values())
 
 
 def test_forward_visits_all_sites_in_order(encoder):
@@ -54,8 +55,9 @@ def test_forward_visits_all_sites_in_order(encoder):
         visited.append(site)
         return layer(x, *context)
 
-    encoder(members.batch(0), via)
-    assert visited == [site for site in encoder.sites() if site != "readout"]
+    h = encoder(members.batch(0), via)
+    assert h.shape == (6, members.T, encoder.width), "a state at each event, (B, P + T, d)"
+    assert visited == [site for site in encoder.sites() if site != "readout"], "each site once through `via`, in order"
 
 
 def test_every_site_has_a_role(encoder):
@@ -174,6 +176,21 @@ def test_prompts_may_stand_in_front(encoder):
     assert encoder.last(h, data).shape == (len(data), encoder.width)
     empty = Batch(torch.zeros(1, 1, dtype=torch.long), torch.tensor([0]), torch.zeros(1, 1, dtype=torch.long))
     assert torch.isfinite(encoder.last(encoder(empty, via), empty)).all()
+
+
+@pytest.mark.parametrize("layers", [{}, {"input": torch.nn.Embedding(members.N + 2, 4)}])
+def test_an_encoder_without_its_input_says_so(layers):
+    class Mine(Encoder):
+        name = "mine"
+
+        def forward(self, batch, via=plain):
+            return self.embed(batch, via)
+
+    mine = Mine(members.N, 4, members.T)
+    mine.layers.update(layers)
+    with pytest.raises(UsageError, match="encoder mine") as fault:
+        mine(members.batch(0))
+    assert "EventEmbedding" in fault.value.expected and fault.value.fix
 
 
 def test_fresh_draws_other_weights_of_the_same_shape(encoder):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from perdure.encoders.parts import EventEmbedding, reset_layer
 from perdure.encoders.readouts import Readout, max_of_events, mean_of_events
+from perdure.errors import UsageError
 from perdure.events.batch import Batch, last
 from perdure.events.marks import Marks
 from perdure.functional.dropout import dropout
@@ -80,9 +81,15 @@ class Encoder(nn.Module, ABC):
 
     @property
     def _input(self) -> EventEmbedding:
-        embedding = self.layers["input"]
+        embedding = getattr(self.layers, "input", None)
         if not isinstance(embedding, EventEmbedding):
-            raise TypeError("the site 'input' of an encoder must be an EventEmbedding")
+            what = "nothing" if embedding is None else type(embedding).__name__
+            raise UsageError(
+                f"encoder {self.name} has {what} at its site 'input'",
+                expected="an EventEmbedding",
+                where=f"{type(self).__name__}.layers",
+                fix="take that of perdure.encoders.parts, and call it by self.embed(batch, via)",
+            )
         return embedding
 
     @property
