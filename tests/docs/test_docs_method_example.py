@@ -80,7 +80,7 @@ def test_the_encoder_owes_what_all_do(page, monkeypatch):
 
 
 def test_the_objective_owes_what_all_do(page, monkeypatch):
-    for test in contracts("test_objectives", monkeypatch):
+    for test in contracts("test_every_objective", monkeypatch):
         model = made(page, "average", "finetune", "skipgram")
         if not hasattr(test, "pytestmark"):  # that of a measure, which it has not
             model.add(members.card("watch", "next_item"), torch.Generator().manual_seed(0))
