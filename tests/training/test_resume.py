@@ -67,6 +67,15 @@ def test_killed_at_every_step(tmp_path, method, minutes):
         assert outcome(folder, *live(folder, method, checkpoint_minutes=minutes)) == expected, at
 
 
+@pytest.mark.parametrize("method", world.ONE_BY_ONE)
+def test_every_method_goes_on_exactly(tmp_path, method):
+    """Killed while it learns a later task: what it must know of the first ones is in the checkpoint."""
+    expected, steps = uninterrupted(method)
+    with pytest.raises(Bomb):
+        live(tmp_path, method, show=At(at=2 * steps // 3 + 2, do=explode), checkpoint_minutes=EVERY_STEP)
+    assert outcome(tmp_path, *live(tmp_path, method, checkpoint_minutes=EVERY_STEP)) == expected
+
+
 def test_asked_to_stop_at_every_step(tmp_path):
     expected, steps = uninterrupted("pcl", **FANCY)
     for at in range(1, steps + 1):
