@@ -17,6 +17,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from perdure.cli.verbs import app
@@ -25,6 +26,7 @@ from perdure.errors import Interrupted, MachineError, PerdureError, UsageError
 __all__ = ["app", "main"]
 
 LINES = 6
+PACKAGE = Path(__file__).parents[1]
 AGAIN = {  # what to do after a command was stopped
     "learn": "continue with --resume auto",
     "compare": "run the same command again: it goes on",
@@ -147,9 +149,15 @@ def _named(fault: BaseException) -> PerdureError | None:
         )
     if isinstance(fault, MemoryError):
         return MachineError("out of memory", fix="make batch_size, width or max_length smaller")
-    return PerdureError(
-        f"{type(fault).__name__}: {str(fault).splitlines()[0] if str(fault) else ''}", fix="run again with --trace"
-    )
+    said = str(fault).splitlines()[0] if str(fault) else ""
+    return PerdureError(f"{type(fault).__name__}: {said}", where=_place(fault), fix="run again with --trace")
+
+
+def _place(fault: BaseException) -> str:
+    """Where in the package it happened, or in what was called from there: `tuning/pcl.py, line 60`."""
+    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(fault.__traceback__)]
+    ours = [(file.relative_to(PACKAGE), line) for file, line in frames if file.is_relative_to(PACKAGE)]
+    return f"{ours[-1][0].as_posix()}, line {ours[-1][1]}" if ours else ""
 
 
 if __name__ == "__main__":
