@@ -156,6 +156,18 @@ def test_an_allow_list_of_strangers_leaves_nothing(learned):
     assert told["items"] == known and told["unknown"] == ["nonsense"] and told["notes"] == []
 
 
+@pytest.mark.parametrize("given", [np.array, pl.Series, tuple, set, iter])
+@pytest.mark.parametrize("who", [{"history": ["s0001"]}, {"user": "u0001"}])
+def test_lists_of_any_kind_are_obeyed(learned, who, given):
+    """Ids out of an array, a column or a generator, for a history and for a user with answers of his own."""
+    model = perdure.load(learned[1].model)
+    first, second, third = perdure.recommend(model, task="buy", k=3, **who)["items"]
+    assert perdure.recommend(model, task="buy", k=1, deny=given([first, second]), **who)["items"] == [third]
+    assert perdure.recommend(model, task="buy", k=1, allow=given([second, third]), **who)["items"] == [second]
+    told = perdure.recommend(model, task="buy", allow=given([first]), deny=given([first]), **who)
+    assert told["items"] == [] and "denied" in told["notes"][0]
+
+
 def test_threads_and_generators_are_left_as_they_were(learned, tmp_path):
     recipe, _ = learned
     torch.manual_seed(5)
@@ -250,6 +262,13 @@ def test_what_python_hands_over_is_taken_or_refused_in_words(learned):
     expected = perdure.recommend(model, task="buy", history=ids)
     for history in (np.array(ids), pl.Series(ids), tuple(ids)):
         assert perdure.recommend(model, task="buy", history=history) == expected  # type: ignore[arg-type]
+    assert perdure.recommend(model, task="buy", history=ids, k=np.int64(10)) == expected  # type: ignore[arg-type]
+    assert perdure.evaluate(model, task="buy", ks=np.array([3]))[0]["values"]["hr@3"] >= 0  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="id 7 is no text"):
+        perdure.recommend(model, task="buy", user=7)  # type: ignore[arg-type]
+    for history in ({*ids}, 7):  # the order of a set is nobody's
+        with pytest.raises(UsageError, match="history = "):
+            perdure.recommend(model, task="buy", history=history)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="profile = 'gender=f'"):
         perdure.recommend(model, task="buy", profile="gender=f")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="ks = 5"):

@@ -7,7 +7,7 @@ embedding, a user by name) finds the store beside the model, or takes `store`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -192,6 +192,23 @@ def _answers(model: Any, events: Events, name: str) -> tuple[Answers, Ids]:
     return known_answers(events, next(task for task in settings.tasks if task.name == name), settings.history)
 
 
+def _number(value: Any) -> Any:
+    """A number out of an array as Python's own."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _listed(ids: Any) -> Any:
+    """Ids out of an array, a column or a generator as a list; a single text stays what it is, to be refused."""
+    return list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str) else ids
+
+
+def _none_left(card: Any, allow: Sequence[str]) -> list[str]:
+    """Why an allow list leaves no answer."""
+    named = bool(allow) and bool((card.labels.rows(allow) >= 0).any())
+    why = "all that allow names is denied, or met already" if named else "allow names no answer of this task"
+    return [f"{why}, so there is none to give"]
+
+
 def _tasks(model: Any, task: str | None) -> list[str]:
     return list(model.tasks) if task is None else [model.card(task).name]
 
@@ -223,14 +240,15 @@ def evaluate(
     """
     from perdure.evaluation.evaluate import evaluate as measure
 
-    if ks is not None and not isinstance(ks, Sequence):
+    ks = _listed(ks)
+    if ks is not None and not isinstance(ks, list):
         raise UsageError(f"ks = {shorten(repr(ks))}", expected="a list of whole numbers of 1 or more", where="ks")
     model = _opened(model)
     names, asked = _tasks(model, task), _settings(model).evaluate
     given = [name for name, value in (("ks", ks), ("seen", seen), ("sampled", sampled)) if value is not None]
     datas = _compiled(model, _log(model, store), names)
     drawn = asked.drawn if sampled is None else None if sampled == "all" else sampled
-    ks, told = asked.ks if ks is None else ks, []
+    ks, told = asked.ks if ks is None else [_number(k) for k in ks], []
     for name in names:
         metric = model.card(name).metric or None
         how: Any = {"ks": ks, "seen": seen or asked.seen, "sampled": drawn, "metric": metric}
@@ -267,7 +285,8 @@ def recommend(
     is known that the task reads, what is popular in the task is the answer, and `source` says so.
 
     Returns:
-        task, user, items, scores, source ("model" or "popularity"), unknown, truncated, notes.
+        task, user, items, scores (probabilities for one_of; training counts where popularity answers), source ("model"
+        or "popularity"), unknown, truncated (fewer than k answers were left to give), notes.
 
     Raises:
         UsageError: unknown task or none, k below 1 or above 10,000, a user and a history or profile, or none of them;
@@ -284,10 +303,12 @@ def recommend(
         )
     if user is not None and marks is not None:
         raise UsageError("a user, and marks", expected="marks of a history; the log tells of a user", where="marks")
-    if isinstance(history, str):
-        raise UsageError(f"history = {shorten(repr(history))}", expected="a list of item ids", where="history")
+    if isinstance(history, str | Set | Mapping) or not (history is None or isinstance(history, Iterable)):
+        found = f"history = {shorten(repr(history))}"
+        raise UsageError(found, expected="a list of item ids, oldest first", where="history")
     if profile is not None and not isinstance(profile, Mapping):
         raise UsageError(f"profile = {shorten(repr(profile))}", expected="field -> value, as text", where="profile")
+    k, allow, deny = _number(k), _listed(allow), _listed(deny)
     if not isinstance(k, bool) and isinstance(k, int) and k > 10_000:
         raise UsageError(f"k = {k}", expected="1 to 10000", where="k")
     model = _opened(model)
@@ -309,8 +330,7 @@ def recommend(
     answer = ask(model, card.name, [raw], k, seen=how, allow=allow, deny=without, profiles=known, marks=told)[0]
     answer = asdict(answer)
     answer["unknown"] = [*stranger, *answer["unknown"]]
-    closed = allow is not None and not (len(allow) and (card.labels.rows(list(allow)) >= 0).any())
-    notes = ["allow names no answer of this task, so there is none to give"] if closed else []
+    notes = _none_left(card, allow) if allow is not None and not answer["items"] else []
     if profile and not getattr(model.overlays.get(card.name), "reads_profile", False):
         notes.append(
             f"{model.spec['method']['name']} answers {card.name} without a profile: what --profile tells is unused"

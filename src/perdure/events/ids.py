@@ -121,7 +121,7 @@ def _as_text(ids: Sequence[str] | pl.Series) -> pl.Series:
     values = ids.to_list() if isinstance(ids, pl.Series) else list(ids)
     for value in values:
         if value is not None and not isinstance(value, str):
-            raise UsageError(f"id {shorten(value)!r} is no text", expected="ids as text, exactly as in the source",
+            raise UsageError(f"id {shorten(repr(value))} is no text", expected="ids as text, exactly as in the source",
                              where="ids", fix="write the id in quotes, or convert it with str()")  # fmt: skip
     try:
         return pl.Series("id", values, pl.String)
