@@ -290,6 +290,23 @@ def test_a_model_by_another_name_has_the_run_it_stands_in(learned, tmp_path, mon
         assert perdure.write_report(name).samefile(f"{run.folder}/report.html")
 
 
+def test_a_loaded_model_keeps_its_log_wherever_the_caller_goes(learned, tmp_path, monkeypatch):
+    monkeypatch.chdir(learned[1].folder)
+    model = perdure.load("model")
+    monkeypatch.chdir(tmp_path)
+    assert perdure.recommend(model, task="buy", user="u0001")["source"] == "model"
+
+
+def test_what_is_no_model_is_told(learned):
+    """Most of all what `learn` gave, which holds the name of one."""
+    _, run = learned
+    for ask in (perdure.evaluate, lambda one: perdure.recommend(one, task="buy", history=["s0001"])):
+        with pytest.raises(UsageError, match=r"a Run is no model(.|\n)*take \.model"):
+            ask(run)
+    with pytest.raises(UsageError, match="models = "):
+        perdure.probe(perdure.load(run.model), learned[0])  # type: ignore[arg-type]
+
+
 @pytest.mark.slow
 def test_quickstart_is_what_it_promises(tmp_path):
     """Minutes: near the oracle, nothing forgotten by pcl, much by finetune."""

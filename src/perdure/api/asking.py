@@ -86,11 +86,20 @@ def load(path: str | Path, device: str = "cpu") -> UserModel:
         )
     with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator before weights are read
         model = store.load(folder, registry.find, device)
-    model.folder = folder  # type: ignore[assignment]  # where its store may lie
+    model.folder = folder.absolute()  # type: ignore[assignment]  # where its store may lie, wherever the caller goes
     return model
 
 
 def _opened(model: Any) -> Any:
+    from perdure.model.user_model import UserModel
+
+    if not isinstance(model, UserModel | str | Path):
+        raise UsageError(
+            f"a {type(model).__name__} is no model",
+            expected="a folder, or what perdure.load gave",
+            where="model",
+            fix="of what learn gave, take .model" if hasattr(model, "model") else "",
+        )
     return load(model) if isinstance(model, str | Path) else model
 
 

@@ -128,7 +128,7 @@ def probe(
 
 
 def _check(models: Sequence[Any], head: str, repeats: int, labelled: float) -> None:
-    if isinstance(models, str | Path) or not len(models):
+    if isinstance(models, str) or not isinstance(models, Sequence) or not models:
         found = f"models = {shorten(repr(models))}" if models else "no model is named"
         raise UsageError(found, expected="a list of model folders, one or more, before the recipe", where="MODEL")
     if head not in ("linear", "mlp"):
