@@ -90,7 +90,7 @@ def load(path: str | Path, device: str = "cpu") -> UserModel:
     return model
 
 
-def _opened(model: Any) -> Any:
+def _opened(model: UserModel | str | Path) -> UserModel:
     from perdure.model.user_model import UserModel
 
     if not isinstance(model, UserModel | str | Path):
@@ -223,7 +223,7 @@ def _tasks(model: Any, task: str | None) -> list[str]:
 
 
 def evaluate(
-    model: Any,
+    model: UserModel | str | Path,
     *,
     task: str | None = None,
     split: Literal["valid", "test"] = "test",
@@ -269,7 +269,7 @@ def evaluate(
 
 
 def recommend(
-    model: Any,
+    model: UserModel | str | Path,
     *,
     task: str,
     user: str | None = None,
@@ -349,7 +349,9 @@ def recommend(
     return {"task": card.name, "user": user, **answer, "notes": notes}
 
 
-def embed(model: Any, out: str | Path, *, task: str | None = None, store: str | Path | None = None) -> dict[str, Any]:
+def embed(
+    model: UserModel | str | Path, out: str | Path, *, task: str | None = None, store: str | Path | None = None
+) -> dict[str, Any]:
     """Write the vectors of all users of the log to a Parquet file: columns user and vector.
 
     Args:

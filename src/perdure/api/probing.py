@@ -21,7 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -29,6 +29,10 @@ from perdure.api.frozen_vectors import Opened, Vectors, opened, profiled, repres
 from perdure.errors import SettingsError, UsageError, shorten
 from perdure.events.splits import PARTS
 from perdure.settings import Settings
+
+if TYPE_CHECKING:
+    from perdure.api.learning import Recipe
+    from perdure.model.user_model import UserModel
 
 __all__ = ["Probe", "probe"]
 
@@ -61,8 +65,8 @@ class Probe:
 
 
 def probe(
-    models: Sequence[Any],
-    recipe: Any,
+    models: Sequence[UserModel | str | Path],
+    recipe: Recipe,
     *,
     task: str | None = None,
     head: Literal["linear", "mlp"] = "linear",
@@ -76,7 +80,8 @@ def probe(
     """Judge the frozen user vectors of models by the downstream tasks of a recipe, side by side.
 
     Args:
-        models: model folders, or run folders that hold one; of the log, [history] and [split] of the recipe.
+        models: what `load` gave, model folders, or run folders that hold one; of the log, [history] and [split] of the
+            recipe.
         recipe: a TOML file, or the same as nested dicts; its tasks are those judged, next_item tasks left out.
         task: one of them; all by default.
         head: "linear", or "mlp" with one hidden layer.
