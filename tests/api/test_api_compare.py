@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from api.near import Near
@@ -20,6 +21,7 @@ from perdure.errors import DataError, Interrupted, NonFiniteError, SettingsError
 from perdure.evaluation import leakage
 from perdure.evaluation.leakage import Finding
 from perdure.evaluation.own_measure import own_measure
+from perdure.training.display import Display
 
 KEY = ["encoder", "method", "order", "protocol", "seed"]
 COST = ["seconds", "peak_rss"]  # what a repetition may change
@@ -333,12 +335,22 @@ def test_a_folder_of_something_else_is_refused(recipe, near, tmp_path):
         ({"protocols": ["dirty"]}, "clean, as-coded, user-each"),
         ({"against": "pcll"}, "did you mean pcl"),
         ({"methods": []}, "no method"),
+        ({"methods": "pcl,single"}, "methods = 'pcl,single'(.|\n)*a list of names"),
+        ({"seeds": 1}, "seeds = 1(.|\n)*a list of whole numbers"),
+        ({"seeds": [1.5]}, r"seeds = \[1.5\]"),
+        ({"overrides": "train.epochs=1"}, "overrides = 'train.epochs=1'"),
+        ({"show": True}, "show = True"),
     ],
 )
 def test_what_does_not_exist_is_refused(recipe, near, tmp_path, asked, said):
     with pytest.raises(UsageError, match=said):
         perdure.compare(recipe, tmp_path / "out", **asked)
     assert not (tmp_path / "out").exists()
+
+
+def test_seeds_out_of_an_array_are_seeds(compared, recipe, near, tmp_path):
+    told = perdure.compare(recipe, copied(compared, tmp_path), seeds=np.arange(1, 3), show=Display())  # type: ignore[arg-type]
+    assert not near.asked and {cell["seed"] for cell in told.cells} == {1, 2}
 
 
 def test_orders(near, tmp_path):

@@ -222,6 +222,14 @@ def test_one_override_without_a_list_is_one_fault(learned):
     assert error.value.expected == "a list: ['train.epochs=3']"
 
 
+def test_what_cannot_be_meant_is_refused_before_a_folder_is_made(learned, tmp_path):
+    """True is no display, and False no answer to whether an older run is to go on."""
+    for asked in ({"show": True}, {"resume": True}, {"resume": False}):
+        with pytest.raises(UsageError, match=f"{next(iter(asked))} = "):
+            perdure.learn(learned[0], tmp_path / "run", **asked)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
 def test_learn_tells_leaks_and_a_task_of_one_answer(learned, tmp_path):
     recipe, _ = learned
     overrides = ["split.kind=example", "evaluate.seen=keep", "tasks.gender.users=\"gender = 'f'\""]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 from annotated_types import Ge, Lt, MinLen
 from cli.small import make
@@ -209,6 +210,18 @@ def test_override_of_a_task_by_name_and_place(recipe):
     assert settings.train_for(2).epochs == 9 and settings.tasks[1].description == "x"
     assert "one of watch, buy, gender" in faults(recipe, "tasks.sex.kind=item")["-s tasks.sex.kind"]
     assert faults(recipe, "tasks.0=1") and faults(recipe, "epochs=1") and faults(recipe, "train.epochs")
+
+
+def test_what_numpy_holds_is_as_plain(recipe):
+    raw = load(recipe, parts=registry).as_dict()
+    held = {
+        **raw,
+        "evaluate": {"ks": np.array([5, 10])},
+        "train": {"epochs": np.int64(3), "learning_rate": np.float32(0.5)},
+    }
+    plain = {**raw, "evaluate": {"ks": [5, 10]}, "train": {"epochs": 3, "learning_rate": 0.5}}
+    told, expected = (from_dict(one, parts=registry).as_dict() for one in (held, plain))
+    assert told == expected and type(told["train"]["epochs"]) is int
 
 
 def test_date_becomes_text(recipe):

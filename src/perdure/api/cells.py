@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -207,15 +207,24 @@ def shares(settings: Settings, item_ids: Any, datas: Mapping[str, Any]) -> bool:
     return alone and getattr(model.overlays.get(first), "passive", True)
 
 
+def _listed(asked: Any, known: Sequence[Any] | None, what: str, where: str) -> list[Any]:
+    """Each thing asked for, once. Where nobody knows which there are, they are whole numbers."""
+    given = list(dict.fromkeys(asked)) if isinstance(asked, Iterable) and not isinstance(asked, str) else None
+    if given is None or (known is None and not all(hasattr(one, "__index__") for one in given)):
+        expected = "a list of whole numbers" if known is None else "a list of names"
+        raise UsageError(f"{what}s = {shorten(repr(asked))}", expected=expected, where=where)
+    return [int(one) for one in given] if known is None else given
+
+
 def chosen(
     asked: Sequence[Any] | None, standing: Sequence[Any], known: Sequence[Any] | None, what: str, where: str = ""
 ) -> list[Any]:
     """What to compare: what was asked for, or what stands there already.
 
     Raises:
-        UsageError: one that does not exist.
+        UsageError: one that does not exist, or no list.
     """
-    given = list(dict.fromkeys(asked if asked is not None else standing))
+    given = _listed(asked, known, what, where or f"--{what}s") if asked is not None else list(standing)
     strange = [one for one in given if known is not None and one not in known]
     if strange or not given:
         import difflib

@@ -20,7 +20,7 @@ from typing import Any
 from perdure.api import apart, cells, results
 from perdure.api.cells import Cell, Plan, fold_of
 from perdure.api.identity import check_same, effective
-from perdure.api.learning import Recipe, reported
+from perdure.api.learning import Recipe, check_show, reported
 from perdure.errors import Interrupted, MachineError, PerdureError, SettingsError, UsageError, shorten
 from perdure.settings import SettingsFaults
 
@@ -36,8 +36,8 @@ class Comparison:
 
     Attributes:
         folder: where all of it stands. report: the page, None where it could not be written.
-        cells: per cell encoder, method, order, protocol, seed, folder, state ("done", "cut", "missing", "failed"),
-            fault (one line).
+        cells: per cell encoder, method, order, protocol, seed, folder and backbone (both counted from `folder`), state
+            ("done", "cut", "missing", "failed"), fault (one line).
         failed: those among cells and backbones that failed.
         summary: a group for each encoder, order and protocol; see docs/compare.md.
         seconds: of the whole call.
@@ -94,6 +94,7 @@ def compare(
     from perdure.training.signals import Signals
 
     began, out = time.monotonic(), Path(out)
+    check_show(show)
     plan, asked = Plan.read(recipe, overrides, out), (methods, encoders, seeds, orders, protocols)
     _axes(plan, _standing(out), asked)  # what does not exist is refused before the folder is made
     if against is not None:

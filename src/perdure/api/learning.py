@@ -91,9 +91,6 @@ class Run:
 
 
 def _settings(recipe: Recipe, overrides: Sequence[str]) -> Settings:
-    if isinstance(overrides, str):
-        said = repr(shorten(overrides))
-        raise UsageError(f"overrides = {said}", expected=f"a list: [{said}]", where="overrides")
     if isinstance(recipe, Mapping):
         return from_dict(recipe, overrides, parts=registry)
     return load(recipe, overrides, parts=registry)
@@ -218,9 +215,12 @@ def learn(
     """Prepare the log, learn all tasks one after the other, measure all of them after each, save, write the report.
 
     Args:
+        recipe: a TOML file, or the same as nested dicts, whose paths count from the working folder.
         out: the run's folder: new or empty, or with `resume` one where a run stands.
+        overrides: each "section.key=value", as with -s on the command line.
         resume: "auto" goes on where a run was stopped and begins one where there is none; "must" refuses to begin.
-        show: what tells the progress: a `training.display.Display`, or anything with step, epoch and row.
+        show: what tells the progress: `perdure.training.display.Display()`, or anything with its step, epoch and row;
+            nothing is printed where there is none.
 
     Raises:
         SettingsError, DataError, MachineError, UsageError: the folder is not empty, or there is nothing to resume.
@@ -252,6 +252,9 @@ def run(
     from perdure.training.runlog import RunLog
 
     began, out = time.monotonic(), Path(out)
+    check_show(show)
+    if resume not in ("never", "auto", "must"):
+        raise UsageError(f"resume = {resume!r}", expected='"never", "auto" or "must"', where="resume")
     plan.check_machine(settings)
     with plan.threads(settings) as notes:
         held = ("store", vectors.COPY, *expected)
@@ -275,6 +278,17 @@ def run(
             notes += log.notes
     written = reported(out, notes) if page else None
     return _told(out, learned, written, notes, time.monotonic() - began)
+
+
+def check_show(show: Any) -> None:
+    """Refuse what cannot be told the progress, before anything is made."""
+    if show is not None and not all(callable(getattr(show, name, None)) for name in ("step", "epoch", "row")):
+        raise UsageError(
+            f"show = {shorten(repr(show))}",
+            expected="None, or something with the methods step, epoch and row",
+            where="show",
+            fix="perdure.training.display.Display() is one that writes lines",
+        )
 
 
 def live(

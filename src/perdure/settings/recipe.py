@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel
 
-from perdure.errors import SettingsError, shorten
+from perdure.errors import SettingsError, UsageError, shorten
 from perdure.events.data_settings import DataSettings
 from perdure.events.examples import History, Task
 from perdure.events.splits import Split
@@ -136,6 +137,9 @@ def from_dict(
         file: named in errors.
         expand: False leaves all paths as they are written, for settings whose files are not needed any more.
     """
+    if isinstance(overrides, str):
+        one = repr(shorten(overrides))
+        raise UsageError(f"overrides = {one}", expected=f"a list: [{one}]", where="overrides")
     tables: dict[str, Any] = _plain(raw)
     given = dict.fromkeys(_keys(tables), "recipe")
     faults: list[Fault] = []
@@ -372,7 +376,10 @@ class _Paths:
 
 
 def _plain(value: Any) -> Any:
-    """A copy of dicts, lists and scalars: tuples become lists, dates become ISO text, None entries are left out."""
+    """A copy of dicts, lists and scalars: tuples become lists, dates become ISO text, None entries are left out; what
+    numpy holds becomes Python's own."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items() if one is not None}
     if isinstance(value, list | tuple):
