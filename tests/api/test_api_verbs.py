@@ -305,6 +305,14 @@ def test_a_loaded_model_keeps_its_log_wherever_the_caller_goes(learned, tmp_path
     assert perdure.recommend(model, task="buy", user="u0001")["source"] == "model"
 
 
+def test_a_page_is_no_folder(learned, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for out in (".", tmp_path):
+        with pytest.raises(UsageError, match=r"is a folder(.|\n)*page\.html"):
+            perdure.write_report(learned[1].folder, out)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_no_model_is_told(learned):
     """Most of all what `learn` gave, which holds the name of one."""
     _, run = learned

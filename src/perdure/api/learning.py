@@ -219,8 +219,8 @@ def learn(
         out: the run's folder: new or empty, or with `resume` one where a run stands.
         overrides: each "section.key=value", as with -s on the command line.
         resume: "auto" goes on where a run was stopped and begins one where there is none; "must" refuses to begin.
-        show: what tells the progress: `perdure.training.display.Display()`, or anything with its step, epoch and row;
-            nothing is printed where there is none.
+        show: what tells the progress: a `Display()` of `perdure.training.display`, or anything with its step, epoch and
+            row. Without one nothing is printed.
 
     Raises:
         SettingsError, DataError, MachineError, UsageError: the folder is not empty, or there is nothing to resume.
@@ -287,7 +287,7 @@ def check_show(show: Any) -> None:
             f"show = {shorten(repr(show))}",
             expected="None, or something with the methods step, epoch and row",
             where="show",
-            fix="perdure.training.display.Display() is one that writes lines",
+            fix="from perdure.training.display import Display; show=Display() writes a line an epoch",
         )
 
 
@@ -384,13 +384,16 @@ def report(run: str | Path, out: str | Path | None = None) -> Path:
 
     Args:
         run: the folder of a run, of its model, or of a comparison.
-        out: where the page goes; the folder itself when not given. A comparison's tables go beside it as Markdown.
+        out: the page's file; report.html in the folder itself when not given. A comparison's tables go beside it as
+            Markdown.
 
     Raises:
-        ModelError: it is neither. MachineError: the report extra is not installed.
+        ModelError: it is neither. UsageError: out is a folder. MachineError: the report extra is not installed.
     """
     from perdure.report import build, comparison
 
+    if out is not None and Path(out).is_dir():
+        raise UsageError(f"{out} is a folder", expected="a file to write, such as page.html", where="report, out")
     folder = Path(run)
     if (folder / "compare.json").is_file():
         return comparison.build(folder, out)
