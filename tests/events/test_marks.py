@@ -162,7 +162,10 @@ def test_a_column_of_too_many_values_is_no_category(tmp_path, monkeypatch):
 
 def test_what_is_told_of_events(events):
     marks = marked(events, ["behaviour"], gaps=8).marks
-    given = [[{"behaviour": "view", "time": 1000}, {"behaviour": "wish", "time": 1003}, {}], [{"behaviour": None}]]
+    given = [
+        [{"behaviour": "view", "time": 1000}, {"behaviour": "wish", "time": np.int64(1003)}, {}],
+        [{"behaviour": None}],
+    ]
     found, strange = marks.told(given)
     assert strange == [["behaviour=wish"], []] and found.times.tolist() == [1000, 1003, UNTOLD, UNTOLD]
     rows = found.at(np.array([[0, 1, 2]]), np.ones((1, 3), bool))

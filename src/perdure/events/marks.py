@@ -320,9 +320,10 @@ def _vectors(path: Path, items: Ids) -> np.ndarray:
 
 
 def _seconds(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not -(2**40) < value < 2**40:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or not -(2**40) < value < 2**40:
         raise UsageError(f"time = {shorten(repr(value))}", expected="whole seconds since the epoch", where="marks")
-    return value
+    return int(value)
 
 
 def _missing(what: str, name: str, there: Sequence[str], have: str) -> SettingsError:
