@@ -70,7 +70,11 @@ def homes(folder: Path) -> list[Path]:
 
 
 def load(path: str | Path, device: str = "cpu") -> UserModel:
-    """A model from its folder, every digest verified.
+    """A model from its folder, every digest verified, to be asked often.
+
+    Args:
+        path: a model folder, or a run folder that holds one.
+        device: "cpu", or a GPU: "cuda", "cuda:1".
 
     Raises:
         ModelError: names what is missing or damaged. MachineError: the device is not there.
@@ -235,6 +239,7 @@ def evaluate(
     """Measure a model on held-out users, as its run did: what is not given is what the recipe's [evaluate] says.
 
     Args:
+        model: what `load` gave, a model folder, or a run folder that holds one.
         task: one task; all of them by default.
         ks: cut-offs. seen: whether items of the input are left out of a ranking.
         sampled: "100 uniform" or "100 popularity": rank among so many only; told as such. "all": the full ranking.
@@ -284,14 +289,20 @@ def recommend(
 ) -> dict[str, Any]:
     """The k best answers of a task, for a user of the log, or for any history of item ids, oldest first, and profile.
 
-    With seen="drop" items of the history are no answers, nor, for a user of the log, what the log holds as the user's
-    answers to this task already: who has bought a book is not told to buy it. With "keep" they are. What is not given
-    is what the recipe's [evaluate] says.
+    Items and values the model does not know are ignored and listed in `unknown`. Where nothing is known that the task
+    reads, what is popular in the task is the answer, and `source` says so. Ids are text, as the log has them.
 
-    A profile is field -> value, as text, for a model that reads profiles; what is left out is missing. So are `marks`,
-    one for each event of the history, for a model that reads more of events than their items: column -> value, as text,
-    and "time" -> seconds. Items and values the model does not know are ignored and listed in `unknown`. Where nothing
-    is known that the task reads, what is popular in the task is the answer, and `source` says so.
+    Args:
+        model: what `load` gave, which is asked fastest; or a model folder, or a run folder that holds one.
+        profile: field -> value, as text, for a model that reads profiles; what is left out is missing.
+        marks: one for each event of the history, for a model that reads more of events than their items: column ->
+            value, as text, and "time" -> seconds.
+        k: 1 to 10,000.
+        seen: with "drop" items of the history are no answers, nor, for a user of the log, what the log holds as the
+            user's answers to this task already: who has bought a book is not told to buy it. With "keep" they are. What
+            is not given is what the recipe's [evaluate] says.
+        allow: only these may be answers. deny: these may not. What stands in both may not.
+        store: for a user of the log, where it does not stand beside the model, or one of later.
 
     Returns:
         task, user, items, scores (probabilities for one_of; training counts where popularity answers), source ("model"
@@ -355,6 +366,7 @@ def embed(
     """Write the vectors of all users of the log to a Parquet file: columns user and vector.
 
     Args:
+        model: what `load` gave, a model folder, or a run folder that holds one.
         out: the file; replaced only when the new one is complete.
         task: whose representation; the plain backbone's by default.
         store: a prepared log, where it does not stand beside the model, or one of later: its histories are read as the

@@ -20,7 +20,7 @@ from typing import Any
 from perdure.api import apart, cells, results
 from perdure.api.cells import Cell, Plan, fold_of
 from perdure.api.identity import check_same, effective
-from perdure.api.learning import Recipe, check_show, reported
+from perdure.api.learning import Recipe, reported
 from perdure.errors import Interrupted, MachineError, PerdureError, SettingsError, UsageError, shorten
 from perdure.settings import SettingsFaults
 
@@ -75,7 +75,9 @@ def compare(
         recipe: a TOML file, or the same as nested dicts; [compare.<method>] and [compare.<encoder>] hold what was
             tuned for one of them, and name variants.
         out: the comparison's folder: new or empty, or one where the same comparison stands.
+        methods, encoders, seeds: names, or variants of [compare]; whole numbers.
         orders: "forward", "reversed", "noisy". protocols: "clean", "as-coded", "user-each".
+        overrides: as in `learn`.
         against: the method that differences are told from; by default, for each method the best of the others.
         allow_leaks: go on where the audit finds that what is asked stands in what is trained on.
         show: what tells the progress, as in `learn`; of a comparison also say and whole, where it has them.
@@ -89,6 +91,7 @@ def compare(
         Interrupted: a signal came; all is saved, and the same call goes on.
     """
     from perdure.model.disk import machine_faults
+    from perdure.training.display import check_show
     from perdure.training.lock import Lock
     from perdure.training.runlog import now
     from perdure.training.signals import Signals

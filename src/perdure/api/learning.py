@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from perdure import registry
 from perdure.api.identity import check_same, identity
-from perdure.errors import MachineError, ModelError, UsageError, shorten
+from perdure.errors import MachineError, ModelError, UsageError
 from perdure.settings import Settings, from_dict, load
 
 __all__ = ["Check", "Run", "Store", "check", "learn", "prepare", "report"]
@@ -70,7 +70,7 @@ class Run:
             what is popular in training; None where nothing is ranked.
         average, forgetting, backward_transfer: of the matrix.
         costs: per task: seconds, epochs, trainable parameters, bytes; capacity left, where the method has one.
-        seconds: of the whole call.
+        notes: what is allowed, and perhaps not meant, such as a leak. seconds: of the whole call.
     """
 
     folder: str
@@ -100,7 +100,7 @@ def prepare(recipe: Recipe, out: str | Path, *, overrides: Sequence[str] = ()) -
     """Turn the log that a recipe names into a store: sorted, memory-mapped, immutable.
 
     Args:
-        recipe: a TOML file, or the same as nested dicts.
+        recipe, overrides: as in `learn`.
         out: the store's folder; one with the same settings and sources is used as it is.
 
     Raises:
@@ -123,6 +123,9 @@ def _store(events: Any) -> Store:
 def check(recipe: Recipe, *, overrides: Sequence[str] = ()) -> Check:
     """Try everything but the training: settings, files, columns, filters, tasks, memory, leaks between what is asked
     and what is trained on. Writes nothing that stays.
+
+    Args:
+        recipe, overrides: as in `learn`.
 
     Raises:
         SettingsError, DataError, ModelError: of what [pretrain] names. MachineError.
@@ -249,6 +252,7 @@ def run(
         page: write the report.
     """
     from perdure.api import followers, plan, start, vectors
+    from perdure.training.display import check_show
     from perdure.training.runlog import RunLog
 
     began, out = time.monotonic(), Path(out)
@@ -278,17 +282,6 @@ def run(
             notes += log.notes
     written = reported(out, notes) if page else None
     return _told(out, learned, written, notes, time.monotonic() - began)
-
-
-def check_show(show: Any) -> None:
-    """Refuse what cannot be told the progress, before anything is made."""
-    if show is not None and not all(callable(getattr(show, name, None)) for name in ("step", "epoch", "row")):
-        raise UsageError(
-            f"show = {shorten(repr(show))}",
-            expected="None, or something with the methods step, epoch and row",
-            where="show",
-            fix="from perdure.training.display import Display; show=Display() writes a line an epoch",
-        )
 
 
 def live(

@@ -16,9 +16,9 @@ def show(path: str | Path) -> dict[str, Any]:
     """Tell a model folder or a run folder, every digest of the model verified.
 
     Returns:
-        folder, state (of a run), encoder, method, keeps, capacity (share left to later tasks), items, tasks, R,
-        metrics, protocols, average, forgetting, backward_transfer, digest, files (file, bytes, sha256), data_digest,
-        versions, seed.
+        folder (the model's), run (its folder, None where there is none) and its state, encoder, method, keeps, capacity
+        (share left to later tasks), items, tasks, R, metrics, protocols, average, forgetting, forgotten (task -> what
+        it lost), backward_transfer, digest, verified, files (file, bytes, sha256), data_digest, versions, seed.
 
     Raises:
         ModelError: it is neither, or something in it is damaged; names the file.

@@ -10,7 +10,20 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from perdure.errors import UsageError, shorten
+
 EVERY = 5.0  # seconds between two plain lines
+
+
+def check_show(show: Any) -> None:
+    """Refuse what cannot be told the progress, before anything is made."""
+    if show is not None and not all(callable(getattr(show, name, None)) for name in ("step", "epoch", "row")):
+        raise UsageError(
+            f"show = {shorten(repr(show))}",
+            expected="None, or something with the methods step, epoch and row",
+            where="show",
+            fix="from perdure.training.display import Display; show=Display() writes a line an epoch",
+        )
 
 
 class Display:
