@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -155,3 +157,19 @@ def test_another_log_in_the_same_folder_is_read_anew(asked, tmp_path):
         done = perdure.embed(model, tmp_path / "x.parquet", store=tmp_path / "store")
         assert done["users"] == USERS + grown
         shutil.rmtree(tmp_path / "store")
+
+
+def test_a_service_that_meets_a_new_log_a_day_holds_the_last_ones(asked, tmp_path, monkeypatch):
+    from perdure.events import sequences
+
+    held, read = [], sequences.load
+    model, later, _ = asked
+    model = perdure.load(model.folder)
+    monkeypatch.setattr(sequences, "load", lambda folder: held.append(weakref.ref(found := read(folder))) or found)
+    own = perdure.recommend(model, task="next", user="u05")
+    for day in range(4):
+        shutil.copytree(later, tmp_path / f"{day}")
+        perdure.recommend(model, task="next", user="a0", store=tmp_path / f"{day}")
+    gc.collect()
+    assert len(held) == 5 and [log() is None for log in held] == [True, True, True, False, False]
+    assert perdure.recommend(model, task="next", user="u05") == own

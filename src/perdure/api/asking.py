@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -32,14 +33,27 @@ __all__ = ["embed", "evaluate", "load", "locate", "recommend"]
 
 # a loaded model -> its log, verified once, and the tasks made ready over it; both are read-only, and go with the model
 _MADE: WeakKeyDictionary[Any, dict[tuple[str, ...], Any]] = WeakKeyDictionary()
+_LOGS, _LETTING_GO = 2, Lock()  # logs kept for a model: its own and a later one, say; older ones are let go
 
 
 def _once(model: Any, make: Callable[[], Any], *key: str) -> Any:
     """What was made for a model under this key before, or is made now."""
     made = _MADE.setdefault(model, {})
-    if key not in made:
-        made[key] = make()
-    return made[key]
+    found = made.get(key)
+    if found is None:
+        found = made[key] = make()
+    return found
+
+
+def _let_go(model: Any) -> None:
+    """Forget the logs read before the last ones, with all that was made over them: a service meets a new one a day."""
+    with _LETTING_GO:
+        made = _MADE[model]
+        logs = [key for key in list(made) if key[0] == "log"]
+        kept = {made[key].digest for key in logs[-_LOGS:]}
+        for key in list(made):
+            if key in logs[:-_LOGS] or (key[0] != "log" and key[1] not in kept):
+                made.pop(key, None)
 
 
 def locate(path: str | Path) -> Path:
@@ -123,6 +137,7 @@ def _log(model: Any, store: str | Path | None, later: bool = False) -> Events:
         )
     made = (found / "store.json").stat().st_mtime_ns  # another log may take the folder over
     events = _once(model, lambda: sequences.load(found), "log", str(found.resolve()), str(made))
+    _let_go(model)
     if wanted and events.digest != wanted and not (store and later):
         raise DataError(
             f"{found} holds another log (digest {events.digest[:12]}) than the model learned from",
