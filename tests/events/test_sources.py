@@ -20,6 +20,7 @@ from perdure.errors import DataError, PerdureError, UsageError
 from perdure.events import detect
 from perdure.events.columns import Columns
 from perdure.events.data_settings import ColumnNames, DataSettings, TableSettings
+from perdure.events.jsonl import read_jsonl
 from perdure.events.sources import Attributes, Table, as_numbers, read_attributes
 from perdure.events.text import Dialect, read_text
 
@@ -105,11 +106,21 @@ def test_files_are_told_by_content(tmp_path: Path):
             detect.look(tmp_path / "y.csv")
 
 
+def test_a_key_of_json_lines_may_come_late_among_many(tmp_path: Path):
+    lines = [json.dumps({"user": "u", "item": "i", f"tag{k}": 1}) for k in range(1100)]
+    parts = "\n".join([*lines, '{"user": "v", "item": "i", "value": 3}']).encode()
+    found = list(read_jsonl(iter([parts]), ["user", "item", "value"], "log.jsonl"))
+    assert pl.concat(piece.frame for piece in found)["value"].drop_nulls().to_list() == ["3"]
+
+
 def test_missing_files_name_the_nearest_folder(tmp_path: Path):
     with pytest.raises(UsageError, match=str(tmp_path)):
         detect.find([str(tmp_path / "a" / "b" / "*.csv")])
     with pytest.raises(UsageError, match="NUL"):
         detect.find(["a\0b"])
+    (tmp_path / "logs" / "2024").mkdir(parents=True)
+    with pytest.raises(UsageError, match="no file"):
+        detect.find([str(tmp_path / "logs" / "*")])  # folders alone are no files
 
 
 def test_a_name_with_glob_characters_is_a_name_first(tmp_path: Path):

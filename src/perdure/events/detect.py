@@ -79,9 +79,10 @@ def find(patterns: list[str], where: str = "data.path") -> list[Path]:
         if not os.path.lexists(text) and any(c in text for c in "*?["):
             folder = next(one for one in Path(text).parents if one.is_dir())  # as it is called, though with [ or *
             matches = sorted(glob.glob(str(Path(text).relative_to(folder)), root_dir=folder, recursive=True))
-            if not matches:
+            files = [folder / one for one in matches if not (folder / one).is_dir()]
+            if not files:
                 raise _missing(text, where)
-            found += [folder / one for one in matches if not (folder / one).is_dir()]
+            found += files
         elif os.path.exists(text):
             found.append(Path(text))
         else:

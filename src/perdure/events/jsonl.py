@@ -13,6 +13,7 @@ from perdure.events.text import Bad, Piece, lines_of, missing_column
 
 ROWS = 1 << 17
 LONGEST_NUMBER = 256
+MOST_KEYS = 1000  # of a file whose lines have all kinds of them; wanted ones are always noticed
 
 
 class _Refused(ValueError):
@@ -80,8 +81,7 @@ def _row(raw: bytes, wanted: list[str], seen: dict[str, None]) -> tuple[list[str
         return None, "json", shorten(error)
     if not isinstance(record, dict):
         return None, "json", f"no object: {shorten(text, 60)}"
-    if len(seen) < 1000:
-        seen.update(dict.fromkeys(record))
+    seen.update(dict.fromkeys(record if len(seen) < MOST_KEYS else [name for name in wanted if name in record]))
     row = [_text(record.get(name)) for name in wanted]
     if any(cell is not None and not cell.isascii() and _lone_surrogate(cell) for cell in row):
         return None, "encoding", "a lone surrogate"
