@@ -16,6 +16,7 @@ from perdure.evaluation.evaluate import class_told, difference, evaluate
 from perdure.evaluation.metrics import area_of_classes
 from perdure.evaluation.ranking import Sampled
 from perdure.inference.recommend import recommend
+from perdure.objectives.clue_seq import ClueSeq
 
 SCORES = [[0.0, 5.0, 4.0, 3.0], [9.0, 9.0, 9.0, 9.0], [1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]]
 
@@ -46,6 +47,16 @@ def test_right_answers_that_recommend_would_leave_out_are_counted():
     told = " ".join(evaluate(model, data).notes)
     assert "unless they are right: 1 of 3 are, which recommend never gives unless seen is keep" in told
     assert "own input" not in " ".join(evaluate(model, data, seen="keep").notes)
+
+
+def test_measuring_user_vectors_leaves_each_layer_in_its_mode():
+    model = tiny()
+    model.objective = ClueSeq()
+    model.train()
+    model.backbone.eval()  # as while a method trains what it has added
+    before = [part.training for part in model.modules()]
+    score = evaluate(model, data_of(cards()[0], crowd(6, 9), [[1]] * 6))
+    assert score.primary == "agreement" and [part.training for part in model.modules()] == before
 
 
 def test_popularity_is_measured_beside_the_model():

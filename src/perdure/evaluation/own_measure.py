@@ -9,6 +9,7 @@ import torch
 
 from perdure.errors import NonFiniteError
 from perdure.events.loader import Loader
+from perdure.model.user_model import without_dropout
 
 if TYPE_CHECKING:
     from perdure.events.examples import Examples, TaskData
@@ -42,11 +43,8 @@ def own_measure(model: UserModel, data: TaskData, examples: Examples, batch_size
         profiles=data.profiles,
     )
     rng = torch.Generator(device).manual_seed(SEED)
-    training, found = model.training, []
-    model.eval()
-    with torch.inference_mode():
+    with without_dropout(model), torch.inference_mode():
         found = [model.judge(batch.to(device), task, rng).double().cpu().numpy() for batch in loader]
-    model.train(training)
     values = np.concatenate(found) if found else np.zeros(0)
     if not np.isfinite(values).all():
         raise NonFiniteError(f"{model.objective.measure} of task {task} is not finite", where=f"task {task}, evaluate")

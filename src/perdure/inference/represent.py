@@ -8,7 +8,6 @@ is popular in the task's training answers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +22,7 @@ from perdure.events.marks import Marked
 from perdure.events.profiles import Profiles
 from perdure.events.splits import ragged
 from perdure.functional.products import one_shape
+from perdure.model.user_model import without_dropout
 
 if TYPE_CHECKING:
     from perdure.model.user_model import TaskCard, UserModel
@@ -92,7 +92,7 @@ def represent(
     marks = getattr(sequences, "marks", None)
     u = torch.zeros(len(begin), width_of(model, task), device=device)  # (n, d)
     asked = ~blank(model, task, begin, end, profiles)  # (n,)
-    with _answering(model), torch.inference_mode():
+    with without_dropout(model), torch.inference_mode():
         tokens = TOKENS if device.type == "cpu" else None
         for rows, width, often in _batches(end - begin, asked, model.backbone.max_length, batch_size, tokens):
             batch = _batch(items, times, marks, begin[rows], end[rows], width, model.backbone.n_items)
@@ -139,7 +139,7 @@ def scores_of(model: UserModel, task: str, u: Tensor, empty: np.ndarray) -> Tens
     Raises:
         NonFiniteError: a score is NaN or infinite.
     """
-    with _answering(model), torch.no_grad():
+    with without_dropout(model), torch.no_grad():
         few = max(FEWEST - len(u), 0)
         asked = u if not few else torch.cat([u, u.new_zeros(few, u.shape[1])])  # (max(B, FEWEST), d)
         scores = model.score_of(asked, task).float()[: len(u)]  # (B, Y)
@@ -202,19 +202,6 @@ class _Rows:
 
 def _device(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
-@contextmanager
-def _answering(model: nn.Module) -> Iterator[None]:
-    """No dropout inside; every module is as it was afterwards."""
-    training = [m for m in model.modules() if m.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _batches(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from perdure.events.marks import Marks
     from perdure.events.profiles import Fields
 
-__all__ = ["ByTask", "TaskCard", "UserModel"]
+__all__ = ["ByTask", "TaskCard", "UserModel", "without_dropout"]
 
 
 @dataclass(eq=False)
@@ -227,3 +229,15 @@ class UserModel(nn.Module):
             sparse=self.backbone.sparse and bias is None,
             first=self.predicts_first(task),
         )
+
+
+@contextmanager
+def without_dropout(module: nn.Module) -> Iterator[None]:
+    """All of `module` in eval mode, and afterwards each part of it as it was."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

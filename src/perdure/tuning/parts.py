@@ -3,8 +3,6 @@ the model before a task is asked about, and what it answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -34,7 +32,6 @@ __all__ = [
     "histories",
     "latest",
     "refuse_sparse",
-    "without_dropout",
 ]
 
 
@@ -200,18 +197,6 @@ def factors(model: UserModel, task: str, u: Tensor) -> Factors:
         return Factors(u, head.table, head.bias)  # type: ignore[arg-type]
     table, bias = head.weights(model.item_table(task))  # type: ignore[operator]
     return Factors(u, table[2:], None if bias is None else bias[2:])
-
-
-@contextmanager
-def without_dropout(module: nn.Module) -> Iterator[None]:
-    """All of `module` in eval mode, and afterwards as it was."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def refuse_sparse(model: UserModel) -> None:

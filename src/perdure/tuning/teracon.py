@@ -55,8 +55,9 @@ from torch.nn import functional as F
 from perdure.encoders.base import Via
 from perdure.events.batch import Batch
 from perdure.functional.distillation import logit_mse
+from perdure.model.user_model import without_dropout
 from perdure.tuning.base import Method, Overlay
-from perdure.tuning.parts import all_weights, factors, histories, refuse_sparse, without_dropout
+from perdure.tuning.parts import all_weights, factors, histories, refuse_sparse
 
 if TYPE_CHECKING:
     from perdure.model.user_model import ByTask, TaskCard, UserModel
