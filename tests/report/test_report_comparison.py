@@ -13,9 +13,10 @@ from report.test_report_page import Reader, words
 
 from perdure import api
 from perdure.errors import ModelError, UsageError
-from perdure.report import plots
-from perdure.report.compared import read
+from perdure.report import knowledge, plots
+from perdure.report.compared import Compared, Group, read
 from perdure.report.comparison import build
+from perdure.report.facts import Facts
 from perdure.report.parts import WIDE, Cell, Grid, Section, Table, crossed, markdown
 from perdure.report.standing import title
 
@@ -55,6 +56,16 @@ def small(tmp_path_factory):
 
 def summary(folder) -> list[dict]:
     return json.loads((folder / "summary.json").read_text())["groups"]
+
+
+def test_tasks_that_were_learned_at_once_are_framed_alike(tmp_path):
+    rows = [{"method": "joint", "seed": 1, "after_index": 2, "task_index": k, "task": t, "value": 0.5, "final": True}
+            for k, t in enumerate("abc")]  # fmt: skip
+    joint = {"joint": {"average": {"mean": 0.5}}}
+    group = Group("sasrec", "forward", "clean", [*"abc"], [], {}, {}, [1], joint, pl.DataFrame(rows), pl.DataFrame())
+    told = Compared(tmp_path, {"orders": ["forward"], "protocols": ["clean"]}, Facts(tmp_path, {}), [group])
+    section = knowledge.matrices(told)
+    assert [cell.kind for cell in section.parts[-1].parts[0].rows[2][1:]] == ["fresh"] * 3
 
 
 # -- the page as a page ------------------------------------------------------------------------------------------------

@@ -47,7 +47,8 @@ def _map(c: Compared, group: Group, method: str, top: np.ndarray) -> Table:
                 cells.append(Cell("", kind="none"))
                 continue
             text, shade = words.score(R[t, k]), float(np.clip(R[t, k] / top[k], 0, 1))
-            cells.append(Cell(text, "", "fresh" if t == k else "", shade, f"{task} after {after}: {text}"))
+            fresh = bool(np.isnan(R[:t, k]).all())  # of several learned at once, all are
+            cells.append(Cell(text, "", "fresh" if fresh else "", shade, f"{task} after {after}: {text}"))
         rows.append(cells)
     one = group.methods[method]
     lost = group.forgetting(method)
