@@ -12,7 +12,7 @@ import torch
 from inference.people import ENCODERS, cards, crowd, data_of, fixed, tiny
 
 from perdure.errors import DataError, ModelError, NonFiniteError, UsageError
-from perdure.evaluation.evaluate import class_told, difference, evaluate
+from perdure.evaluation.evaluate import class_told, evaluate
 from perdure.evaluation.metrics import area_of_classes
 from perdure.evaluation.ranking import Sampled
 from perdure.inference.recommend import recommend
@@ -243,23 +243,14 @@ def test_intervals_draw_users_not_examples():
     assert often.value == pytest.approx(once.value) and often.n == 800
     assert "n counts examples, of 200 users" in often.notes and not any("n counts" in note for note in once.notes)
     np.testing.assert_allclose(often.interval(), once.interval(), atol=0.005)
-    other = tiny(seed=1)
-    apart, same = (difference(one, evaluate(other, given)) for one, given in ((once, data), (often, asked)))
-    assert apart.high - apart.low == pytest.approx(same.high - same.low, rel=0.1)
 
 
-def test_intervals_and_paired_differences():
+def test_intervals():
     model, people = tiny(), crowd(200, 8)
     data = data_of(card(model, "next"), people, [[i % 30] for i in range(200)])
-    a, b = evaluate(model, data), evaluate(tiny(seed=1), replace(data, labels=data.labels))
+    a = evaluate(model, data)
     low, high = a.interval()
     assert low < a.value < high and a.interval() == (low, high)
-    change = difference(a, b)
-    assert change.mean == pytest.approx(a.value - b.value) and change.low < change.mean < change.high
-    same = difference(a, a, "hr@5")
-    assert (same.mean, same.low, same.high) == (0, 0, 0)
-    with pytest.raises(UsageError):
-        difference(a, evaluate(model, data, sampled=5))
     with pytest.raises(UsageError):
         a.interval("hr@7")
     with pytest.raises(UsageError):

@@ -66,20 +66,13 @@ def test_rows_are_whole_or_empty_and_the_last_is_whole(rows):
 
 
 def test_one_task_and_none():
-    one = Matrix().grown("a", {"a": 0.5}, "accuracy")
+    one = Matrix(("a",), ((0.5,),), {"a": "accuracy"})
     assert (one.average(), one.forgetting(), one.backward_transfer()) == (0.5, 0.0, 0.0)
     assert math.isnan(Matrix().average()) and Matrix().to_dict()["average"] is None
 
 
-def test_grows_row_by_row():
-    grown = (
-        Matrix()
-        .grown("a", {"a": 0.5}, "ndcg@10")
-        .grown("b", {"a": 0.6, "b": 0.4})
-        .grown("c", dict(zip("abc", (0.3, 0.35, 0.7), strict=True)))
-    )
-    assert grown == GOLDEN
-    whole = grown.R
+def test_what_was_not_yet_learned_has_no_value():
+    whole = GOLDEN.R
     assert whole.shape == (3, 3) and np.isnan(whole[0, 1:]).all() and whole[2].tolist() == [0.3, 0.35, 0.7]
 
 
@@ -90,22 +83,16 @@ def test_lists_will_do():
 def test_round_trip_through_json():
     told = json.loads(json.dumps(GOLDEN.to_dict()))
     assert Matrix.from_dict(told) == GOLDEN
-    drawn = Matrix().grown("a", {"a": 0.5}, "hr@5", "sampled: 9 uniform negatives, seed 0").grown("b", {"a": 1, "b": 1})
+    drawn = Matrix("ab", ((0.5,), (1.0, 1.0)), {"a": "hr@5"}, {"a": "sampled: 9 uniform negatives, seed 0"})
     told = json.loads(json.dumps(drawn.to_dict()))
     assert told["protocols"] == {"a": "sampled: 9 uniform negatives, seed 0"} and Matrix.from_dict(told) == drawn
     padded = {"tasks": ["a", "b"], "R": [[0.5, None], [0.4, 0.3]]}
     assert Matrix.from_dict(padded).rows == ((0.5,), (0.4, 0.3))
 
 
-@pytest.mark.parametrize("values", [{"a": 0.5}, {"a": 0.5, "b": math.nan}, {}])
-def test_a_row_must_be_whole_and_finite(values):
-    with pytest.raises(UsageError):
-        Matrix().grown("a", {"a": 0.5}).grown("b", values)
-
-
 def test_a_task_is_learned_once():
-    with pytest.raises(UsageError):
-        Matrix().grown("a", {"a": 0.5}).grown("a", {"a": 0.5})
+    with pytest.raises(UsageError, match="distinct tasks"):
+        Matrix(("a", "a"), ((0.5,), (0.5, 0.5)))
 
 
 @pytest.mark.parametrize("alone", [{}, {"z": 0.5}])

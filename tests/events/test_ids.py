@@ -24,19 +24,6 @@ def test_rows_and_text_are_inverse(ids, first):
     assert book.text(rows) == ids
 
 
-@SLOW
-@given(st.lists(TEXT, max_size=20), st.lists(TEXT, max_size=20), st.lists(TEXT, max_size=20))
-def test_growing_moves_nothing(start, more, still_more):
-    book = Ids(nfc(pl.Series("x", start, pl.String)).unique().sort(), 2)
-    old = book.text(np.arange(2, len(book) + 2))
-    for new in (more, still_more):
-        larger = book.grown(new)
-        assert larger.rows(old).tolist() == list(range(2, len(old) + 2))
-        assert (larger.rows(new) >= 2).all()
-        book, old = larger, larger.text(np.arange(2, len(larger) + 2))
-    assert book.grown(start).digest == book.digest
-
-
 def test_unknown_is_minus_one_whatever_the_size():
     book = Ids([f"{k:04d}" for k in range(1000)], 2)
     few = book.rows(["0005", "5", "", "0999", "zz", "0000"])  # binary search
@@ -48,15 +35,9 @@ def test_unknown_is_minus_one_whatever_the_size():
     assert book.rows(["\ud800"]).tolist() == [-1]
 
 
-def test_grown_order_does_not_depend_on_the_order_asked():
-    book = Ids(["b", "a"])
-    assert book.grown(["z", "c", "a"]).text(np.arange(4)) == book.grown(["c", "z", "z"]).text(np.arange(4))
-    assert book.grown(["z", "c"]).text(np.arange(4)) == ["b", "a", "c", "z"]
-
-
 def test_composed_and_decomposed_are_one():
     book = Ids(["caf\u00e9"])
-    assert book.rows(["cafe\u0301"]).tolist() == [0] and len(book.grown(["cafe\u0301"])) == 1
+    assert book.rows(["cafe\u0301"]).tolist() == [0]
 
 
 def test_ids_that_are_no_text_are_refused():

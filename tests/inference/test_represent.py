@@ -13,7 +13,7 @@ from perdure.events.batch import Batch
 from perdure.events.examples import Sequences
 from perdure.functional import products
 from perdure.inference import represent as room
-from perdure.inference.represent import label_of_item, represent, scores_of, seen_cells, vector
+from perdure.inference.represent import label_of_item, represent, scores_of, seen_cells
 
 
 def ragged(histories):
@@ -34,7 +34,7 @@ def test_equals_one_plain_forward_each(encoder, task):
             model.eval()
             alone = model.represent(Batch(kept, torch.tensor([kept.shape[1]])), task)[0]
         assert torch.allclose(u[i], alone, atol=1e-5)
-        assert torch.allclose(vector(model, task, history), u[i], atol=1e-5)
+        assert torch.allclose(represent(model, task, *ragged([history]))[0], u[i], atol=1e-5)
 
 
 @pytest.mark.parametrize("encoder", sorted(ENCODERS))
@@ -88,7 +88,7 @@ def test_no_events_gives_zeros_and_popularity():
     classes = scores_of(model, "age", u, np.array([True, False, True])).softmax(1)
     assert classes[0].tolist() == pytest.approx([2 / 8, 5 / 8, 1 / 8])
     assert represent(model, "next", *ragged([])).shape == (0, 16)
-    assert not vector(model, "next", []).any()
+    assert not represent(model, "next", *ragged([[]])).any()
 
 
 def test_dropout_is_off_and_modes_come_back():
@@ -120,14 +120,14 @@ def test_refusals():
     with pytest.raises(UsageError):
         represent(model, "next", *people, batch_size=0)
     with pytest.raises(DataError, match="row 99"):
-        vector(model, "next", [5, 99])
+        represent(model, "next", *ragged([[5, 99]]))
     with torch.no_grad():
         model.backbone.item_table[7] = float("nan")
     with pytest.raises(NonFiniteError):
-        vector(model, "next", [3, 7])
+        represent(model, "next", *ragged([[3, 7]]))
     with pytest.raises(NonFiniteError):
         scores_of(fixed([[float("inf"), 0.0]] * 2), "t", torch.eye(4), np.zeros(4, bool))
-    assert vector(tiny(), "next", [3, 7]).shape == (16,)
+    assert represent(tiny(), "next", *ragged([[3, 7]])).shape == (1, 16)
 
 
 def test_labels_of_items_and_what_was_seen():

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from perdure.events.examples import Examples, TaskData
     from perdure.model.user_model import TaskCard, UserModel
 
-__all__ = ["PRIMARY", "Score", "difference", "evaluate"]
+__all__ = ["PRIMARY", "Score", "evaluate"]
 
 RANKING = {
     "hr": metrics.hit_rate,
@@ -116,37 +116,6 @@ class Score:
         told = {"task": self.task, "split": self.split, "n": self.n, "metric": self.primary, "value": self.value}
         return {**told, "low": low, "high": high, "popularity": self.popularity, "values": dict(self.values),
                 "protocol": self.protocol, "notes": list(self.notes)}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A score less another on the same users: mean, and its interval (low, high). Chance alone if 0 lies within."""
-
-    name: str
-    mean: float
-    low: float
-    high: float
-
-
-def difference(
-    a: Score, b: Score, name: str | None = None, level: float = 0.95, resamples: int = 1000, seed: int = 0
-) -> Difference:
-    """a - b with a paired bootstrap: the same users are drawn for both, so what is common to them cancels.
-
-    Raises:
-        UsageError: the scores are of other users, or were measured in another way.
-    """
-    name = name or a.primary
-    bootstrap.check(level, resamples)
-    if a.task != b.task or a.protocol != b.protocol or not np.array_equal(a.users, b.users):
-        raise UsageError(
-            f"{a.task} on {a.n} users ({a.protocol}) against {b.task} on {b.n} users ({b.protocol})",
-            expected="one task, one protocol, the same users in the same order",
-            where="difference",
-        )
-    change = _of(a, name) - _of(b, name)  # (n,)
-    low, high = bootstrap.interval(bootstrap.means(change, resamples, seed, a.users), level)
-    return Difference(name, float(change.mean()), low, high)
 
 
 def evaluate(

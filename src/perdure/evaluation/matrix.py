@@ -28,7 +28,7 @@ __all__ = ["Matrix"]
 
 @dataclass(frozen=True)
 class Matrix:
-    """Qualities of tasks in the order they were learned. A value: `grown` makes a new one.
+    """Qualities of tasks in the order they were learned.
 
     Attributes:
         tasks: K names in the order learned.
@@ -74,27 +74,6 @@ class Matrix:
     def _older(self) -> list[int]:
         """The tasks that were measured before the last row."""
         return [i for i in range(len(self.tasks)) if self._first(i) < len(self.rows) - 1]
-
-    def grown(self, task: str, values: Mapping[str, float], metric: str = "", protocol: str = "") -> Matrix:
-        """The matrix after one more task.
-
-        Args:
-            task: the task just learned.
-            values: quality on every task learned so far, this one included.
-            metric: name of the measure of this task. protocol: how it was measured.
-
-        Raises:
-            UsageError: a task is learned twice, a value is missing or not finite.
-        """
-        tasks = (*self.tasks, task)
-        missing = [name for name in tasks if name not in values or not math.isfinite(values[name])]
-        if missing:
-            raise UsageError(
-                f"no finite value for {', '.join(missing)}", expected="one for each task so far", where="Matrix"
-            )
-        metrics = {**self.metrics, task: metric} if metric else self.metrics
-        protocols = {**self.protocols, task: protocol} if protocol else self.protocols
-        return Matrix(tasks, (*self.rows, tuple(float(values[name]) for name in tasks)), metrics, protocols)
 
     def average(self) -> float:
         """Mean over all tasks after the last; NaN where none was learned."""

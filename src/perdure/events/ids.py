@@ -95,12 +95,6 @@ class Ids:
                              where="Ids.text")  # fmt: skip
         return self._ids.gather(rows).to_list()
 
-    def grown(self, new_ids: Sequence[str] | pl.Series) -> Ids:
-        """A larger map: unseen ids are appended in code point order; rows given before never move."""
-        new = nfc(_as_text(new_ids)).drop_nulls().unique()
-        unseen = new.filter(self.rows(new) < 0).unique().sort()
-        return Ids(pl.concat([self._ids, unseen]), self.first)
-
     def lots(self, key: str) -> np.ndarray:
         """Two numbers drawn for each id, (n, 2) uint64: they depend on the id and the key, on no other id or order."""
         salt = hashlib.blake2b(key.encode(), digest_size=16).digest()

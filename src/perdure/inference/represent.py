@@ -7,8 +7,8 @@ is popular in the task's training answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -35,7 +35,6 @@ __all__ = [
     "scores_of",
     "seen_cells",
     "users_at_once",
-    "vector",
     "width_of",
 ]
 
@@ -123,12 +122,6 @@ def blank(
     return empty & ~profiles.known(without=model.tasks[str(task)].hides)
 
 
-def vector(model: UserModel, task: str | None, item_rows: Sequence[int]) -> Tensor:
-    """User vector (d,) of one history given as item rows, oldest first. Raises as `represent`."""
-    items = np.asarray(item_rows, np.int64).reshape(-1)  # (h,)
-    return represent(model, task, _Rows(items), np.zeros(1, np.int64), np.array([len(items)]))[0]
-
-
 def scores_of(model: UserModel, task: str, u: Tensor, empty: np.ndarray) -> Tensor:
     """Scores (B, Y) float32 of the task's labels, fresh, so that the caller may write into them.
 
@@ -191,13 +184,6 @@ def seen_cells(
     rows = np.repeat(np.arange(len(begin)), counts)  # (E,)
     known = columns >= 0
     return (rows, columns) if known.all() else (rows[known], columns[known])
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The least that `represent` needs of sequences."""
-
-    items: np.ndarray
 
 
 def _device(model: nn.Module) -> torch.device:
