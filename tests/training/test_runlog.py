@@ -356,6 +356,9 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
     with (tmp_path / "out").open("w") as file, Display(file) as display:
         assert display.bar is not None
         show_all(display)
+        for steps in (10, 30):  # two runs of a comparison that each train this task alone
+            display.step(task="a", stage="train", step=1, steps=steps, loss=0.5)
+        assert display.bar.tasks[-1].total == 30
     assert "after a" in (tmp_path / "out").read_text()
 
 

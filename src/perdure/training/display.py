@@ -76,7 +76,7 @@ class Display:
                 if self._row is not None:
                     self.bar.remove_task(self._row)
                 self._row, self._label = self.bar.add_task(label, total=steps), label
-            self.bar.update(self._row, completed=step, description=f"{label}  loss {loss:.4f}")
+            self.bar.update(self._row, completed=step, total=steps, description=f"{label}  loss {loss:.4f}")
         elif time.monotonic() - self._said > EVERY:
             self._said = time.monotonic()
             self.say(f"{label}: step {step} of at most {steps:.0f}, loss {loss:.4f}")
