@@ -9,12 +9,11 @@ import numpy as np
 import polars as pl
 
 from perdure.evaluation.comparison import SCORES, Reached, holm, p_value, resample, spread, t_test, transfers
-from perdure.evaluation.matrix import Matrix
+from perdure.report.compared import ALONE, matrix_of
 
-__all__ = ["ALONE", "GROUP", "LEVEL", "RESAMPLES", "summarise"]
+__all__ = ["GROUP", "LEVEL", "RESAMPLES", "summarise"]
 
 GROUP = ("encoder", "order", "protocol")  # what is compared with one another has these in common
-ALONE = "single"  # a model of its own for each task: what gains and forward transfer are counted from
 LEVEL, RESAMPLES = 0.95, 2000
 
 
@@ -184,7 +183,7 @@ class _Group:
         for seed, run in self.runs[method].items():
             alone = self.runs.get(ALONE, {}).get(seed)
             values = {} if alone is None else dict(zip(self.tasks, _last(alone, self.tasks).tolist(), strict=True))
-            for name, value in transfers(_matrix(run), values, self.without).items():
+            for name, value in transfers(matrix_of(run), values, self.without).items():
                 told.setdefault(name, []).append(value)
         means: dict[str, Any] = {}
         for name, values in told.items():
@@ -210,11 +209,3 @@ def _last(run: pl.DataFrame, tasks: Sequence[str]) -> np.ndarray:
     final = run.filter(pl.col("final"))
     values = dict(zip(final["task"], final["value"], strict=True))
     return np.array([values[task] for task in tasks])
-
-
-def _matrix(run: pl.DataFrame) -> Matrix:
-    """R of one run, from its rows."""
-    run = run.sort("after_index", "task_index")
-    tasks = run.filter(pl.col("final"))["task"].to_list()
-    rows = [run.filter(pl.col("after_index") == at)["value"].to_list() for at in range(len(tasks))]
-    return Matrix(tasks, rows)

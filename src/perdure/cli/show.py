@@ -69,10 +69,8 @@ def ids(text: str | None, option: str) -> list[str] | None:
     Raises:
         UsageError: the file cannot be read.
     """
-    if text is None:
-        return None
-    if not text.startswith("@"):
-        return [part.strip() for part in text.split(",") if part.strip()]
+    if text is None or not text.startswith("@"):
+        return names(text)
     try:
         return [line for line in Path(text[1:]).read_text(encoding="utf-8-sig").splitlines() if line]
     except (OSError, UnicodeDecodeError) as fault:
@@ -117,7 +115,7 @@ def marks(text: str | None, option: str) -> list[dict[str, Any]] | None:
 
 
 def names(text: str | None) -> list[str] | None:
-    """`a,b` as a list."""
+    """`a, b` as a list, without the blanks."""
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 

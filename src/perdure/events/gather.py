@@ -129,7 +129,7 @@ class Gatherer:
 
     def _text(self, name: str, column: pl.Series) -> Texts:
         texts = self.texts.setdefault(name, Texts())
-        texts.take(column.cast(pl.String).replace("", None) if column.dtype == pl.String else column)
+        texts.take(column.replace("", None) if column.dtype == pl.String else column)
         return texts
 
     def finish(self, user_columns: list[str]) -> Columns:

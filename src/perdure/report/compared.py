@@ -24,7 +24,7 @@ from perdure.evaluation.matrix import Matrix
 from perdure.report import words
 from perdure.report.facts import Facts, Setting, document, lines, settings_of
 
-__all__ = ["ALONE", "SLICES", "Compared", "Group", "read"]
+__all__ = ["ALONE", "SLICES", "Compared", "Group", "matrix_of", "read"]
 
 ALONE = "single"  # learns each task alone: what gains are counted from
 KEY = ("encoder", "order", "protocol")
@@ -80,10 +80,7 @@ class Group:
         """Method -> R of each seed."""
         told: dict[str, list[Matrix]] = {}
         for (method, _), run in self.rows.sort("seed").group_by(["method", "seed"], maintain_order=True):
-            run = run.sort("after_index", "task_index")
-            names = run.filter("final")["task"].to_list()
-            rows = [run.filter(pl.col("after_index") == t)["value"].to_list() for t in range(len(names))]
-            told.setdefault(str(method), []).append(Matrix(names, rows))
+            told.setdefault(str(method), []).append(matrix_of(run))
         return {method: told[method] for method in self.methods if method in told}
 
     def mean_matrix(self, method: str) -> np.ndarray:
@@ -288,6 +285,13 @@ def _group(
         folders={method: folders[method] for method, _ in ranked if method in folders},
         popularity=dict(told.get("popularity") or {}),
     )
+
+
+def matrix_of(run: pl.DataFrame) -> Matrix:
+    """R of one run, from its rows of results.parquet."""
+    run = run.sort("after_index", "task_index")
+    tasks = run.filter("final")["task"].to_list()
+    return Matrix(tasks, [run.filter(pl.col("after_index") == at)["value"].to_list() for at in range(len(tasks))])
 
 
 def _late(about: Mapping[str, Any], summary: Mapping[str, Any]) -> str:

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perdure.errors import SettingsError
+from perdure.events.examples import NOISE
 
-__all__ = ["with_noise"]
-
-NOISE = "noise"
+__all__ = ["NOISE", "with_noise"]
 
 
 def with_noise(tasks: Sequence[Mapping[str, Any]], classes: int = 50, share: float = 1.0) -> list[dict[str, Any]]:
