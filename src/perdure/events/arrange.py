@@ -10,7 +10,7 @@ import polars as pl
 from perdure.events.clean import Books
 from perdure.events.data_settings import DataSettings
 from perdure.events.filters import select
-from perdure.events.gather import Columns
+from perdure.events.gather import Gathered
 from perdure.events.text import Bad
 
 
@@ -19,7 +19,7 @@ class Arranged:
     """Events in CSR order.
 
     Attributes:
-        rows: (E,) int64 positions in `Columns`, user after user, oldest first.
+        rows: (E,) int64 positions in `Gathered`, user after user, oldest first.
         user_map, item_map: code -> row number without gaps, -1 where nothing is left.
         counts: (U,) int64 events a user.
         left_out: what was left out, for the books.
@@ -32,7 +32,7 @@ class Arranged:
     left_out: dict[str, int]
 
 
-def arrange(columns: Columns, data: DataSettings, books: Books, files: list[str]) -> Arranged:
+def arrange(columns: Gathered, data: DataSettings, books: Books, files: list[str]) -> Arranged:
     """Sorts, removes duplicates and rare ids; what goes is counted in `left_out` or in the books."""
     left_out = {"duplicate": 0, "where": 0, "min_item_count": 0, "min_user_count": 0}
     rows = order_of(columns, data.ties)
@@ -59,7 +59,7 @@ def arrange(columns: Columns, data: DataSettings, books: Books, files: list[str]
     return Arranged(rows, user_map, item_map, user_counts[user_counts > 0], left_out)
 
 
-def _selected(columns: Columns, where: str) -> np.ndarray:
+def _selected(columns: Gathered, where: str) -> np.ndarray:
     """(E,) bool: the events for which the filter is true."""
     known = [name for name in (*columns.codes, *columns.numbers) if name not in columns.user_columns]
     if columns.ticks is not None:
@@ -76,13 +76,19 @@ def _without_gaps(counts: np.ndarray) -> np.ndarray:
     return np.where(counts > 0, np.cumsum(counts > 0) - 1, -1).astype(np.int32)
 
 
-def order_of(columns: Columns, ties: str) -> np.ndarray:
-    """(E,) positions by user, time, `order`; then as `ties` says."""
+def _moments(columns: Gathered) -> list[np.ndarray]:
+    """User, then time and `order` where the log has them, (E,) each: what events are sorted by."""
     keys = [columns.codes["user"]]
     if columns.ticks is not None:
         keys.append(columns.ticks)
     if "order" in columns.numbers:
         keys.append(columns.numbers["order"].to_numpy())
+    return keys
+
+
+def order_of(columns: Gathered, ties: str) -> np.ndarray:
+    """(E,) positions by user, time, `order`; then as `ties` says."""
+    keys = _moments(columns)
     if ties == "item":
         rest = [name for name in sorted({*columns.codes, *columns.numbers}) if name not in {"user", "item", "order"}]
         keys += [_sortable(columns, name) for name in ["item", *rest]]
@@ -92,7 +98,7 @@ def order_of(columns: Columns, ties: str) -> np.ndarray:
     return np.lexsort(keys[::-1])
 
 
-def _sortable(columns: Columns, name: str) -> np.ndarray:
+def _sortable(columns: Gathered, name: str) -> np.ndarray:
     return columns.codes[name] if name in columns.codes else columns.numbers[name].rank("dense").fill_null(0).to_numpy()
 
 
@@ -109,21 +115,16 @@ def _packed(keys: list[np.ndarray]) -> np.ndarray | None:
     return packed
 
 
-def _run_mates(columns: Columns, rows: np.ndarray) -> np.ndarray:
+def _run_mates(columns: Gathered, rows: np.ndarray) -> np.ndarray:
     """Places in `rows` of events that share user, time and order with a neighbour: only these can be duplicates."""
     same = np.ones(max(len(rows) - 1, 0), bool)
-    keys = [columns.codes["user"]]
-    if columns.ticks is not None:
-        keys.append(columns.ticks)
-    if "order" in columns.numbers:
-        keys.append(columns.numbers["order"].to_numpy())
-    for key in keys:
+    for key in _moments(columns):
         taken = key[rows]
         same &= taken[1:] == taken[:-1]
     return np.flatnonzero(np.append(same, False) | np.append(False, same))
 
 
-def _content(columns: Columns, rows: np.ndarray, event: bool = False) -> pl.DataFrame:
+def _content(columns: Gathered, rows: np.ndarray, event: bool = False) -> pl.DataFrame:
     names = [name for name in columns.codes if event or name != "event"]
     frame = {name: columns.codes[name][rows] for name in names}
     if columns.ticks is not None:
@@ -131,7 +132,7 @@ def _content(columns: Columns, rows: np.ndarray, event: bool = False) -> pl.Data
     return pl.DataFrame(frame).with_columns(series.gather(rows).alias(name) for name, series in columns.numbers.items())
 
 
-def without_duplicates(columns: Columns, rows: np.ndarray) -> np.ndarray:
+def without_duplicates(columns: Gathered, rows: np.ndarray) -> np.ndarray:
     """`rows` with each group of equal events cut to its first."""
     mates = _run_mates(columns, rows)
     if not len(mates):
@@ -144,7 +145,7 @@ def without_duplicates(columns: Columns, rows: np.ndarray) -> np.ndarray:
 
 
 def _by_event_id(
-    columns: Columns, rows: np.ndarray, books: Books, files: list[str], left_out: dict[str, int]
+    columns: Gathered, rows: np.ndarray, books: Books, files: list[str], left_out: dict[str, int]
 ) -> np.ndarray:
     """One event an id: the first in the sources stays, equal ones are duplicates, others conflicts."""
     ids = columns.codes["event"]

@@ -19,7 +19,7 @@ LABELS = ("behaviour", "domain", "event")
 
 
 @dataclass
-class Columns:
+class Gathered:
     """The sound events, in the order of the sources; E of them.
 
     Attributes:
@@ -132,7 +132,7 @@ class Gatherer:
         texts.take(column.replace("", None) if column.dtype == pl.String else column)
         return texts
 
-    def finish(self, user_columns: list[str]) -> Columns:
+    def finish(self, user_columns: list[str]) -> Gathered:
         """The columns of all pieces; features of text files that are plain numbers throughout become numbers."""
         texts: dict[str, pl.Series] = {}
         codes: dict[str, np.ndarray] = {}
@@ -153,12 +153,12 @@ class Gatherer:
         ticks = np.concatenate(self.ticks) if self.ticks else (np.zeros(0, np.int64) if self.clock else None)
         self.ticks = []
         per_second = PER_SECOND[self.clock.unit] if self.clock else 1
-        return Columns(codes, texts, found, ticks, per_second, np.concatenate(self.origin) if self.origin else None,
+        return Gathered(codes, texts, found, ticks, per_second, np.concatenate(self.origin) if self.origin else None,
                        [name for name in self.free if name not in user_columns], user_columns)  # fmt: skip
 
 
 def gather(data: DataSettings, reading: Reading, sources: list[list[Source]], now: float | None
-           ) -> tuple[Columns, Books, dict[str, int]]:  # fmt: skip
+           ) -> tuple[Gathered, Books, dict[str, int]]:  # fmt: skip
     """Reads everything.
 
     Args:

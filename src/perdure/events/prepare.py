@@ -16,7 +16,7 @@ from perdure.events.arrange import Arranged, arrange
 from perdure.events.clean import Books
 from perdure.events.data_settings import DataSettings
 from perdure.events.detect import Source, look, sha256
-from perdure.events.gather import Columns, gather
+from perdure.events.gather import Gathered, gather
 from perdure.events.ids import FIRST_ITEM, Ids
 from perdure.events.probe import probe
 from perdure.events.sources import Reading, read_attributes
@@ -125,7 +125,7 @@ def _enough(arranged: Arranged, books: Books, data: DataSettings) -> None:
                         )  # fmt: skip
 
 
-def _write_arrays(part: Path, columns: Columns, arranged: Arranged, digest) -> np.ndarray | None:
+def _write_arrays(part: Path, columns: Gathered, arranged: Arranged, digest) -> np.ndarray | None:
     rows = arranged.rows
     items = arranged.item_map[columns.codes["item"]][rows] + np.int32(FIRST_ITEM)  # (E,)
     starts = np.concatenate([[0], np.cumsum(arranged.counts)]).astype(np.int64)  # (U + 1,)
@@ -139,7 +139,7 @@ def _write_arrays(part: Path, columns: Columns, arranged: Arranged, digest) -> n
     return times
 
 
-def _write_events(part: Path, columns: Columns, arranged: Arranged, times: np.ndarray | None,
+def _write_events(part: Path, columns: Gathered, arranged: Arranged, times: np.ndarray | None,
                   ids: tuple[Ids, Ids], digest) -> None:  # fmt: skip
     starts = np.concatenate([[0], np.cumsum(arranged.counts)])
     names = ("value", "behaviour", "domain", *columns.features)
@@ -167,7 +167,7 @@ def _write_events(part: Path, columns: Columns, arranged: Arranged, times: np.nd
     write_frames(part / "events.parquet", _chain(first, parts), first.schema)
 
 
-def _write_marks(part: Path, columns: Columns, arranged: Arranged) -> None:
+def _write_marks(part: Path, columns: Gathered, arranged: Arranged) -> None:
     """Event columns of few values as int16 rows of their values: what encoders read of events, memory-mapped."""
     rows, values = arranged.rows, {}
     for name in ("value", "behaviour", "domain", *columns.features):
@@ -213,7 +213,7 @@ def _bytes_of(column: pl.Series) -> bytes:
     return head + column.to_frame().write_ndjson().encode()
 
 
-def _write_attributes(part: Path, data: DataSettings, reading: Reading, ids: tuple[Ids, Ids], columns: Columns,
+def _write_attributes(part: Path, data: DataSettings, reading: Reading, ids: tuple[Ids, Ids], columns: Gathered,
                       arranged: Arranged, digest, notes: list[str]) -> dict[str, int]:  # fmt: skip
     unknown: dict[str, int] = {}
     own = _user_columns(columns, arranged)
@@ -240,7 +240,7 @@ def _write_attributes(part: Path, data: DataSettings, reading: Reading, ids: tup
     return unknown
 
 
-def _user_columns(columns: Columns, arranged: Arranged) -> pl.DataFrame | None:
+def _user_columns(columns: Gathered, arranged: Arranged) -> pl.DataFrame | None:
     """Event columns that describe the user: the user's first value that is not missing, in the order of the source."""
     if not columns.user_columns:
         return None
@@ -250,7 +250,7 @@ def _user_columns(columns: Columns, arranged: Arranged) -> pl.DataFrame | None:
     return frame.group_by("user").agg(pl.all().drop_nulls().first()).sort("user").drop("user")
 
 
-def data_card(columns: Columns, arranged: Arranged, books: Books, times: np.ndarray | None, merges: dict[str, int],
+def data_card(columns: Gathered, arranged: Arranged, books: Books, times: np.ndarray | None, merges: dict[str, int],
               unknown: dict[str, int], notes: list[str]) -> dict:  # fmt: skip
     """What a reader should know of the log: counts that balance, time range, shape, what was left out and why."""
     stored, counts = len(arranged.rows), arranged.counts
