@@ -182,6 +182,9 @@ def test_half_a_log_line_is_survived_and_told(tmp_path):
 def test_no_run_folder(tmp_path):
     with pytest.raises(ModelError, match=r"run\.json"):
         build(tmp_path)
+    (tmp_path / "model.txt").write_text("")
+    with pytest.raises(ModelError, match="no run"):
+        build(tmp_path / "model.txt")
 
 
 @pytest.mark.parametrize("name", ["run.json", "matrix.json", "scores.json", "cost.json"])

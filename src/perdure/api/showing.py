@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from perdure.api.asking import homes, load, locate
-from perdure.errors import ModelError, shorten
+from perdure.report.facts import document
 
 __all__ = ["show"]
 
@@ -27,7 +26,7 @@ def show(path: str | Path) -> dict[str, Any]:
 
     folder = Path(path)
     home = next((one for one in (folder, *homes(folder)) if (one / "run.json").is_file()), folder)
-    run = _document(home / "run.json") or {}
+    run = document(home, "run.json") or {}
     model = load(locate(folder))
     manifest = model.manifest
     learned = manifest.get("matrix") or {"tasks": [], "R": []}
@@ -62,12 +61,3 @@ def _task(model: Any, name: str) -> dict[str, Any]:
     stored += list(model.overlays[name].state_dict().values()) if name in model.overlays else []
     told = {"name": name, "kind": card.kind, "description": card.description, "labels": len(card.labels)}
     return {**told, "metric": card.metric, "numbers": sum(t.numel() for t in stored)}
-
-
-def _document(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as fault:
-        raise ModelError(f"{path.name} cannot be read: {shorten(fault)}", where=str(path)) from None

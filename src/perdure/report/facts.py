@@ -122,7 +122,7 @@ def document(folder: Path, name: str) -> Any:
     path = folder / name
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ModelError(

@@ -302,8 +302,8 @@ class _Teacher:
         """Older tasks answer their probes byte for byte as they did when they were learned."""
         older = [task for task in self.life.probes if task not in group]
         if self.method.keeps:
-            now = {f"answers of {task}": probe(self.model, self.datas[task]) for task in older}
-            hold({f"answers of {task}": self.life.probes[task] for task in older}, now, self.method.name, group[-1])
+            told = {f"answers of {task}": probe(self.model, self.datas[task]) for task in older}
+            hold({f"answers of {task}": self.life.probes[task] for task in older}, told, self.method.name, group[-1])
         self.life.probes |= {task: probe(self.model, self.datas[task]) for task in group}
 
     def _measure(self, name: str) -> None:

@@ -126,7 +126,7 @@ def fit(
     Raises:
         NonFiniteError: before anything was updated; names task, epoch, step and the first bad tensor.
         Interrupted: a signal came and the keeper has saved.
-        DataError: no training examples.
+        DataError: no training examples. PromiseBroken: the method trains what is no part of the model.
     """
     keeper = keeper or Keeper()
     if len(loader) == 0:
