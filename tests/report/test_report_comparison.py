@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from typing import Any
 
 import polars as pl
 import pytest
@@ -64,7 +65,7 @@ def test_tasks_that_were_learned_at_once_are_framed_alike(tmp_path):
     joint = {"joint": {"average": {"mean": 0.5}}}
     group = Group("sasrec", "forward", "clean", [*"abc"], [], {}, {}, [1], joint, pl.DataFrame(rows), pl.DataFrame())
     told = Compared(tmp_path, {"orders": ["forward"], "protocols": ["clean"]}, Facts(tmp_path, {}), [group])
-    section = knowledge.matrices(told)
+    section: Any = knowledge.matrices(told)
     assert [cell.kind for cell in section.parts[-1].parts[0].rows[2][1:]] == ["fresh"] * 3
 
 
