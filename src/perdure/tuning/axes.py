@@ -11,7 +11,8 @@ knowledge of earlier tasks as constants that a new task attends to (M. Yang et a
     q_k   = S(gelu(W_k e_t + b_k)),  e_t = E_{i_t} / rms(E)     a small network on the item vectors
     S(x)  = sum_{t <= n} x_t / sqrt(n)                          over the n events so far
     item tasks whose labels are items:   score(y) = (u_k T_k) . E_y + b_y, T_k = tau I and b = log popularity at first,
-                                         V_y in place of E_y where the backbone never met y
+                                         V_y in place of E_y where the backbone never met y,
+                                         E_y + V_y elsewhere with head = "both"
 
 | paper | here | shape |
 |---|---|---|
@@ -25,7 +26,7 @@ knowledge of earlier tasks as constants that a new task attends to (M. Yang et a
 | W_k, b_k | inner, Normal(0, 1/d) at the start | (r, d), (r,), r = rank |
 | U_k | outer, zero at the start | (r, d) |
 | T_k, b_y | head.map, head.bias | (d, d), (Y,) |
-| V_y | head.vectors, zero at the start | (labels never met, d) |
+| V_y | head.vectors, zero at the start | (labels never met, d); with head = "both" (Y, d) |
 
 The backbone is run once, without gradients, and can be shared by all tasks: a task adds sums over the events of a few
 numbers an item. It owns N + d (1 + L) + r (2 d + 1) numbers beside its head: with d = 64 and a table of items that
