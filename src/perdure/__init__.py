@@ -21,11 +21,12 @@ if TYPE_CHECKING:
         probe,
         quickstart,
         recommend,
+        recommend_all,
         search,
         show,
     )
     from perdure.api import report as write_report
-    from perdure.api.asking import load
+    from perdure.api.opened import load
     from perdure.errors import (
         DataError,
         Interrupted,
@@ -46,11 +47,11 @@ _WHERE = {
     **dict.fromkeys(
         [
             "check", "compare", "doctor", "embed", "evaluate", "learn", "list_", "prepare", "probe", "quickstart",
-            "recommend", "search", "show",
+            "recommend", "recommend_all", "search", "show",
         ],
         ("perdure.api", ""),
     ),
-    "load": ("perdure.api.asking", ""),
+    "load": ("perdure.api.opened", ""),
     "write_report": ("perdure.api", "report"),
     **dict.fromkeys(
         [
@@ -84,6 +85,7 @@ __all__ = [
     "probe",
     "quickstart",
     "recommend",
+    "recommend_all",
     "search",
     "show",
     "write_report",

@@ -101,13 +101,13 @@ def test_a_user_of_the_log_and_a_stranger_with_the_same_events_get_the_same_answ
 
 def test_it_is_probed_by_what_it_holds_though_its_sources_are_gone(learned, world):
     """`learned` has no text.parquet any more; the untrained encoder is given the vectors that the model holds."""
-    from perdure.api import asking, frozen_vectors
+    from perdure.api import frozen_vectors, opened
     from perdure.settings import from_dict
 
     bare = recipe(world, input={})
     told = perdure.probe([learned], bare, task="buy", repeats=1, finetune=True, store=world / "run" / "store")
     assert len(told.rows) == 4
-    settings, events = from_dict(bare, parts=registry), asking._log(learned, None)
+    settings, events = from_dict(bare, parts=registry), opened.log_of(learned, None)
     one = frozen_vectors.opened(learned, "run", settings, events, ["buy"])
     first, given = frozen_vectors.untrained(one).backbone.state_dict(), learned.backbone.state_dict()
     for name in ("attributes", "vectors"):

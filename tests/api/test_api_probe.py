@@ -10,7 +10,7 @@ import torch
 from cli.small import make
 
 import perdure
-from perdure.api import asking, probing
+from perdure.api import opened, probing
 from perdure.api.frozen_vectors import profiled, represented
 from perdure.evaluation.evaluate import evaluate
 from perdure.evaluation.vectors import Judged, judge, solve
@@ -80,7 +80,7 @@ def test_what_is_written(told):
 def test_a_head_is_measured_as_the_model_that_holds_it(world):
     """The solved head put into the model, and `evaluate` asked: the same numbers, items and classes."""
     model = perdure.load(world[1].model)
-    datas = asking._compiled(model, asking._log(model, None), ["buy", "gender"])
+    datas = opened.compiled(model, opened.log_of(model, None), ["buy", "gender"])
     for name, data in datas.items():
         held = represented(model, {name: data})
         train, valid = (Judged.of(held[name, part], data.part(part)) for part in ("train", "valid"))
@@ -99,7 +99,7 @@ def test_a_head_is_measured_as_the_model_that_holds_it(world):
 
 def test_the_field_that_is_asked_for_is_not_in_the_profile(world):
     model = perdure.load(world[1].model)
-    datas = asking._compiled(model, asking._log(model, None), ["buy", "gender"])
+    datas = opened.compiled(model, opened.log_of(model, None), ["buy", "gender"])
     widths = {name: len(data.profiles.fields.values["gender"]) for name, data in datas.items()}
     x = profiled(datas)
     assert x["buy", "test"].shape[1] - x["gender", "test"].shape[1] == widths["gender"]

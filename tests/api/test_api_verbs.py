@@ -107,10 +107,10 @@ def test_a_model_is_opened_once_and_asked_often(learned):
 def test_a_user_is_asked_with_the_history_the_model_learned_from(learned):
     _, run = learned
     model = perdure.load(run.folder)
-    from perdure.api.asking import _compiled, _log
+    from perdure.api.opened import compiled, log_of
 
-    events = _log(model, None)
-    data = _compiled(model, events, ["buy"])["buy"]
+    events = log_of(model, None)
+    data = compiled(model, events, ["buy"])["buy"]
     row = int(data.test.users[0])
     history = events.item_ids.text(data.history(row))
     by_user = perdure.recommend(model, task="buy", user=events.user_ids.text(np.array([row]))[0], seen="keep")

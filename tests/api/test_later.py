@@ -108,6 +108,94 @@ def test_vectors_of_a_later_log_are_those_of_its_histories(asked, tmp_path, caps
     assert json.loads(capsys.readouterr().out)["notes"] == done["notes"]
 
 
+def test_all_are_answered_at_once_as_one_by_one(asked, tmp_path):
+    model, store, _ = asked
+    done = as_one_by_one(model, tmp_path / "all.parquet", task="again", k=4, store=store)
+    assert done["users"] == USERS + 1 and done["notes"][0].startswith("2 of ")
+
+
+def test_all_are_answered_without_what_the_log_holds_as_their_answers(views_then_buys, tmp_path):
+    model, folder = views_then_buys
+    perdure.prepare(recipe(log(tmp_path / "later", True)), tmp_path / "store")
+    for store in (folder / "run" / "store", tmp_path / "store"):
+        for task in ("next", "buy", "age"):
+            as_one_by_one(model, tmp_path / "all.parquet", task=task, k=4, store=store)
+            as_one_by_one(model, tmp_path / "all.parquet", task=task, k=4, store=store, seen="keep")
+
+
+def as_one_by_one(model, out: Path, **how) -> dict:
+    """Ask for all users, and each by name: the same answers."""
+    done = perdure.recommend_all(model, out, **how)
+    found = told(out)
+    assert len(found) == done["users"]
+    for user, answers in found.items():
+        one = perdure.recommend(model, user=user, **how)
+        items, ranks, scores, sources = zip(*answers, strict=True)
+        assert list(items) == one["items"] and set(sources) == {one["source"]}, user
+        assert list(scores) == pytest.approx(one["scores"], abs=1e-5) and list(ranks) == list(range(1, len(ranks) + 1))
+    return done
+
+
+def told(path: Path) -> dict[str, list[tuple]]:
+    """user -> (item, rank, score, source) of each answer, in the order of the file."""
+    frame = pl.read_parquet(path)
+    assert frame.schema == {
+        "user": pl.String,
+        "item": pl.String,
+        "rank": pl.Int32,
+        "score": pl.Float32,
+        "source": pl.String,
+    }
+    found: dict[str, list[tuple]] = {}
+    for user, *answer in frame.iter_rows():
+        found.setdefault(user, []).append(tuple(answer))
+    return found
+
+
+def test_some_users_and_strangers_among_them(asked, tmp_path):
+    model, store, _ = asked
+    out, wanted = tmp_path / "some.parquet", ["nobody", "u05", "a0"]
+    done = perdure.recommend_all(
+        model, out, task="again", users=np.array(wanted), k=3, store=store, deny=["i07", "i98"]
+    )
+    found = told(out)
+    assert list(found) == wanted and done["users"] == 3
+    assert "1 users are not in the log and get what is popular: nobody" in done["notes"]
+    assert "not known to the model: i98" in done["notes"]
+    for user, answers in found.items():
+        one = perdure.recommend(model, task="again", user=user, k=3, store=store, deny=["i07"])
+        assert [item for item, _, _, _ in answers] == one["items"] and answers[0][3] == one["source"]
+    done = perdure.recommend_all(model, out, task="again", users=["a0"], allow=["i03", "i04"], store=store)
+    assert [answer[0] for answer in told(out)["a0"]] == ["i04"]  # i03 was met
+    assert "1 users have fewer than 10 answers: there are no more to give" in done["notes"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"task": "agian"}, "again"),
+        ({"task": "again", "k": 0}, "k = 0"),
+        ({"task": "again", "k": 10_001}, "k = 10001"),
+        ({"task": "again", "seen": "no"}, "seen = 'no'"),
+        ({"task": "again", "users": "a0"}, "users = 'a0'"),
+        ({"task": "again", "users": [5]}, "users = [5]"),
+        ({"task": "again", "users": ["a0", None]}, "users = ['a0', None]"),
+        ({"task": "again", "allow": "i03"}, "allow = 'i03'"),
+        ({"task": "again", "out": "."}, "is a folder"),
+        ({"task": "again", "out": "all.csv"}, "no .csv file"),
+    ],
+)
+def test_refusals_leave_the_older_file(asked, tmp_path, wrong, words):
+    model, store, _ = asked
+    asked_for = {"out": "all.parquet", **wrong}
+    out = tmp_path / asked_for.pop("out")
+    (tmp_path / "all.parquet").write_text("older")
+    with pytest.raises(perdure.UsageError) as fault:
+        perdure.recommend_all(model, out, store=store, **asked_for)
+    assert words in str(fault.value)
+    assert (tmp_path / "all.parquet").read_text() == "older"
+
+
 def test_held_out_users_are_those_of_the_log_learned_from(asked):
     model, store, _ = asked
     with pytest.raises(DataError, match="another log") as fault:
@@ -126,25 +214,33 @@ def test_a_log_without_what_the_model_reads_is_refused(asked, tmp_path):
     assert {"plain": "behaviour", "profile": "age", "marks": "behaviour"}[kind] in str(fault.value)
 
 
-def test_a_log_that_knows_no_answer_to_a_task_is_read(tmp_path):
-    """Today's views, before anybody has bought: who the users are is asked for, not told."""
+@pytest.fixture(scope="module")
+def views_then_buys(tmp_path_factory):
+    """A model that reads views and learned what is bought and who it is, and the folder of its log and run."""
     tasks = [
         {"name": "next", "kind": "next_item"},
         {"name": "buy", "kind": "item", "where": "behaviour = 'buy'"},
         {"name": "age", "kind": "one_of", "answer": "user.age"},
     ]
-    folder = log(tmp_path / "now", False)
-    given = recipe(folder, history={"where": "behaviour = 'view'"}, tuning={"method": "frozen"}, tasks=tasks)
-    model = perdure.load(perdure.learn(given, tmp_path / "run").model)
+    folder = tmp_path_factory.mktemp("views")
+    given = recipe(
+        log(folder, False), history={"where": "behaviour = 'view'"}, tuning={"method": "frozen"}, tasks=tasks
+    )
+    return perdure.load(perdure.learn(given, folder / "run").model), folder
+
+
+def test_a_log_that_knows_no_answer_to_a_task_is_read(views_then_buys, tmp_path):
+    """Today's views, before anybody has bought: who the users are is asked for, not told."""
+    model, _ = views_then_buys
     bare = recipe(log(tmp_path / "bare", True))
     views = pl.read_csv(tmp_path / "bare" / "log.csv").filter(pl.col("behaviour") == "view")
     views.write_csv(tmp_path / "bare" / "log.csv")
     bare["data"].pop("users")
     perdure.prepare(bare, tmp_path / "store")
-    for task in tasks:
+    for task in model.tasks:
         seen = views.filter(pl.col("user") == "u05")["item"].to_list()
-        user = perdure.recommend(model, task=task["name"], user="u05", store=tmp_path / "store")
-        same = perdure.recommend(model, task=task["name"], history=seen)
+        user = perdure.recommend(model, task=task, user="u05", store=tmp_path / "store")
+        same = perdure.recommend(model, task=task, history=seen)
         assert (user["items"], user["scores"], user["source"]) == (same["items"], same["scores"], "model")
 
 

@@ -24,8 +24,9 @@ VERBS = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
 def test_verbs_are_the_contract():
-    names = "quickstart check prepare learn compare search evaluate recommend embed probe list show report doctor"
-    assert list(VERBS) == names.split()
+    makes = "quickstart check prepare learn compare search"
+    asks = "evaluate recommend recommend-all embed probe list show report doctor"
+    assert list(VERBS) == [*makes.split(), *asks.split()]
 
 
 def test_every_verb_answers_in_json():
@@ -38,10 +39,11 @@ def test_every_verb_is_a_function():
     from perdure import api
 
     for name in VERBS:
-        assert callable(getattr(api, {"list": "list_"}.get(name, name)))
-        assert callable(getattr(perdure, {"list": "list_", "report": "write_report"}.get(name, name)))
+        assert callable(getattr(api, IN_PYTHON.get(name, name)))
+        assert callable(getattr(perdure, {**IN_PYTHON, "report": "write_report"}.get(name, name)))
 
 
+IN_PYTHON = {"list": "list_", "recommend-all": "recommend_all"}  # a verb of the command line -> its name in Python
 ANOTHER = {"changes": "overrides"}  # a parameter of the command line -> its name in Python
 ONLY = {"json", "show"}  # how a result is printed; what tells the progress
 
@@ -51,7 +53,7 @@ def test_every_parameter_is_a_parameter(name):
     """Same names, needed in both or in neither, same defaults."""
     from perdure import api
 
-    function = getattr(api, {"list": "list_"}.get(name, name))
+    function = getattr(api, IN_PYTHON.get(name, name))
     theirs = {
         one.name: (one.default is one.empty, None if one.default in (one.empty, ()) else one.default)
         for one in inspect.signature(function).parameters.values()
@@ -219,6 +221,26 @@ def test_embed_writes_every_user(first, capsys, tmp_path):
     frame = pl.read_parquet(tmp_path / "u.parquet")
     assert frame.columns == ["user", "vector"] and frame.height == told["users"] == 120
     assert told["width"] == 16
+
+
+def test_recommend_all_answers_every_user(first, capsys, tmp_path):
+    out = tmp_path / "deep" / "answers.parquet"
+    asked = ("recommend-all", first / "first", "--task", "buy", "--out", out, "-k", "3")
+    assert call(*asked, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    frame = pl.read_parquet(out)
+    assert frame.columns == ["user", "item", "rank", "score", "source"]
+    assert told["users"] == frame["user"].n_unique() == 120 and frame.height == 360 and told["k"] == 3
+    assert pl.read_parquet_metadata(out)["perdure.model"] == told["model"]
+    (tmp_path / "users.txt").write_text("u0003\nu0001\nnobody\n")
+    assert call(*asked, "--users", f"@{tmp_path / 'users.txt'}") == 0
+    assert "1 users are not in the log" in capsys.readouterr().out
+    assert pl.read_parquet(out)["user"].unique(maintain_order=True).to_list() == ["u0003", "u0001", "nobody"]
+    assert call("recommend", first / "first", "--task", "buy", "--user", "u0003", "-k", "3", "--json") == 0
+    one = json.loads(capsys.readouterr().out)["items"]
+    assert pl.read_parquet(out)["item"].head(3).to_list() == one
+    assert call(*asked[:3], "by", *asked[4:]) == 2
+    assert "buy" in capsys.readouterr().err
 
 
 def test_evaluate_gives_what_the_run_measured(first, capsys):

@@ -109,7 +109,8 @@ def test_every_verb_has_a_page_entry_an_example_and_a_function():
     for name, command in typer.main.get_command(app).commands.items():
         assert f"\n## {name}\n" in page
         assert f"perdure {name}" in (command.epilog or ""), name
-        assert hasattr(perdure, {"list": "list_", "report": "write_report"}.get(name, name)), name
+        in_python = {"list": "list_", "report": "write_report", "recommend-all": "recommend_all"}
+        assert hasattr(perdure, in_python.get(name, name)), name
 
 
 def test_the_tree_names_every_room():

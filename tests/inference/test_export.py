@@ -12,7 +12,8 @@ from inference.test_represent import ragged
 from perdure.errors import MachineError, NonFiniteError, UsageError
 from perdure.events.ids import Ids
 from perdure.inference import export
-from perdure.inference.export import embed
+from perdure.inference.export import answer, embed
+from perdure.inference.recommend import Met, recommend
 from perdure.inference.represent import represent
 
 NAMES = ["007", "NA", "ünï", *(f"u{i}" for i in range(37))]
@@ -88,3 +89,34 @@ def test_a_full_disk_is_a_machine_error_and_leaves_nothing(tmp_path, files_of_at
     with files_of_at_most(500), pytest.raises(MachineError, match="File too large"):
         embed(tiny(), [["i001"]] * 100, [f"u{n}" for n in range(100)], tmp_path / "u.parquet")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rows", [7, 10**6])
+def test_answers_are_those_of_each_asked_alone(tmp_path, monkeypatch, rows):
+    """However many users are read at a time; each keeps its own, whatever lies before it."""
+    monkeypatch.setattr(export, "ROWS", rows)
+    model, people = tiny(), crowd(37, 20)
+    sequences, begin, end = ragged(people)
+    names, path = pl.Series([f"u{i}" for i in range(37)]), tmp_path / "a.parquet"
+    codes, starts = np.tile(np.arange(2, 5), 37), np.arange(0, 3 * 38, 3)  # everybody has met the first three
+    met = [Met(np.arange(-2, 40), codes, starts[:-1], starts[1:])]
+    barred = np.array([3, 9])
+    told, fewer = answer(model, "next", sequences, begin, end, names, path, 4, barred=barred, met=met)
+    assert fewer == 0 and told["perdure.k"] == "4" and told["perdure.task"] == "next"
+    frame = pl.read_parquet(path)
+    deny = ["i000", "i001", "i002", "i003", "i009"]
+    raw = [model.item_ids.text(np.array(history)) for history in people]
+    for at, one in enumerate(recommend(model, "next", raw, 4, seen="keep", deny=deny)):
+        mine = frame[4 * at : 4 * at + 4]
+        assert mine["user"].to_list() == [f"u{at}"] * 4 and mine["item"].to_list() == one.items
+        assert mine["score"].to_list() == pytest.approx(one.scores, abs=1e-5) and mine["rank"].to_list() == [1, 2, 3, 4]
+        assert set(mine["source"]) == {one.source}
+
+
+def test_users_without_an_answer_have_no_row(tmp_path):
+    model, (sequences, begin, end) = tiny(), ragged(crowd(5, 20))
+    every = np.arange(30)
+    _, fewer = answer(
+        model, "next", sequences, begin, end, pl.Series(list("abcde")), tmp_path / "a.parquet", 3, barred=every
+    )
+    assert fewer == 5 and pl.read_parquet(tmp_path / "a.parquet").height == 0

@@ -4,14 +4,15 @@ quickstart                    a synthetic world, six tasks, a report: the whole 
 check  prepare  learn         from a recipe to a store, and to a model that learned all its tasks
 compare                       every method, encoder, seed and order on one recipe
 search                        as many settings tried with every method, the best told
-evaluate  recommend  embed    what a model folder can say
+evaluate  recommend           what a model folder can say
+recommend_all  embed          the same of all users of a log, as a file
 probe                         what frozen user vectors of models tell, side by side
 show  report  list_  doctor   what stands in a folder, what exists, what this machine has
 """
 
 from __future__ import annotations
 
-from perdure.api.asking import embed, evaluate, recommend
+from perdure.api.asking import embed, evaluate, recommend, recommend_all
 from perdure.api.beginning import quickstart
 from perdure.api.comparing import Comparison, compare
 from perdure.api.learning import Check, Run, Store, check, learn, prepare, report
@@ -39,6 +40,7 @@ __all__ = [
     "probe",
     "quickstart",
     "recommend",
+    "recommend_all",
     "report",
     "search",
     "show",

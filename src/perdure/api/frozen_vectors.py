@@ -44,9 +44,10 @@ class Opened:
 
 def opened(model: Any, name: str, settings: Settings, events: Any, names: Sequence[str]) -> Opened:
     """Open a model and refuse one that may have met an answer of a test user."""
-    from perdure.api import asking, plan
+    from perdure.api import plan
+    from perdure.api.opened import model_of, settings_of
 
-    model = asking._opened(model)
+    model = model_of(model)
     digest = model.manifest.get("data_digest", "")
     if digest != events.digest:
         raise DataError(
@@ -55,7 +56,7 @@ def opened(model: Any, name: str, settings: Settings, events: Any, names: Sequen
             where="MODEL",
             fix="train it on the log of this recipe",
         )
-    own = asking._settings(model)
+    own = settings_of(model)
     for section in ("history", "split"):
         theirs, ours = getattr(own, section), getattr(settings, section)
         if theirs != ours:

@@ -404,11 +404,11 @@ def reported(run: Path, notes: list[str]) -> str | None:
 
 def _run_of(folder: Path) -> Path:
     """The run folder that `folder` is, or whose model it is, though that may have stepped aside in a killed save."""
-    from perdure.api import asking
+    from perdure.api import opened
 
     with contextlib.suppress(OSError, ModelError):
-        homes = [home for home in asking.homes(folder) if (home / "run.json").exists()]
+        homes = [home for home in opened.homes(folder) if (home / "run.json").exists()]
         if homes and not (folder / "run.json").exists():
-            asking.locate(folder)
+            opened.locate(folder)
             return homes[0]
     return folder

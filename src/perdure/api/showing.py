@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from perdure.api.asking import homes, load, locate
+from perdure.api.opened import homes, load, locate
 from perdure.report.facts import document
 
 __all__ = ["show"]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from perdure import registry
-from perdure.api import asking, plan
+from perdure.api import opened, plan
 from perdure.errors import ModelError, SettingsError, shorten
 from perdure.events.examples import TaskData
 from perdure.events.ids import FIRST_ITEM
@@ -52,7 +52,7 @@ def _found(
 ) -> UserModel:
     """A model that reads of events what `model` reads, and whose backbone was not taught the answer of a task, as its
     objective and its split tell. It may know `other` items, and other values of what it reads."""
-    found = asking.load(folder)
+    found = opened.load(folder)
     notes += _apart(found, settings, events, folder)
     for task in settings.tasks:
         found.objective.refuse_answer(task.name, task.attribute, found.fields)  # type: ignore[operator]
@@ -95,7 +95,7 @@ def _apart(found: UserModel, settings: Settings, events: Events, folder: str) ->
         return [f"{folder} learned from another log, and maybe from users who are held out here"]
     if ours.kind == "example":
         return []
-    own = asking._settings(found)
+    own = opened.settings_of(found)
     users, theirs = ("user", "user-each"), own.split
     same = theirs == (dataclasses.replace(ours, kind=theirs.kind) if {theirs.kind, ours.kind} <= {*users} else ours)
     if not same or (ours.kind == "last" and own.history != settings.history):

@@ -102,7 +102,7 @@ class Kept:
         A run that was complete when it was opened measured nothing: its model is asked again.
         """
         if list(self.datas)[-1] not in self.scores:  # the last row of R was measured by another process
-            from perdure.api.asking import load
+            from perdure.api.opened import load
 
             model = load(out)
             self.scores = {name: self.evaluate(model, data, "test") for name, data in self.datas.items()}

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from perdure.cli.verbs import app
+from perdure.cli.asking import app
 from perdure.errors import Interrupted, MachineError, PerdureError, UsageError
 
 __all__ = ["app", "main"]

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "AllowLeaks", "Changes", "Json", "Log", "Model", "OnTop", "Part", "Recipe", "Resume", "Seen", "Store", "version",
+    "Allow", "AllowLeaks", "Answered", "Changes", "Deny", "Json", "Log", "Model", "OnTop", "Part", "Recipe", "Resume",
+    "Seen", "Store", "version",
 ]  # fmt: skip
 
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="a TOML file, see docs/settings.md")]
@@ -48,6 +49,17 @@ class Seen(StrEnum):
     """Values of --seen."""
 
     drop, keep = "drop", "keep"
+
+
+Answered = Annotated[
+    Seen | None,
+    typer.Option(
+        "--seen",
+        help="drop: items of the history, and answers the log already holds of a user, are left out; keep: not",
+    ),
+]
+Allow = Annotated[str | None, typer.Option("--allow", help="only these answers: with commas between, or @FILE")]
+Deny = Annotated[str | None, typer.Option("--deny", help="none of these answers: with commas between, or @FILE")]
 
 
 def version(asked: bool) -> None:

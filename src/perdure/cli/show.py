@@ -302,8 +302,8 @@ def recommend(console: Console, told: Told) -> None:
         console.print("note: there are no more answers to give")
 
 
-def embed(console: Console, told: Told) -> None:
-    """Where the vectors are."""
+def written(console: Console, told: Told) -> None:
+    """Where the file is, and what it holds."""
     pairs(console, {key: value for key, value in told.items() if key != "notes"})
     notes(console, told["notes"])
 

@@ -11,25 +11,32 @@ the last digits of the scores).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from perdure.errors import UsageError, shorten
 from perdure.events.marks import UNTOLD, Marked, Marks
 from perdure.events.profiles import Fields, Profiles
-from perdure.inference.represent import blank, label_of_item, represent, scores_of, seen_cells, users_at_once
+from perdure.inference.represent import (
+    HasItems,
+    blank,
+    label_of_item,
+    represent,
+    scores_of,
+    seen_cells,
+    users_at_once,
+)
 from perdure.inference.topk import top
 
 if TYPE_CHECKING:
     from perdure.model.user_model import TaskCard, UserModel
 
-__all__ = ["Answer", "Histories", "histories", "recommend"]
+__all__ = ["Answer", "Histories", "Met", "checked", "forbidden", "histories", "met_before", "ranked", "recommend"]
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,21 @@ def recommend(
         UsageError: unknown task (says the nearest), a task that ranks nothing, k below 1, ids that are no text.
         NonFiniteError: the model gave a NaN or an infinity.
     """
+    card = checked(model, task, k, seen)
+    asked = histories(model, raw, marks)
+    begin, end = asked.starts[:-1], asked.starts[1:]
+    barred, strangers = forbidden(card, allow, deny)
+    known, strange = _profiles(model, profiles, len(begin))
+    met = met_before(model, card, asked.items, begin, end) if seen == "drop" else []
+    answers = []
+    for part, values, columns, empty in ranked(model, task, asked, begin, end, k, barred, met, known):
+        unknown = [[*h, *p, *strangers] for h, p in zip(asked.unknown[part], strange[part], strict=True)]
+        answers += _answers(card, values, columns, k, empty, unknown)
+    return answers
+
+
+def checked(model: UserModel, task: str, k: int, seen: str) -> TaskCard:
+    """The card of a task that can be asked like this. UsageError: as `recommend`."""
     card = model.card(task)
     if not model.ranks(task):
         raise UsageError(
@@ -164,16 +186,57 @@ def recommend(
         raise UsageError(f"k = {k!r}", expected="a whole number of 1 or more", where="recommend, k")
     if seen not in ("drop", "keep"):
         raise UsageError(f"seen = {seen!r}", expected='"drop" or "keep"', where="recommend, seen")
-    asked = histories(model, raw, marks)
-    barred, strangers = _barred(card, allow, deny)
-    labels = label_of_item(card, model.backbone.n_items) if seen == "drop" else None
-    begin, end = asked.starts[:-1], asked.starts[1:]
-    known, strange = _profiles(model, profiles, len(begin))
-    u, empty, answers = (
-        represent(model, task, asked, begin, end, profiles=known),
-        blank(model, task, begin, end, known),
-        [],
-    )
+    return card
+
+
+@dataclass(frozen=True)
+class Met:
+    """What n users have met already, and are not to be answered with: user u the labels of items[begin[u]:end[u]].
+
+    Attributes:
+        labels: label row of each row that may stand in `items`, -1 where none.
+    """
+
+    labels: np.ndarray
+    items: np.ndarray
+    begin: np.ndarray
+    end: np.ndarray
+
+    def cells(self, part: slice) -> tuple[np.ndarray, np.ndarray]:
+        """(user of the part, label row), an entry each; entries may repeat."""
+        return seen_cells(self.labels, self.items, self.begin[part], self.end[part])
+
+
+def met_before(model: UserModel, card: TaskCard, items: np.ndarray, begin: np.ndarray, end: np.ndarray) -> list[Met]:
+    """The items of histories items[begin:end], where the labels of the task are items."""
+    labels = label_of_item(card, model.backbone.n_items)
+    return [] if labels is None else [Met(labels, items, begin, end)]
+
+
+def ranked(
+    model: UserModel,
+    task: str,
+    source: HasItems,
+    begin: np.ndarray,
+    end: np.ndarray,
+    k: int,
+    barred: np.ndarray | None,
+    met: Sequence[Met],
+    profiles: Profiles | None,
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
+    """The k best labels of n histories, a block of them at a time.
+
+    Args:
+        source, begin, end, profiles: as in `represent`.
+        barred: label rows that are no answers; None: all are. met: what are none of each.
+
+    Yields:
+        Which histories, then of each the values and label rows of the best, both (B, k'), with values of -inf where no
+        more are left, and (B,) bool: whether what is popular answers.
+    """
+    card = model.card(task)
+    u = represent(model, task, source, begin, end, profiles=profiles)  # (n, d)
+    empty = blank(model, task, begin, end, profiles)  # (n,)
     step = users_at_once(len(card.labels))
     for low in range(0, len(begin), step):
         part = slice(low, low + step)
@@ -181,18 +244,11 @@ def recommend(
         if card.kind == "one_of":
             scores = scores.softmax(1)
         if barred is not None:
-            scores[:, barred.to(scores.device)] = -torch.inf
-        if labels is not None:
-            cells = seen_cells(labels, asked.items, begin[part], end[part])
-            scores[tuple(torch.from_numpy(c).to(scores.device) for c in cells)] = -torch.inf
-        answers += _answers(
-            card,
-            scores,
-            k,
-            empty[part],
-            [[*h, *p, *strangers] for h, p in zip(asked.unknown[part], strange[part], strict=True)],
-        )
-    return answers
+            scores[:, torch.from_numpy(barred).to(scores.device)] = -torch.inf
+        for one in met:
+            scores[tuple(torch.from_numpy(c).to(scores.device) for c in one.cells(part))] = -torch.inf
+        values, columns = (t.cpu().numpy() for t in top(scores, k))  # (B, k')
+        yield part, values, columns, empty[part]
 
 
 def _profiles(
@@ -208,9 +264,10 @@ def _profiles(
     return (model.fields or Fields({})).told(told)
 
 
-def _answers(card: TaskCard, scores: Tensor, k: int, empty: np.ndarray, unknown: list[list[str]]) -> list[Answer]:
-    """The best k of each row as text."""
-    values, columns = (t.cpu().numpy() for t in top(scores, k))  # (B, k')
+def _answers(
+    card: TaskCard, values: np.ndarray, columns: np.ndarray, k: int, empty: np.ndarray, unknown: list[list[str]]
+) -> list[Answer]:
+    """What `ranked` gives, as text."""
     kept = values > -np.inf  # (B, k'), a prefix of every row
     texts = card.labels.text(columns[kept])
     ends = np.cumsum(kept.sum(1))
@@ -223,7 +280,9 @@ def _answers(card: TaskCard, scores: Tensor, k: int, empty: np.ndarray, unknown:
     return found
 
 
-def _barred(card: TaskCard, allow: Sequence[str] | None, deny: Sequence[str] | None) -> tuple[Tensor | None, list[str]]:
+def forbidden(
+    card: TaskCard, allow: Sequence[str] | None, deny: Sequence[str] | None
+) -> tuple[np.ndarray | None, list[str]]:
     """Label rows that may not be given, and the ids of both lists that are no labels."""
     if allow is None and deny is None:
         return None, []
@@ -241,4 +300,4 @@ def _barred(card: TaskCard, allow: Sequence[str] | None, deny: Sequence[str] | N
         rows = card.labels.rows(texts) if texts else np.zeros(0, np.int64)
         open_[rows[rows >= 0]] = verdict
         strangers += [text for text, row in zip(texts, rows, strict=True) if row < 0]
-    return torch.from_numpy(np.flatnonzero(~open_)), strangers
+    return np.flatnonzero(~open_), strangers

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from perdure.model.user_model import TaskCard, UserModel
 
 __all__ = [
+    "HasItems",
     "blank",
     "label_of_item",
     "popular",
