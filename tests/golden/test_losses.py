@@ -42,6 +42,7 @@ def test_softmax_loss_and_its_gradients_are_the_full_cross_entropy(columns, with
             patch.setitem(losses.WHOLE, "cpu", columns)
             patch.setitem(losses.COLUMNS, "cpu", columns)
             patch.setitem(losses.CELLS, "cpu", 64)
+            patch.setitem(losses.TILE, "cpu", 64)
             loss = f(*leaves)
             (3 * loss).backward()
         values.append([loss.detach(), *(t.grad for t in leaves if t is not None)])

@@ -21,11 +21,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from perdure.functional.products import times
+from perdure.functional.products import add_times, times
 
 __all__ = ["bce", "bpr", "gbce", "pair_scores", "sampled_softmax", "softmax_loss"]
 
-CELLS = {"cpu": 1 << 18, "cuda": 1 << 26}  # logits alive at once: a CPU's cache, a GPU's appetite
+CELLS = {"cpu": 1 << 19, "cuda": 1 << 26}  # logits alive at once: near a CPU's caches, a GPU's appetite
+TILE = {"cpu": 1 << 18, "cuda": 1 << 26}  # the same, where a piece does not hold all items
 GATHERED = 1 << 17  # numbers of item vectors gathered at once, half of a CPU's second cache
 WHOLE = {"cpu": 1 << 13, "cuda": 1 << 15}  # items up to which one piece holds them all: three products, else four
 COLUMNS = {"cpu": 1 << 9, "cuda": 1 << 15}  # items of a piece, where there are more
@@ -46,8 +47,8 @@ class _Softmax(torch.autograd.Function):
         want_h, want_table, want_bias = ctx.needs_input_grad[:3]
         kind, n, count = h.device.type, len(table), len(targets)
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else table.dtype
-        cells, whole, columns = (most.get(kind, most["cuda"]) for most in (CELLS, WHOLE, COLUMNS))
-        columns = n - first if n - first <= whole else columns
+        cells, tile, whole, columns = (most.get(kind, most["cuda"]) for most in (CELLS, TILE, WHOLE, COLUMNS))
+        cells, columns = (cells, n - first) if n - first <= whole else (tile, columns)
         pieces = [slice(c, min(c + columns, n)) for c in range(first, n, columns)]
         size = min(max(16, cells // columns), max(len(h), 1))  # R, states looked at together
         spare = -len(h) % size  # states of weight 0 behind the last, so that all pieces have one shape
@@ -75,8 +76,8 @@ class _Softmax(torch.autograd.Function):
                     if grad_h is not None:
                         grad_h[part].addcmul_(share[:, None], times(q, vectors[piece].T).to(table.dtype))  # (R, d)
                     if grad_table is not None:  # summed turned, as the product gives it
-                        added = times((share[:, None] * x).to(low).T, q.T)  # (d, columns)
-                        grad_table[piece].view(added.shape).add_(added)
+                        turned = grad_table[piece].view(table.shape[1], -1)  # (d, columns)
+                        add_times(turned, (share[:, None] * x).to(low).T, q.T)
             positive = (exact[rows] * table[targets]).sum(-1)  # (A,)
             total -= (positive if bias is None else positive + bias[targets]).sum().double() / count
             if grad_h is not None:

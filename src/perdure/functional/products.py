@@ -1,10 +1,11 @@
 """Matrix products in float32 on a CPU, by the faster of PyTorch's two libraries.
 
 For float32 PyTorch asks MKL, which keeps its 512-bit kernels for Intel's processors; oneDNN, which PyTorch brings too
-and asks for other types, uses them on every processor that has them: twice as fast where MKL does not. It builds a
-kernel for each shape it meets, in about a millisecond, and keeps half a MiB for each. So it is for pieces of one shape,
-over which the loss loops, and for layers while `one_shape` says that such batches come often: whoever asks for many
-user vectors knows. Layers in training, whose batches come in hundreds of shapes, stay with MKL.
+and asks for other types, uses them on every processor that has them: twice as fast where MKL does not, and no faster
+where it does. It builds a kernel for each shape it meets, in about a millisecond, and keeps half a MiB for each. So it
+is for pieces of one shape, over which the loss loops, and for layers while `one_shape` says that such batches come
+often: whoever asks for many user vectors knows. Layers in training, whose batches come in hundreds of shapes, stay with
+MKL.
 
 oneDNN is asked by the operator that torch.compile emits for it; a PyTorch that lacks it is left to MKL.
 """
@@ -19,13 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["linear", "one_shape", "times"]
+__all__ = ["add_times", "linear", "one_shape", "times"]
 
-WIDE = (
+THERE = (
     torch.backends.mkldnn.is_available()
     and torch.backends.cpu.get_cpu_capability() == "AVX512"
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
+WIDE = THERE and "intel" not in str(getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name")).lower()
 SMALLEST = 64 * 64  # numbers of a weight
 FEWEST = 1024  # rows of a layer's input: below, a call costs what the kernel saves
 ALIKE = 128  # summands up to which both libraries give the same bits, so that who else is asked moves no answer
@@ -38,6 +40,14 @@ def times(x: Tensor, weight: Tensor) -> Tensor:
     if _by_onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     return x @ weight.T
+
+
+def add_times(total: Tensor, x: Tensor, weight: Tensor) -> None:
+    """total (R, o) += x (R, i) times the transposed of weight (o, i)."""
+    if total.dtype == x.dtype and not _by_onednn(x, weight):
+        total.addmm_(x, weight.T)
+    else:
+        total.add_(times(x, weight))
 
 
 @contextmanager
