@@ -12,7 +12,8 @@ import torch
 from inference.people import ENCODERS, cards, crowd, data_of, fixed, tiny
 
 from perdure.errors import DataError, ModelError, NonFiniteError, UsageError
-from perdure.evaluation.evaluate import class_told, evaluate
+from perdure.evaluation.evaluate import evaluate
+from perdure.evaluation.measured import class_told
 from perdure.evaluation.metrics import area_of_classes
 from perdure.evaluation.ranking import Sampled
 from perdure.inference.recommend import recommend
@@ -188,7 +189,8 @@ def test_what_is_measured_is_what_is_served(encoder, task):
 def test_batches_blocks_and_stretches_change_nothing(monkeypatch):
     import importlib
 
-    room, ranks = (importlib.import_module(f"perdure.evaluation.{name}") for name in ("evaluate", "ranking"))
+    names = ("evaluate", "measured", "ranking")
+    room, measures, ranks = (importlib.import_module(f"perdure.evaluation.{name}") for name in names)
     model, people = tiny(), crowd(80, 20, seed=5)
     rng = np.random.default_rng(1)
     for task in ("next", "later", "age"):
@@ -198,7 +200,7 @@ def test_batches_blocks_and_stretches_change_nothing(monkeypatch):
         whole = evaluate(model, data)
         with monkeypatch.context() as patch:
             patch.setattr(room, "USERS", 33)
-            patch.setattr(room, "users_at_once", lambda n: 7)
+            patch.setattr(measures, "users_at_once", lambda n: 7)
             patch.setattr(ranks, "users_at_once", lambda n: 7)
             pieces = evaluate(model, data, batch_size=3)
         for name, values in whole.per_user.items():

@@ -139,15 +139,14 @@ def test_a_head_is_measured_as_a_model_is(kind):
 
 def test_a_wrong_class_with_the_same_score_wins():
     """Scores (x, -x, -2) for x = 0, 1, 2: nobody is first alone at 0; an answer outside the labels is a miss."""
-    from perdure.evaluation.vectors import _classes
-
     head = Head(
         (torch.tensor([[1.0], [-1.0], [0.0]]), torch.tensor([0.0, 0.0, -2.0])), torch.zeros(1), torch.ones(1), 0, 0
     )
-    examples = Examples(np.arange(4), np.zeros(4), np.ones(4), np.array([0, 0, 1, -1]), np.arange(5))
-    scores = head.scores(torch.tensor([[0.0], [1.0], [2.0], [1.0]]))
-    values, per_user, table = _classes(scores, examples)
+    task = fixed(np.zeros((3, 3)), "one_of").tasks["t"]
+    x = torch.tensor([[0.0], [1.0], [2.0], [1.0]])
+    score = judge(head, x, data_of(task, [[2]] * 4, [[0], [0], [1], [-1]]), task, 3)
+    values, per_user, table = score.values, score.per_user, score.confusion
     assert per_user["accuracy"].tolist() == [0, 1, 0, 0] and values["accuracy"] == 0.25
     assert table.sum() == 4 and table[3].sum() == 1
-    chance = scores.softmax(1)
+    chance = head.scores(x).softmax(1)
     assert per_user["log_loss"][1] == pytest.approx(-float(chance[1, 0].log()))

@@ -5,7 +5,7 @@ Goes through inference.represent and model.score_of, as recommend does: what is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,9 +15,10 @@ from torch import Tensor
 
 from perdure.errors import DataError, ModelError, UsageError
 from perdure.evaluation import bootstrap, metrics
+from perdure.evaluation.measured import Answers, Measured, classes, ranked
 from perdure.evaluation.own_measure import own_measure
-from perdure.evaluation.ranking import Sampled, rank_blocks, users_at_once
-from perdure.inference.represent import blank, label_of_item, popular, represent, scores_of, seen_cells
+from perdure.evaluation.ranking import Sampled
+from perdure.inference.represent import blank, label_of_item, popular, represent, scores_of
 
 if TYPE_CHECKING:
     from perdure.events.examples import Examples, TaskData
@@ -25,17 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PRIMARY", "Score", "evaluate"]
 
-RANKING = {
-    "hr": metrics.hit_rate,
-    "ndcg": metrics.ndcg,
-    "mrr": metrics.reciprocal_rank,
-    "recall": metrics.recall,
-}
 PRIMARY = {"next_item": "ndcg@10", "item": "ndcg@10", "one_of": "accuracy"}
 USERS = 2**16  # user vectors in memory at a time
 MOST_KEPT = 2**26  # class scores kept for the AUC; above, it is left out
-# users from, to; and from, to within them -> fresh (B, Y) scores
-Answers = Iterator[tuple[int, int, Callable[[int, int], Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -69,6 +62,13 @@ class Score:
     confusion: np.ndarray | None = field(default=None, repr=False)
     popularity: float | None = None
     history: np.ndarray | None = field(default=None, repr=False)
+
+    @staticmethod
+    def of(found: Measured, card: TaskCard, examples: Examples, split: str, notes: Sequence[str]) -> Score:
+        """What was measured on all `examples` of a task."""
+        n, users, primary = len(examples), examples.users, PRIMARY[card.kind]
+        told = (found.values, found.per_user, users, primary, found.protocol, tuple(notes), found.confusion)
+        return Score(card.name, split, n, *told)
 
     @property
     def value(self) -> float:
@@ -175,20 +175,26 @@ def evaluate(
     empty = int(blank(model, card.name, examples.begin, examples.end, profiles).sum())
     if empty:
         notes.append(f"{empty} users without input events were answered by popularity")
-    outside = int((examples.answers < 0).sum())
-    if outside:
-        notes.append(f"{outside} right answers are no labels of the task (never met in training): misses")
+    notes += outside(examples)
 
-    def measured(answers: Answers) -> Score:
+    def measured(answers: Answers) -> Measured:
         if card.kind == "one_of":
-            return _classes(card, examples, split, notes, answers).by(metric)
+            return classes(card, examples, answers, area=len(examples) * len(card.labels) <= MOST_KEPT)
         labels = label_of_item(card, model.backbone.n_items) if seen == "drop" else None
-        return _ranked(card, data, examples, split, notes, answers, asked, labels, drawn).by(metric)
+        return ranked(card, examples, answers, asked, data.sequences.items, labels, drawn)
 
-    score = replace(measured(_answers(model, card.name, data, examples, batch_size)), history=_lengths(examples))
+    found = measured(_answers(model, card.name, data, examples, batch_size))
+    score = Score.of(found, card, examples, split, [*notes, *found.notes]).by(metric)
+    score = replace(score, history=_lengths(examples))
     if not popularity:
         return score
     return replace(score, popularity=measured(_popular(card, examples)).values.get(score.primary))
+
+
+def outside(examples: Examples) -> list[str]:
+    """A note on right answers that are no labels, where there are any."""
+    count = int((examples.answers < 0).sum())
+    return [f"{count} right answers are no labels of the task (never met in training): misses"] if count else []
 
 
 def cuts(ks: Sequence[int], metric: str | None) -> tuple[int, ...]:
@@ -196,98 +202,6 @@ def cuts(ks: Sequence[int], metric: str | None) -> tuple[int, ...]:
     UsageError where one is no whole number of 1 or more."""
     cut = (metric or "").partition("@")[2]
     return metrics.check_ks([*ks, 10, *([int(cut)] if cut.isdecimal() else [])])
-
-
-def _ranked(card, data, examples, split, notes, stretches: Answers, ks, labels, sampled) -> Score:
-    """Score of a task whose labels are ranked; those of `labels`, the label of each item, are left out where met."""
-    notes = [*notes]
-    label_of, items = labels if labels is not None else np.zeros(0, np.int64), np.asarray(data.sequences.items)
-    parts = []
-    for low, high, scores in stretches:
-        begin, end, starts = examples.begin[low:high], examples.end[low:high], examples.answer_starts[low : high + 1]
-
-        def seen(a: int, b: int, begin: np.ndarray = begin, end: np.ndarray = end) -> tuple[np.ndarray, np.ndarray]:
-            return seen_cells(label_of, items, begin[a:b], end[a:b])
-
-        block = Sampled(sampled.negatives, sampled.by, sampled.seed + low) if sampled else None
-        answers = examples.answers[starts[0] : starts[-1]]
-        cells = None if labels is None else seen
-        own = starts - starts[0]
-        found = rank_blocks(
-            scores, len(card.labels), answers, own, seen=cells, sampled=block, popularity=card.popularity
-        )
-        parts.append(found)
-    rank, auc = np.concatenate([p.rank for p in parts]), np.concatenate([p.auc for p in parts])
-    starts, per_user = examples.answer_starts, {}
-    for name, measure in RANKING.items():
-        per_user |= {f"{name}@{k}": measure(rank, starts, k) for k in ks}
-    per_user["auc"] = metrics.mean_per_user(auc, starts)
-    if labels is not None:
-        notes.append("items of a user's own input are left out of the ranking, unless they are right")
-        if met := sum(p.met for p in parts):
-            notes[-1] += f": {met} of {len(rank)} are, which recommend never gives unless seen is keep"
-    ranked = min(len(card.labels), sampled.negatives + 1) if sampled else len(card.labels)
-    if beyond := [str(k) for k in ks if k >= ranked]:
-        notes.append(f"hr and recall at {', '.join(beyond)} say nothing: {ranked} answers are ranked")
-    if sampled and sampled.negatives >= len(card.labels):
-        notes.append(
-            f"the task has {len(card.labels)} answers: all that can be drawn are, and {sampled.negatives} cannot"
-        )
-    protocol = str(sampled) if sampled else "full ranking"
-    values = {name: float(v.mean()) for name, v in per_user.items()}
-    n, users, primary = len(examples), examples.users, PRIMARY[card.kind]
-    return Score(card.name, split, n, values, per_user, users, primary, protocol, tuple(notes))
-
-
-def _classes(card, examples, split, notes, stretches: Answers) -> Score:
-    """Score of a one_of task."""
-    notes = [*notes]
-    n, n_labels = len(examples), len(card.labels)
-    right = np.asarray(examples.answers, np.int64)[examples.answer_starts[:-1]]  # (n,)
-    predicted, probability = np.zeros(n, np.int64), np.zeros(n)
-    kept = np.zeros((n, n_labels), np.float32) if n * n_labels <= MOST_KEPT else None
-    step = users_at_once(n_labels)
-    for low, high, scores in stretches:
-        for a in range(low, high, step):
-            b = min(a + step, high)
-            predicted[a:b], probability[a:b], odds = class_told(scores(a - low, b - low), right[a:b])
-            if kept is not None:
-                kept[a:b] = odds.cpu().numpy()
-    values, per_user, table = class_values(right, predicted, probability, kept, n_labels)
-    if "auc" not in values:
-        notes.append("no AUC: " + ("too many users times classes" if kept is None else "all users have one class"))
-    if n_labels == 2:
-        notes.append(f"precision, recall and f1 are those of {card.labels.text(np.array([1]))[0]!r}")
-    users, primary = examples.users, PRIMARY[card.kind]
-    return Score(card.name, split, n, values, per_user, users, primary, "all classes", tuple(notes), table)
-
-
-def class_told(scores: Tensor, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, Tensor]:
-    """Of scores (B, Y) and right classes (B,), -1 outside: the class told (B,), the chance given to the right one (B,),
-    and log(p / (1 - p)) of all chances p (B, Y), which tells users apart to whom all but the whole chance is given. A
-    wrong class with the same score as the right one wins, as in ranking."""
-    at = torch.from_numpy(right.clip(0)).to(scores.device)[:, None]  # (B, 1)
-    known = torch.from_numpy(right >= 0).to(scores.device)  # (B,)
-    log_p, theirs = scores.log_softmax(1), scores.gather(1, at)[:, 0]  # (B, Y), (B,)
-    wrong = torch.where(known[:, None], scores.scatter(1, at, -torch.inf), scores)  # (B, Y)
-    best, column = wrong.max(1)  # (B,), (B,)
-    told = torch.where(known & (theirs > best), at[:, 0], column)  # (B,)
-    top, first = scores.max(1, keepdim=True)  # (B, 1), (B, 1)
-    others = scores.scatter(1, first, -torch.inf).logsumexp(1, keepdim=True)  # (B, 1)
-    odds = (log_p - torch.log1p(-log_p.exp())).scatter(1, first, top - others)  # (B, Y): but the first, p <= 1/2
-    return told.cpu().numpy(), torch.where(known, log_p.gather(1, at)[:, 0].exp(), 0.0).cpu().numpy(), odds
-
-
-def class_values(
-    right: np.ndarray, predicted: np.ndarray, probability: np.ndarray, odds: np.ndarray | None, n_labels: int
-) -> tuple[dict[str, float], dict[str, np.ndarray], np.ndarray]:
-    """Values, per user, confusion, from what `class_told` gives; without auc where there are no odds (n, Y), or all
-    users have one class."""
-    table = metrics.confusion(right, predicted, n_labels)
-    per_user = {"accuracy": (predicted == right).astype(np.float64), "log_loss": metrics.log_loss(probability)}
-    values = {name: float(value.mean()) for name, value in per_user.items()} | metrics.of_table(table)
-    area = metrics.area_of_classes(odds, right) if odds is not None else float("nan")
-    return values | ({} if np.isnan(area) else {"auc": area}), per_user, table
 
 
 def _by_objective(model, data, examples, split, notes, batch_size) -> Score:

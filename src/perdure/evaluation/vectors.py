@@ -25,11 +25,10 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from perdure.errors import DataError
-from perdure.evaluation import metrics
-from perdure.evaluation.evaluate import PRIMARY, RANKING, Score, class_told, class_values, cuts
-from perdure.evaluation.ranking import rank_blocks
+from perdure.evaluation.evaluate import Score, cuts, outside
+from perdure.evaluation.measured import classes, ranked
 from perdure.functional.losses import softmax_loss
-from perdure.inference.represent import label_of_item, seen_cells
+from perdure.inference.represent import label_of_item
 
 if TYPE_CHECKING:
     from perdure.events.examples import Examples, TaskData
@@ -147,40 +146,13 @@ def judge(
         n_items: N of the log.
         ks, seen, metric: as in `evaluate`.
     """
-    examples, name = data.test, data.task.name
-    outside, notes = int((np.asarray(examples.answers) < 0).sum()), []
-    if outside:
-        notes.append(f"{outside} right answers are no labels of the task (never met in training): misses")
+    answers = [(0, len(x), lambda low, high: head.scores(x[low:high]))]
     if card.kind == "one_of":
-        values, per_user, table = _classes(head.scores(x), examples)
-        told = Score(name, "test", len(examples), values, per_user, examples.users, PRIMARY[card.kind], "all classes")
-        return Score(**{**vars(told), "notes": tuple(notes), "confusion": table}).by(metric)
-    labels = label_of_item(card, n_items) if seen == "drop" else None
-
-    def cells(low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
-        items = np.asarray(data.sequences.items)
-        return seen_cells(labels, items, examples.begin[low:high], examples.end[low:high])  # type: ignore[arg-type]
-
-    starts = np.asarray(examples.answer_starts)
-    found = rank_blocks(
-        lambda low, high: head.scores(x[low:high]),
-        len(card.labels),
-        np.asarray(examples.answers),
-        starts,
-        seen=None if labels is None else cells,
-    )
-    per_user = {f"{name}@{k}": rule(found.rank, starts, k) for k in cuts(ks, metric) for name, rule in RANKING.items()}
-    per_user["auc"] = metrics.mean_per_user(found.auc, starts)
-    values = {name: float(value.mean()) for name, value in per_user.items()}
-    users, primary = examples.users, PRIMARY[card.kind]
-    return Score(name, "test", len(examples), values, per_user, users, primary, "full ranking", tuple(notes)).by(metric)
-
-
-def _classes(scores: Tensor, examples: Examples) -> tuple[dict[str, float], dict[str, np.ndarray], np.ndarray]:
-    """Values, per user, confusion."""
-    right = np.asarray(examples.answers, np.int64)[np.asarray(examples.answer_starts)[:-1]]  # (n,)
-    predicted, probability, odds = class_told(scores, right)
-    return class_values(right, predicted, probability, odds.numpy(), scores.shape[1])
+        found = classes(card, data.test, answers)
+    else:
+        labels = label_of_item(card, n_items) if seen == "drop" else None
+        found = ranked(card, data.test, answers, cuts(ks, metric), data.sequences.items, labels)
+    return Score.of(found, card, data.test, "test", outside(data.test)).by(metric)
 
 
 # -- solving -----------------------------------------------------------------------------------------------------------
