@@ -144,6 +144,60 @@ def test_same_seed_same_weights(model):
     assert {k: tensor_digest(v) for k, v in mine.items()} == {k: tensor_digest(v) for k, v in theirs.items()}
 
 
+STOPPED = [(method, options) for encoder, method, options in CASES if encoder == "sasrec"]
+STOPPED += [("lwf", {"warm_up": True})]  # the first of whose stages trains nothing on the first task
+
+
+@pytest.mark.parametrize(("method", "options"), STOPPED)
+def test_a_stopped_stage_goes_on_from_its_tensors(method, options):
+    """A run that goes on enters the stage it was in and no other; then it puts every tensor back."""
+    stages = members.new_model("sasrec", method, **options).method.stages
+    for number, stage in enumerate(stages):
+        model, again = (members.new_model("sasrec", method, **options) for _ in range(2))
+        go_through(stages, model, "watch", "next_item")
+        go_through((), again, "watch", "next_item")
+        for one in (model, again):
+            one.settle("watch")
+        if model.method.needs_teacher:
+            teacher = copy.deepcopy(model).eval()
+            model.method.taught_by(teacher)
+            again.method.taught_by(teacher)
+        go_through(stages[:number], model, "buy", "item")
+        go_through((), again, "buy", "item")
+        model.method.enter(stage, model, "buy")
+        move(model)
+        again.method.enter(stage, again, "buy")
+        again.load_state_dict(model.state_dict())
+        assert in_stage(stage, model, "buy") == in_stage(stage, again, "buy"), stage
+
+
+def go_through(stages, model, name, kind):
+    """A new task goes through stages; in each of them every weight moves."""
+    model.add(members.card(name, kind), torch.Generator().manual_seed(1))
+    for stage in stages:
+        model.method.enter(stage, model, name)
+        move(model)
+        model.method.leave(stage, model, name)
+
+
+@torch.no_grad()
+def move(model):
+    rng = torch.Generator().manual_seed(2)
+    for weight in model.parameters():
+        weight.add_(torch.empty_like(weight).normal_(std=0.1, generator=rng))
+
+
+def in_stage(stage, model, name):
+    """What a task answers, trains, shuts and loses, as names and digests."""
+    model.eval()
+    torch.manual_seed(3)
+    names, rng = {weight: name for name, weight in model.named_parameters()}, torch.Generator().manual_seed(4)
+    loss = model.method.loss(model, name, members.batch(5, answers=members.Y), rng, 0.5).detach()
+    shut = {names[weight]: tensor_digest(share) for weight, share in model.method.shut(model, name, stage).items()}
+    trained = {names[weight] for weight in model.method.trains(model, name, stage)}
+    return tensor_digest(answers(model)[name]), tensor_digest(loss), trained, shut
+
+
 def test_padding_never_changes_an_answer_through_an_overlay(model):
     members.learn(model, "buy", "item", seed=1)
     data = members.batch(6, length=8)

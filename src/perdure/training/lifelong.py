@@ -144,13 +144,13 @@ class _Teacher:
             self.run.begin()
         for note in [*self.run.notes, *self.checkpoints.notes]:
             self.run.log("warning", text=note)
-        fit_state = None if found is None else self._go_on(found)
+        running = None if found is None else self._go_on(found)
         self.model.eval()
         self.run.need((self.checkpoints.keep + 1) * 4 * sum(t.nbytes for t in self.model.state_dict().values()))
         for group in self.method.order(self.order):
             if self.order.index(group[-1]) >= self.life.task:
-                self._learn(group, fit_state)
-                fit_state = None
+                self._learn(group, running)
+                running = None
         self.run.state("finished", finished=now())
         for folder in (self.run.folder / name for name in TEACHERS):
             if self.processes.first and folder.exists():
@@ -159,17 +159,17 @@ class _Teacher:
 
     # -- one task, or a group of tasks under the name of its last ---------------------------------------------------
 
-    def _learn(self, group: list[str], fit_state: Snapshot | None) -> None:
-        """Train, hold, measure, publish, checkpoint."""
+    def _learn(self, group: list[str], running: Checkpoint | None) -> None:
+        """Train, hold, measure, publish, checkpoint. `running` was taken while this group was being trained."""
         model, life, name = self.model, self.life, group[-1]
         if name not in model.tasks:
-            self._teach(fresh=True)
+            self._teach(fresh=running is None)
             self._add(group)
         if not model.tasks[name].settled:  # or else it was learned before this life
             for index in range(life.stage, len(self.method.stages)):
                 life.stage = index
-                self._stage(group, self.method.stages[index], fit_state)
-                fit_state = None
+                self._stage(group, self.method.stages[index], running)
+                running = None
         for task in group:
             self._remember(task)
             model.settle(task)
@@ -209,19 +209,21 @@ class _Teacher:
         self.life.relations[name] = self.method.relations(self.model, name)
         self.method.taught_by(None)
 
-    def _stage(self, group: list[str], stage: str, fit_state: Snapshot | None) -> None:
-        """enter, fit, leave; with the ground digests around it."""
+    def _stage(self, group: list[str], stage: str, running: Checkpoint | None) -> None:
+        """enter, fit, leave; with the ground digests around it. `running` was taken during the fit."""
         model, life, method, name = self.model, self.life, self.method, group[-1]
         before: dict[str, str] = {}
-        if fit_state is None:  # when resuming, `_go_on` has entered and put the global generators back
+        if running is None:
             torch.manual_seed(seed_of(self.seed, name, stage, "dropout"))
             before = self._ground(name)
-            method.enter(stage, model, name)
+        method.enter(stage, model, name)
+        if running is not None:
+            self._put_back(running)
         trained, shut = set(method.trains(model, name, stage)), method.shut(model, name, stage)
-        if fit_state is None:
+        if running is None:
             life.ground = {n: before.get(n, digest) for n, digest in self._ground(name, trained, shut).items()}
             life.trainable = max(life.trainable, sum(p.numel() for p in trained))
-        if life.task == life.stage == 0 and fit_state is None:
+        if life.task == life.stage == 0 and running is None:
             model.backbone.study(self.datas[group[0]], self._generator(group[0], "study"))
         if pairs := [self.datas[task] for task, card in model.tasks.items() if card.kind == "next_item"]:
             counts = item_counts(pairs[-1], model.backbone.n_items)  # of the newest such task; it may be replayed
@@ -229,7 +231,7 @@ class _Teacher:
         rng = torch.Generator(self.fabric.device)
         rng.manual_seed(seed_of(self.seed, name, stage, "loss", *self.processes.names))
         self.processes.hold(model.state_dict(), f"before {name}, stage {stage}")
-        if fit_state is None and not self.processes.first:
+        if running is None and not self.processes.first:
             torch.manual_seed(seed_of(self.seed, name, stage, "dropout", *self.processes.names))
         saver = self._saver(name)
         at = fit(
@@ -242,7 +244,7 @@ class _Teacher:
             fabric=self.fabric,
             validate=self._judge(group, saver),
             keeper=saver,
-            resume=fit_state,
+            resume=None if running is None else (running.tensors, running.state["fit"]),
             compiled=self.compiled,
             processes=self.processes,
         )
@@ -369,39 +371,33 @@ class _Teacher:
         return {"model.safetensors": tensors, "random.safetensors": random}, {
             "life": asdict(self.life),
             "order": self.order,
-            "known": list(self.model.tasks),
         }
 
-    def _go_on(self, found: Checkpoint) -> Snapshot | None:
-        """Rebuild the model by living its structure again, then put every tensor and generator back."""
-        state, model = found.state, self.model
-        self.life = life = Life(**state["life"])
+    def _go_on(self, found: Checkpoint) -> Checkpoint | None:
+        """Back to where a checkpoint was taken: at the end of a task, or, when it is returned, while one was trained.
+        Then that task begins as it did, and the rest is put back when its stage has begun."""
+        state = found.state
+        self.life = Life(**state["life"])
         if state["order"] != self.order:
             raise ModelError(
                 f"the run learned {', '.join(state['order'])}", expected=", ".join(self.order), where="order of tasks"
             )
         for group in self.method.order(self.order):
-            name = group[-1]
-            if name not in state["known"] or (name in model.tasks and model.tasks[name].settled):
-                continue
-            done = self.order.index(name) < life.task
-            if not done:
-                self._teach(fresh=False)
-            self._add(group)
-            for number, stage in enumerate(self.method.stages):
-                if done or number <= life.stage:
-                    self.method.enter(stage, model, name)
-                if done or number < life.stage:
-                    self.method.leave(stage, model, name)
-            for task in group if done else ():
-                model.settle(task)
-        where = str(self.checkpoints.path(found.number))
+            if self.order.index(group[-1]) < self.life.task:
+                self._add(group)
+                for task in group:
+                    self.model.settle(task)
+        if state["fit"]:
+            return found
+        self._put_back(found)
+        return None
+
+    def _put_back(self, found: Checkpoint) -> None:
+        """The tensors and generators of a checkpoint, into a model of the same structure."""
+        model, life, where = self.model, self.life, str(self.checkpoints.path(found.number))
         check_tensors(model.state_dict(), found.tensors["model.safetensors"], f"{where}/model.safetensors")
         model.load_state_dict(found.tensors["model.safetensors"])
         random = self.processes.own(found.tensors["random.safetensors"]).items()
         restore_global_state({k.removeprefix("global "): v for k, v in random}, self.fabric.device)
         if not self.run.same_machine and self.processes.first:  # other bits are to be expected of the same weights
             life.probes = {task: probe(model, self.datas[task]) for task in life.probes}
-        if not state["fit"]:
-            return None
-        return found.tensors, state["fit"]

@@ -149,7 +149,8 @@ class Method(nn.Module, ABC):
         """Parameters the optimiser may touch in this stage. The first task trains the backbone for every method."""
 
     def enter(self, stage: str, model: UserModel, task: str) -> None:
-        """Before a stage."""
+        """Before a stage; when a stopped run goes on, before all tensors are put back. What is set here besides tensors
+        may depend on the stage alone."""
         return
 
     def leave(self, stage: str, model: UserModel, task: str) -> None:

@@ -115,8 +115,9 @@ class CONURE(Method):
         return round((1 - p) * int(free.sum()))
 
     def enter(self, stage: str, model: UserModel, task: str) -> None:
-        """UsageError when no weight is left to own."""
+        """UsageError when no weight is left to own. Once it is pruned, a task sees what it owns."""
         view, each = _view(model, task), _each(matrices(model))
+        view.pruned = stage == "retrain"
         if stage == "train" and not any(self.keeps_of(view, ~owned(view.before, *one)) for one in each):
             n = len(view.before)
             left = f"{self.capacity(model):.2%} are free after {n} task{'s' * (n > 1)}"
@@ -135,7 +136,6 @@ class CONURE(Method):
         for place, weight in _each(matrices(model)):
             free = ~owned(view.before, place, weight)  # (out, in)
             view.get_buffer(place).copy_(pack(largest(weight.detach(), free, self.keeps_of(view, free))))
-        view.pruned = True
 
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
         """Everything at first; then the matrices, where they are free, and the head."""
