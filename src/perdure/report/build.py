@@ -79,6 +79,7 @@ def _parts(facts: Facts) -> dict[str, Any]:
     return {
         "version": __version__,
         **sections.head(facts),
+        "alerts": details.notes(facts),
         "matrix": sections.matrix(facts),
         "life": _life(facts),
         "others": sections.others(facts),
@@ -89,7 +90,6 @@ def _parts(facts: Facts) -> dict[str, Any]:
         "tasks": details.tasks(facts),
         "settings": details.settings(facts),
         "machine": details.machine(facts),
-        "notes": details.notes(facts),
         "missing": details.missing(facts),
     }
 

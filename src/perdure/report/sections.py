@@ -13,7 +13,7 @@ SHADE = 58  # percent of heat in a cell that reaches the oracle (or the column's
 
 
 def head(facts: Facts) -> dict[str, Any]:
-    """Title, one sentence, chips and the large numbers."""
+    """Title, kicker, the sentence, chips and the large numbers."""
     run, count = facts.run, len(facts.tasks)
     method, encoder = _chosen(facts, "tuning", "method"), _chosen(facts, "encoder", "name")
     title = str(run.get("name") or facts.folder.resolve().name)
@@ -46,7 +46,6 @@ def head(facts: Facts) -> dict[str, Any]:
     seconds = [float(row["seconds"]) for row in facts.cost.values() if row.get("seconds") is not None]
     if seconds:
         tiles.append({"label": "time to learn", "value": words.duration(sum(seconds)), "note": f"{_device(run)}"})
-    chips = [{"text": text, "warn": warn} for text, warn in _chips(facts)]
     kicker = " · ".join(
         p
         for p in [
@@ -57,7 +56,8 @@ def head(facts: Facts) -> dict[str, Any]:
         ]
         if p
     )
-    return {"title": title, "kicker": kicker, "sentence": _sentence(facts), "tiles": tiles, "chips": chips}
+    sentences = [_sentence(facts)]
+    return {"title": title, "kicker": kicker, "sentences": sentences, "chips": _chips(facts), "tiles": tiles}
 
 
 def _sentence(facts: Facts) -> str:
