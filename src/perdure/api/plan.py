@@ -28,7 +28,6 @@ from perdure.training.cards import card_of
 from perdure.training.life import seed_of
 
 if TYPE_CHECKING:
-    from perdure.objectives.base import Objective
     from perdure.tuning.base import Method
 
 __all__ = ["check_machine", "estimate", "fresh", "sizes", "tasks_of", "threads"]
@@ -162,9 +161,9 @@ def sizes(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData]) -> t
     model, told, before = fresh(settings, item_ids, datas), {}, 0
     backbone = sum(p.numel() for p in model.backbone.parameters())
     for name, data in datas.items():
-        card, method, objective = card_of(data), cast("Method", model.method), cast("Objective", model.objective)
+        card, method = card_of(data), cast("Method", model.method)
         if card.kind == "next_item":
-            objective.prepare(torch.from_numpy(card.popularity), data)
+            model.objective.prepare(torch.from_numpy(card.popularity), data)
         model.add(card, torch.Generator())
         trained = {p for stage in method.stages for p in method.trains(model, name, stage)}
         model.settle(name)

@@ -55,7 +55,7 @@ def _found(
     found = opened.load(folder)
     notes += _apart(found, settings, events, folder)
     for task in settings.tasks:
-        found.objective.refuse_answer(task.name, task.attribute, found.fields)  # type: ignore[operator]
+        found.objective.refuse_answer(task.name, task.attribute, found.fields)
     knows = bool((model.item_ids.rows(found.item_ids.series) >= 0).any())
     grows = knows and isinstance(found.backbone.item_table, nn.Parameter)  # not where items are clustered anew
     if found.item_ids.digest != model.item_ids.digest and not (other and grows):

@@ -39,7 +39,7 @@ def own_measure(model: UserModel, data: TaskData, examples: Examples, batch_size
         asked,
         batch_size=batch_size,
         max_length=model.backbone.max_length,
-        times=model.backbone.reads_times or model.objective.reads_times,  # type: ignore[arg-type]
+        times=model.backbone.reads_times or model.objective.reads_times,
         profiles=data.profiles,
     )
     rng = torch.Generator(device).manual_seed(SEED)

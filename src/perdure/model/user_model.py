@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from perdure.encoders.base import Encoder
 from perdure.errors import SettingsError, UsageError
 from perdure.events.batch import Batch
 from perdure.model.heads import ItemTableHead, LabelsHead
-from perdure.objectives.base import Learner
+from perdure.objectives.base import Learner, Objective
 
 if TYPE_CHECKING:
     from perdure.events.ids import Ids
@@ -89,7 +89,7 @@ class UserModel(nn.Module):
         self,
         backbone: Encoder,
         method: nn.Module,
-        objective: nn.Module,
+        objective: Objective,
         item_ids: Ids,
         fields: Fields | None = None,
         marks: Marks | None = None,
@@ -108,14 +108,13 @@ class UserModel(nn.Module):
             raise UsageError(
                 f"the model already knows a task {card.name!r}", fix="choose another name or resume the run"
             )
-        self.objective.refuse_answer(card.name, card.hides, self.fields)  # type: ignore[operator]
+        self.objective.refuse_answer(card.name, card.hides, self.fields)
         device = self.backbone.item_table.device
         self.tasks[card.name] = card
         head: nn.Module | None = self.method.head(self, card, generator)  # type: ignore[operator]
         if head is None and card.kind == "next_item":
-            tied = getattr(self.objective, "tied", True)
-            head = ItemTableHead(self.backbone.n_items, self.backbone.width, generator, tied)
-            head.parts = self.objective.parts(self.backbone, self.fields, generator)  # type: ignore[operator]
+            head = ItemTableHead(self.backbone.n_items, self.backbone.width, generator, self.objective.tied)
+            head.parts = self.objective.parts(self.backbone, self.fields, generator)
         elif head is None:
             head = LabelsHead(len(card.labels), self.backbone.width, generator)
         self.heads[card.name] = head.to(device)
@@ -192,7 +191,7 @@ class UserModel(nn.Module):
                     where="objective, encoder.dropout, tuning.method",
                     fix="set encoder.dropout; a method that freezes the backbone needs other views, or no such task",
                 )
-            return self.objective.loss(self.learner(task), batch, rng)  # type: ignore[operator]
+            return self.objective.loss(self.learner(task), batch, rng)
         return self.heads[task].loss(self.represent(batch, task), batch, self.item_table(task))  # type: ignore[operator]
 
     def _drops(self, task: str) -> bool:
@@ -204,7 +203,7 @@ class UserModel(nn.Module):
     def terms(self, batch: Batch, task: str) -> float:
         """How many terms `loss` is the mean of; see `Objective.terms`. Answers, where the head learns from them."""
         if self.tasks[task].kind == "next_item":
-            return self.objective.terms(batch, self.predicts_first(task))  # type: ignore[operator]
+            return self.objective.terms(batch, self.predicts_first(task))
         return 0 if batch.answers is None else len(batch.answers)
 
     def predicts_first(self, task: str) -> bool:
@@ -214,18 +213,18 @@ class UserModel(nn.Module):
 
     def judge(self, batch: Batch, task: str, rng: torch.Generator) -> Tensor:
         """(B,) what the objective of a next_item task measures of each user; see `Objective.judge`."""
-        return self.objective.judge(self.learner(task), batch, rng)  # type: ignore[operator]
+        return self.objective.judge(self.learner(task), batch, rng)
 
     def learner(self, task: str) -> Learner:
         """A next_item task as its objective sees it."""
-        head = self.heads[task]
-        table, bias = head.weights(self.item_table(task))  # type: ignore[operator]
+        head = cast(ItemTableHead, self.heads[task])
+        table, bias = head.weights(self.item_table(task))
         return Learner(
             encode=lambda batch: self.states(batch, task),
             vector=lambda batch: self.represent(batch, task),
             table=table,
             bias=bias,
-            parts=head.parts,  # type: ignore[arg-type]
+            parts=head.parts,
             sparse=self.backbone.sparse and bias is None,
             first=self.predicts_first(task),
         )

@@ -27,7 +27,6 @@ from perdure.events.loader import Loader
 from perdure.model import store
 from perdure.model.files import check_tensors, remove_tree
 from perdure.model.user_model import UserModel
-from perdure.objectives.base import Objective
 from perdure.train_settings import TrainSettings
 from perdure.training.cards import asked, card_of, item_counts
 from perdure.training.checkpoint import Checkpoint, Checkpoints, Saver, global_state, restore_global_state
@@ -130,11 +129,6 @@ class _Teacher:
         """The model's tuning method."""
         return self.model.method  # type: ignore[return-value]
 
-    @property
-    def objective(self) -> Objective:
-        """The model's way of pre-training."""
-        return self.model.objective  # type: ignore[return-value]
-
     def live(self) -> Learned:
         """All tasks, from the beginning or from the newest checkpoint."""
         found = self.checkpoints.agreed(self.processes) if self.run.resuming else None
@@ -227,7 +221,7 @@ class _Teacher:
             model.backbone.study(self.datas[group[0]], self._generator(group[0], "study"))
         if pairs := [self.datas[task] for task, card in model.tasks.items() if card.kind == "next_item"]:
             counts = item_counts(pairs[-1], model.backbone.n_items)  # of the newest such task; it may be replayed
-            self.objective.prepare(torch.from_numpy(counts).to(self.fabric.device), pairs[-1])
+            self.model.objective.prepare(torch.from_numpy(counts).to(self.fabric.device), pairs[-1])
         rng = torch.Generator(self.fabric.device)
         rng.manual_seed(seed_of(self.seed, name, stage, "loss", *self.processes.names))
         self.processes.hold(model.state_dict(), f"before {name}, stage {stage}")
@@ -282,14 +276,14 @@ class _Teacher:
     def _loader(self, name: str, stage: str) -> Loader:
         data, settings, backbone = self.datas[name], self.settings[name], self.model.backbone
         shifted = data.train.answer_starts is None
-        windows = "each" if self.objective.each else settings.windows
+        windows = "each" if self.model.objective.each else settings.windows
         return Loader(
             data.sequences,
             data.train,
             batch_size=settings.batch_size,
-            max_length=backbone.max_length + (self.objective.extra if shifted else 0),
+            max_length=backbone.max_length + (self.model.objective.extra if shifted else 0),
             generator=self._generator(name, stage, "order"),
-            times=backbone.reads_times or (shifted and self.objective.reads_times),
+            times=backbone.reads_times or (shifted and self.model.objective.reads_times),
             windows=windows if shifted else "last",
             first=self.model.predicts_first(name),
             profiles=data.profiles,

@@ -156,7 +156,7 @@ class EWC(Method):
         """F of every weight held, of its shape, from the first users of `batches`."""
         weights = list(self.held(model).values())
         squares, n = [torch.zeros_like(p) for p in weights], 0
-        model.train(model.tasks[task].kind == "next_item" and bool(model.objective.needs_dropout))  # or else eval
+        model.train(model.tasks[task].kind == "next_item" and model.objective.needs_dropout)  # or else eval
         for few in _groups(batches, self.group):
             if n >= self.users:
                 break

@@ -185,7 +185,7 @@ def all_weights(model: UserModel) -> list[nn.Parameter]:
 def histories(model: UserModel, task: str, batch: Batch) -> Batch:
     """What a training batch of `task` tells of its users, at most the encoder's max_length events: a window of a
     next_item task ends in a target, which is left out."""
-    extra = int(getattr(model.objective, "extra", 0)) if model.tasks[task].kind == "next_item" else 0
+    extra = model.objective.extra if model.tasks[task].kind == "next_item" else 0
     t = max(batch.items.shape[1] - extra, 1)
     return batch.upto(t, (batch.lengths - extra).clamp(min=0))
 
@@ -202,7 +202,7 @@ def factors(model: UserModel, task: str, u: Tensor) -> Factors:
 def refuse_sparse(model: UserModel) -> None:
     """SettingsError where earlier tasks are scored with an item table that takes sparse gradients only: holding on to
     what they answer moves every row of it."""
-    if model.backbone.sparse and getattr(model.objective, "tied", True):
+    if model.backbone.sparse and model.objective.tied:
         raise SettingsError(
             f"sparse gradients of an item table that {model.spec['method']['name']} holds near an earlier one",
             expected="dense gradients, or a table of the task's own to score with",

@@ -164,7 +164,8 @@ class Replay(Method):
         length, timed = model.backbone.max_length, model.backbone.reads_times
         if card.kind != "next_item":
             return Memory(self.memory, length, 1 if card.kind == "one_of" else self.answers, timed, marks)
-        _refuse_lookups(objective := cast("Objective", model.objective))
+        objective = model.objective
+        _refuse_lookups(objective)
         fields = len(model.fields) if model.fields is not None and objective.predicts(model.fields) else 0
         return Memory(self.memory, length + objective.extra, 0, timed or objective.reads_times, marks, fields)
 
@@ -179,7 +180,7 @@ class Replay(Method):
         Raises:
             SettingsError: the objective reads who a user's friends are.
         """
-        _refuse_lookups(cast("Objective", model.objective))
+        _refuse_lookups(model.objective)
         own = model.loss(batch, task, rng)
         older = [j for j in _older(model, task) if int(cast(Memory, model.overlays[j]).filled)]
         if not older:
