@@ -199,12 +199,13 @@ def shares(settings: Settings, item_ids: Any, datas: Mapping[str, Any]) -> bool:
 
     from perdure.api import plan
     from perdure.training.cards import card_of
+    from perdure.tuning.base import method_of
 
     model, first = plan.fresh(settings, item_ids, datas), next(iter(datas))
     with torch.random.fork_rng(devices=[]):  # overlays draw from the global generator, too
         model.add(card_of(datas[first]), torch.Generator())
-    alone = model.method.order(list(datas))[0] == [first]  # type: ignore[operator]
-    return alone and getattr(model.overlays.get(first), "passive", True)
+    overlay, alone = model.overlays.get(first), method_of(model).order(list(datas))[0] == [first]
+    return alone and (overlay is None or overlay.passive)
 
 
 def _listed(asked: Any, known: Sequence[Any] | None, what: str, where: str) -> list[Any]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -26,9 +25,7 @@ from perdure.model.user_model import UserModel
 from perdure.settings import Settings
 from perdure.training.cards import card_of
 from perdure.training.life import seed_of
-
-if TYPE_CHECKING:
-    from perdure.tuning.base import Method
+from perdure.tuning.base import method_of
 
 __all__ = ["check_machine", "estimate", "fresh", "sizes", "tasks_of", "threads"]
 
@@ -161,7 +158,7 @@ def sizes(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData]) -> t
     model, told, before = fresh(settings, item_ids, datas), {}, 0
     backbone = sum(p.numel() for p in model.backbone.parameters())
     for name, data in datas.items():
-        card, method = card_of(data), cast("Method", model.method)
+        card, method = card_of(data), method_of(model)
         if card.kind == "next_item":
             model.objective.prepare(torch.from_numpy(card.popularity), data)
         model.add(card, torch.Generator())

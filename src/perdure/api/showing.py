@@ -41,8 +41,8 @@ def show(path: str | Path) -> dict[str, Any]:
         "state": run.get("state"),
         "encoder": manifest["spec"]["encoder"]["name"],
         "method": manifest["spec"]["method"]["name"],
-        "keeps": bool(model.method.keeps),
-        "capacity": model.method.capacity(model) if model.tasks else None,  # type: ignore[operator]
+        "keeps": model.method.keeps,
+        "capacity": model.method.capacity(model) if model.tasks else None,
         "items": len(model.item_ids),
         "tasks": tasks,
         **{key: value for key, value in matrix.items() if key != "tasks"},

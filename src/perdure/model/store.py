@@ -299,7 +299,7 @@ def _readme(model: UserModel, extra: Mapping[str, Any]) -> str:
         stored = sum(p.numel() for p in model.heads[name].state_dict().values())
         stored += sum(p.numel() for p in model.overlays[name].state_dict().values()) if name in model.overlays else 0
         lines.append(f"| {name} | {card.kind} | {len(card.labels)} | {stored:,} |")
-    left = model.method.capacity(model) if model.tasks else None  # type: ignore[operator]
+    left = model.method.capacity(model) if model.tasks else None
     lines += [] if left is None else ["", f"Left to later tasks: {left:.1%} of the backbone that tasks take."]
     lines += [
         "",

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from perdure.encoders.base import Encoder
 from perdure.errors import SettingsError, UsageError
 from perdure.events.batch import Batch
 from perdure.model.heads import ItemTableHead, LabelsHead
+from perdure.model.overlay import Overlay
 from perdure.objectives.base import Learner, Objective
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from perdure.events.marks import Marks
     from perdure.events.profiles import Fields
 
-__all__ = ["ByTask", "TaskCard", "UserModel", "without_dropout"]
+__all__ = ["ByTask", "TaskCard", "Tuning", "UserModel", "without_dropout"]
 
 
 @dataclass(eq=False)
@@ -50,16 +51,19 @@ class TaskCard:
     hides: str = ""
 
 
-class ByTask(nn.Module):
+M = TypeVar("M", bound=nn.Module)
+
+
+class ByTask(nn.Module, Generic[M]):
     """Task name -> module. Unlike nn.ModuleDict a task may be called `items` or `type`."""
 
-    def __getitem__(self, task: str) -> nn.Module:
-        module = self._modules[f"task/{task}"]
+    def __getitem__(self, task: str) -> M:
+        module = self.get(task)
         if module is None:
             raise KeyError(task)
         return module
 
-    def __setitem__(self, task: str, module: nn.Module) -> None:
+    def __setitem__(self, task: str, module: M) -> None:
         self.add_module(f"task/{task}", module)
 
     def __delitem__(self, task: str) -> None:
@@ -68,9 +72,21 @@ class ByTask(nn.Module):
     def __contains__(self, task: str) -> bool:
         return f"task/{task}" in self._modules
 
-    def get(self, task: str | None) -> nn.Module | None:
+    def get(self, task: str | None) -> M | None:
         """The module of a task, or None where it has none."""
-        return self._modules.get(f"task/{task}")
+        return cast("M | None", self._modules.get(f"task/{task}"))
+
+
+class Tuning(Protocol):
+    """What a model asks of its tuning method; `perdure.tuning.base.Method` has more, and knows the model."""
+
+    keeps: bool
+
+    def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None: ...
+
+    def head(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> nn.Module | None: ...
+
+    def capacity(self, model: UserModel) -> float | None: ...
 
 
 class UserModel(nn.Module):
@@ -88,7 +104,7 @@ class UserModel(nn.Module):
     def __init__(
         self,
         backbone: Encoder,
-        method: nn.Module,
+        method: Tuning,
         objective: Objective,
         item_ids: Ids,
         fields: Fields | None = None,
@@ -97,7 +113,8 @@ class UserModel(nn.Module):
         super().__init__()
         self.fields, self.marks = fields, marks
         self.backbone, self.method, self.objective, self.item_ids = backbone, method, objective, item_ids
-        self.overlays, self.heads = ByTask(), ByTask()
+        self.overlays: ByTask[Overlay] = ByTask()
+        self.heads: ByTask[nn.Module] = ByTask()
         self.tasks: dict[str, TaskCard] = {}
         self.spec: dict[str, Any] = {}  # encoder, method and objective by name with their options
         self.manifest: dict[str, Any] = {}  # model.json, when the model was loaded from a folder
@@ -111,14 +128,14 @@ class UserModel(nn.Module):
         self.objective.refuse_answer(card.name, card.hides, self.fields)
         device = self.backbone.item_table.device
         self.tasks[card.name] = card
-        head: nn.Module | None = self.method.head(self, card, generator)  # type: ignore[operator]
+        head = self.method.head(self, card, generator)
         if head is None and card.kind == "next_item":
             head = ItemTableHead(self.backbone.n_items, self.backbone.width, generator, self.objective.tied)
             head.parts = self.objective.parts(self.backbone, self.fields, generator)
         elif head is None:
             head = LabelsHead(len(card.labels), self.backbone.width, generator)
         self.heads[card.name] = head.to(device)
-        overlay = self.method.overlay(self, card, generator)  # type: ignore[operator]
+        overlay = self.method.overlay(self, card, generator)
         if overlay is not None:
             self.overlays[card.name] = overlay.to(device)
 
@@ -126,7 +143,7 @@ class UserModel(nn.Module):
         """Mark a task as learned; its overlay drops what only training needed."""
         card = self.card(task)
         if not card.settled and task in self.overlays:
-            self.overlays[task].settle()  # type: ignore[operator]
+            self.overlays[task].settle()
         card.settled = True
 
     def card(self, task: str) -> TaskCard:
@@ -148,19 +165,19 @@ class UserModel(nn.Module):
     def states(self, batch: Batch, task: str | None = None) -> Tensor:
         """(B, T) histories -> (B, P + T, d), through the task's overlay; the plain backbone when task is None."""
         overlay = self.overlays.get(task)
-        return self.backbone(batch) if overlay is None else overlay.states(self.backbone, batch)  # type: ignore[operator]
+        return self.backbone(batch) if overlay is None else overlay.states(self.backbone, batch)
 
     def represent(self, batch: Batch, task: str | None = None) -> Tensor:
         """User vectors (B, d), read as the task's overlay reads them; as the plain backbone does when task is None."""
         overlay = self.overlays.get(task)
         if overlay is None:
             return self.backbone.vector(self.backbone.question(batch))
-        return overlay.vector(self.backbone, batch)  # type: ignore[operator]
+        return overlay.vector(self.backbone, batch)
 
     def item_table(self, task: str) -> Tensor:
         """(N + 2, d) item vectors a tied head of this task scores with."""
         table = self.backbone.item_table
-        return self.overlays[task].item_table(table) if task in self.overlays else table  # type: ignore[operator]
+        return self.overlays[task].item_table(table) if task in self.overlays else table
 
     def score_of(self, u: Tensor, task: str) -> Tensor:
         """User vectors (B, d) -> scores of the task's labels (B, Y)."""
@@ -209,7 +226,7 @@ class UserModel(nn.Module):
     def predicts_first(self, task: str) -> bool:
         """Whether a next_item task learns to predict the first event too, from what its overlay puts before it."""
         overlay = self.overlays.get(task)
-        return overlay is not None and bool(overlay.predicts_first)
+        return overlay is not None and overlay.predicts_first
 
     def judge(self, batch: Batch, task: str, rng: torch.Generator) -> Tensor:
         """(B,) what the objective of a next_item task measures of each user; see `Objective.judge`."""

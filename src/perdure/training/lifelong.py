@@ -37,7 +37,7 @@ from perdure.training.processes import Processes
 from perdure.training.promises import ground, hold, probe
 from perdure.training.runlog import RunLog, now
 from perdure.training.signals import Asked, Signals
-from perdure.tuning.base import Method
+from perdure.tuning.base import Method, method_of
 
 TEACHERS = ("teacher0", "teacher1")  # folders of models that methods learn from, while a run lasts
 
@@ -81,7 +81,7 @@ def learn(
         raise UsageError(
             f"the model knows {', '.join(known)}", expected=f"the first tasks of {', '.join(order)}", where="tasks"
         )
-    refuse_torn_groups(model.method, known, order)  # type: ignore[arg-type]
+    refuse_torn_groups(method_of(model), known, order)
     for name in order:
         if name not in datas or not asked(datas[name].test):
             raise DataError(
@@ -127,7 +127,7 @@ class _Teacher:
     @property
     def method(self) -> Method:
         """The model's tuning method."""
-        return self.model.method  # type: ignore[return-value]
+        return method_of(self.model)
 
     def live(self) -> Learned:
         """All tasks, from the beginning or from the newest checkpoint."""

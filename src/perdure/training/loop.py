@@ -34,7 +34,7 @@ from perdure.training.averages import Averages
 from perdure.training.optimizers import gradient_norm, make_optimizers, scale_gradients, share_of_rate, values_of
 from perdure.training.processes import Processes
 from perdure.training.rows import touched
-from perdure.tuning.base import Method
+from perdure.tuning.base import method_of
 
 ALONE = Processes()
 GENERATORS = "generator.safetensors"
@@ -131,7 +131,7 @@ def fit(
     keeper = keeper or Keeper()
     if len(loader) == 0:
         raise DataError(f"task {task} has no training examples", where=f"[[tasks]] {task}")
-    method: Method = model.method  # type: ignore[assignment]
+    method = method_of(model)
     trained = freeze(model, task, stage)
     optimizers = make_optimizers(trained.values(), settings)
     shut = {p: share.to(p.device) for p, share in method.shut(model, task, stage).items()}
@@ -209,8 +209,7 @@ def _move(optimizers: list[Optimizer], shut: dict[Parameter, Tensor], averages: 
 
 def freeze(model: UserModel, task: str, stage: str) -> dict[str, Parameter]:
     """Let exactly the parameters that the method names take gradients; name -> parameter, in the model's order."""
-    method: Method = model.method  # type: ignore[assignment]
-    wanted = {id(p) for p in method.trains(model, task, stage)}
+    wanted = {id(p) for p in method_of(model).trains(model, task, stage)}
     trained: dict[str, Parameter] = {}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(id(parameter) in wanted)

@@ -28,7 +28,7 @@ from perdure.errors import PerdureError, UsageError
 from perdure.events.batch import Batch
 from perdure.model.files import tensor_digest
 from perdure.model.user_model import UserModel
-from perdure.tuning.base import Method
+from perdure.tuning.base import method_of
 
 __all__ = ["Processes", "Several", "joined"]
 
@@ -100,7 +100,7 @@ class Several(Processes):
         self._group: Any = dist.new_group(timeout=LONG)
 
     def share(self, batch: Batch, model: UserModel, task: str) -> tuple[Batch, float]:
-        method: Method = model.method  # type: ignore[assignment]
+        method = method_of(model)
         mine, whole = batch.share(self.number, self.count), method.terms(model, task, batch)
         if not whole:  # what the loss makes of that, it makes of it here too
             return batch, 1 / self.count

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from perdure.encoders.base import Encoder, Via, plain
+from perdure.encoders.base import Via
 from perdure.events.batch import Batch
+from perdure.model.overlay import Overlay
 
 if TYPE_CHECKING:
     from perdure.model.user_model import TaskCard, UserModel
@@ -28,6 +29,7 @@ __all__ = [
     "everything",
     "key",
     "matrices",
+    "method_of",
     "own_unless_first",
     "through",
 ]
@@ -36,43 +38,6 @@ __all__ = [
 def through(layer: nn.Module, weights: Mapping[str, Tensor], x: Tensor, *context: Tensor) -> Tensor:
     """layer(x, *context) with some of its parameters replaced for this call."""
     return functional_call(layer, dict(weights), (x, *context))
-
-
-class Overlay(nn.Module):
-    """What one task adds to the backbone. The base class adds nothing.
-
-    Attributes:
-        reads_profile: answers from a user's profile too (`Batch.profile`, `Batch.source`), even without any event.
-        predicts_first: puts a position in front of the events that a next_item task trains to predict the first one.
-        passive: the backbone serves as it is, so that the first task's may be one learned elsewhere.
-        width: of what `vector` gives, where it is not the backbone's: then the method brings the head that reads it.
-    """
-
-    reads_profile: bool = False
-    predicts_first: bool = False
-    passive: ClassVar[bool] = False
-    width: int | None = None
-
-    def via(self, batch: Batch) -> Via:
-        """The door for this batch; personal methods bind its users here."""
-        return plain
-
-    def vector(self, backbone: Encoder, batch: Batch) -> Tensor:
-        """User vectors (B, d): as the backbone reads them, through `via`. An overlay that reads the states in another
-        way, or more than the user's events, overrides this."""
-        asked = backbone.question(batch)
-        return backbone.vector(asked, self.via(asked))  # (B, d)
-
-    def states(self, backbone: Encoder, batch: Batch) -> Tensor:
-        """States (B, P + T, d) that next_item tasks learn from, to be read as `vector` reads the last."""
-        return backbone(batch, self.via(batch))  # (B, P + T, d)
-
-    def item_table(self, backbone_table: Tensor) -> Tensor:
-        """(N + 2, d) vectors a tied head of this task scores with: the backbone's unless the overlay has its own."""
-        return backbone_table
-
-    def settle(self) -> None:
-        """Called once when the task is learned: drop what only training needed. Shapes may change."""
 
 
 class Reweighted(Overlay, ABC):
@@ -185,6 +150,11 @@ class Method(nn.Module, ABC):
     def shut(self, model: UserModel, task: str, stage: str) -> dict[nn.Parameter, Tensor]:
         """Weight -> share in [0, 1] of each entry that may not move (1 = shut). Held on the optimiser's step."""
         return {}
+
+
+def method_of(model: UserModel) -> Method:
+    """The method of a model, which knows no more of it than what it asks of it itself."""
+    return cast(Method, model.method)
 
 
 def added(model: UserModel, task: str) -> list[nn.Parameter]:
