@@ -47,7 +47,7 @@ class Score:
         confusion: (Y + 1, Y) counts for one_of, else None; see metrics.confusion.
         popularity: the primary measure of whoever answers everybody with what is popular in training; None where it was
             not asked for, or nothing is ranked.
-        history: (n,) events of each input, in the order of `users`; None where `evaluate` did not make the score.
+        history: (n,) events of each input, in the order of `users`; None of a score that was not measured here.
     """
 
     task: str
@@ -66,9 +66,19 @@ class Score:
     @staticmethod
     def of(found: Measured, card: TaskCard, examples: Examples, split: str, notes: Sequence[str]) -> Score:
         """What was measured on all `examples` of a task."""
-        n, users, primary = len(examples), examples.users, PRIMARY[card.kind]
-        told = (found.values, found.per_user, users, primary, found.protocol, tuple(notes), found.confusion)
-        return Score(card.name, split, n, *told)
+        return Score(
+            task=card.name,
+            split=split,
+            n=len(examples),
+            values=found.values,
+            per_user=found.per_user,
+            users=examples.users,
+            primary=PRIMARY[card.kind],
+            protocol=found.protocol,
+            notes=tuple(notes),
+            confusion=found.confusion,
+            history=_lengths(examples),
+        )
 
     @property
     def value(self) -> float:
@@ -185,7 +195,6 @@ def evaluate(
 
     found = measured(_answers(model, card.name, data, examples, batch_size))
     score = Score.of(found, card, examples, split, [*notes, *found.notes]).by(metric)
-    score = replace(score, history=_lengths(examples))
     if not popularity:
         return score
     return replace(score, popularity=measured(_popular(card, examples)).values.get(score.primary))
@@ -204,19 +213,28 @@ def cuts(ks: Sequence[int], metric: str | None) -> tuple[int, ...]:
     return metrics.check_ks([*ks, 10, *([int(cut)] if cut.isdecimal() else [])])
 
 
-def _by_objective(model, data, examples, split, notes, batch_size) -> Score:
+def _by_objective(
+    model: UserModel, data: TaskData, examples: Examples, split: str, notes: list[str], batch_size: int
+) -> Score:
     """Score of a task whose objective learns user vectors and ranks nothing."""
     per_user, kept = own_measure(model, data, examples, batch_size)
     if not len(kept):
         raise DataError(f"no {split} user of {data.task.name!r} has an input event", where=f"evaluate, split {split!r}")
     if len(kept) < len(examples):
         notes.append(f"{len(examples) - len(kept)} users without input events, or of an incomplete batch, are left out")
-    name, protocol = model.objective.measure, f"{model.objective.name}, {min(batch_size, len(kept))} users a batch"
-    examples, values = examples.of(kept), {name: float(per_user.mean())}
-    told = Score(
-        data.task.name, split, len(kept), values, {name: per_user}, examples.users, name, protocol, tuple(notes)
+    name, examples = model.objective.measure, examples.of(kept)
+    return Score(
+        task=data.task.name,
+        split=split,
+        n=len(kept),
+        values={name: float(per_user.mean())},
+        per_user={name: per_user},
+        users=examples.users,
+        primary=name,
+        protocol=f"{model.objective.name}, {min(batch_size, len(kept))} users a batch",
+        notes=tuple(notes),
+        history=_lengths(examples),
     )
-    return replace(told, history=_lengths(examples))
 
 
 def _lengths(examples: Examples) -> np.ndarray:
