@@ -31,7 +31,7 @@ def finetuned(
     """
     from perdure.api import plan, start
     from perdure.api.identity import identity
-    from perdure.api.learning import _evaluator
+    from perdure.api.learning import evaluator
     from perdure.training import lifelong
     from perdure.training.life import seed_of
     from perdure.training.loop import make_fabric
@@ -55,7 +55,7 @@ def finetuned(
     datas = plan.tasks_of(tuned, events, [task], model)
     rows = np.flatnonzero(labelled[datas[task].train.users])
     datas[task] = replace(datas[task], train=datas[task].train.of(rows))
-    measure, found = _evaluator(tuned), []
+    measure, found = evaluator(tuned), []
 
     def kept(one: Any, data: Any, split: str) -> Any:
         score = measure(one, data, split)

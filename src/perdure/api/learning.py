@@ -90,7 +90,8 @@ class Run:
     seconds: float
 
 
-def _settings(recipe: Recipe, overrides: Sequence[str]) -> Settings:
+def settings_in(recipe: Recipe, overrides: Sequence[str]) -> Settings:
+    """What a recipe and its overrides say, checked."""
     if isinstance(recipe, Mapping):
         return from_dict(recipe, overrides, parts=registry)
     return load(recipe, overrides, parts=registry)
@@ -106,7 +107,7 @@ def prepare(recipe: Recipe, out: str | Path, *, overrides: Sequence[str] = ()) -
     Raises:
         SettingsError, DataError, MachineError.
     """
-    return _store(prepared(_settings(recipe, overrides), Path(out)))
+    return _store(prepared(settings_in(recipe, overrides), Path(out)))
 
 
 def prepared(settings: Settings, folder: Path) -> Any:
@@ -132,7 +133,7 @@ def check(recipe: Recipe, *, overrides: Sequence[str] = ()) -> Check:
     """
     from perdure.api import plan, start
 
-    settings = _settings(recipe, overrides)
+    settings = settings_in(recipe, overrides)
     plan.check_machine(settings)
     with tempfile.TemporaryDirectory(prefix="perdure-check-") as temporary, plan.threads(settings) as notes:
         folder = Path(settings.run.store) if settings.run.store else Path(temporary) / "store"
@@ -229,7 +230,7 @@ def learn(
         SettingsError, DataError, MachineError, UsageError: the folder is not empty, or there is nothing to resume.
         RunLocked: another process writes there. Interrupted: a signal came; all is saved.
     """
-    return run(_settings(recipe, overrides), out, resume=resume, show=show)
+    return run(settings_in(recipe, overrides), out, resume=resume, show=show)
 
 
 def run(
@@ -297,7 +298,7 @@ def live(
     from perdure.training import lifelong
     from perdure.training.loop import make_fabric
 
-    evaluate = _evaluator(settings)
+    evaluate = evaluator(settings)
     return lifelong.learn(
         model,
         datas,
@@ -336,7 +337,7 @@ def _begins(out: Path, settings: Settings, resume: str, expected: tuple[str, ...
     return ["there was no run to resume: this one begins"] if resume == "auto" else []
 
 
-def _evaluator(settings: Settings) -> Evaluate:
+def evaluator(settings: Settings) -> Evaluate:
     """`evaluate` with the recipe's [evaluate]; what popularity reaches on the test users is measured once a task."""
     from perdure.evaluation.evaluate import Score, evaluate
 

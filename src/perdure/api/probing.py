@@ -99,11 +99,11 @@ def probe(
         ModelError, MachineError.
     """
     from perdure.api import plan
-    from perdure.api.learning import _settings
+    from perdure.api.learning import settings_in
 
     began = time.monotonic()
     _check(models, head, repeats, labelled)
-    folder, settings = _empty(out), _settings(recipe, overrides)
+    folder, settings = _empty(out), settings_in(recipe, overrides)
     with plan.threads(settings) as notes, tempfile.TemporaryDirectory(prefix="perdure-probe-") as temporary:
         events = _events(settings, store, Path(temporary))
         names = _downstream(settings, task)
