@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,11 +12,14 @@ from perdure import registry
 from perdure.errors import UsageError
 from perdure.settings import Settings, from_dict
 
+if TYPE_CHECKING:
+    from perdure.model.user_model import UserModel
+
 __all__ = ["finetuned"]
 
 
 def finetuned(
-    model: Any, settings: Settings, events: Any, task: str, labelled: np.ndarray, repeat: int, folder: Path
+    model: UserModel, settings: Settings, events: Any, task: str, labelled: np.ndarray, repeat: int, folder: Path
 ) -> Any:
     """The score on the test users of a task, after the method `finetune` has learned it with backbone and all.
 
@@ -37,7 +40,7 @@ def finetuned(
     from perdure.training.loop import make_fabric
     from perdure.training.runlog import RunLog
 
-    if getattr(model, "folder", None) is None:
+    if model.folder is None:
         raise UsageError("a model without a folder cannot be fine-tuned", where="--finetune")
     asked, place = settings.as_dict(), [one.name for one in settings.tasks].index(task)
     seed = seed_of(settings.run.seed, "finetune", task, str(repeat))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from perdure.errors import DataError, SettingsError, shorten
 from perdure.events.splits import PARTS
 from perdure.settings import Settings
 from perdure.settings.sections import ProfileSettings
+
+if TYPE_CHECKING:
+    from perdure.model.user_model import UserModel
 
 __all__ = ["Opened", "Vectors", "opened", "profiled", "represented", "untrained"]
 
@@ -24,13 +28,13 @@ class Opened:
     """A model that may be judged: with the settings it learned with, and the recipe's tasks as it reads them."""
 
     name: str
-    model: Any
+    model: UserModel
     settings: Settings
     datas: Mapping[str, Any]
     notes: list[str]
 
     def card(self) -> dict[str, Any]:
-        spec, folder = self.model.spec, getattr(self.model, "folder", None)
+        spec, folder = self.model.spec, self.model.folder
         return {
             "name": self.name,
             "folder": None if folder is None else str(folder),
@@ -42,7 +46,7 @@ class Opened:
         }
 
 
-def opened(model: Any, name: str, settings: Settings, events: Any, names: Sequence[str]) -> Opened:
+def opened(model: UserModel | str | Path, name: str, settings: Settings, events: Any, names: Sequence[str]) -> Opened:
     """Open a model and refuse one that may have met an answer of a test user."""
     from perdure.api import plan
     from perdure.api.opened import model_of, settings_of
@@ -82,7 +86,7 @@ def opened(model: Any, name: str, settings: Settings, events: Any, names: Sequen
     return Opened(name, model, own, datas, notes)
 
 
-def untrained(one: Opened) -> Any:
+def untrained(one: Opened) -> UserModel:
     """The model before its first step: drawn as its run drew it, with what it was given and did not learn (attributes
     and vectors of items, what an encoder found in the log), which are its backbone's buffers."""
     from perdure.api import plan
@@ -94,7 +98,7 @@ def untrained(one: Opened) -> Any:
     return start
 
 
-def represented(model: Any, datas: Mapping[str, Any]) -> Vectors:
+def represented(model: UserModel, datas: Mapping[str, Any]) -> Vectors:
     """Vectors of the plain backbone; a history that several tasks or parts ask about is encoded once."""
     import torch
 

@@ -20,6 +20,8 @@ from perdure.model.overlay import Overlay
 from perdure.objectives.base import Learner, Objective
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from perdure.events.ids import Ids
     from perdure.events.marks import Marks
     from perdure.events.profiles import Fields
@@ -118,6 +120,7 @@ class UserModel(nn.Module):
         self.tasks: dict[str, TaskCard] = {}
         self.spec: dict[str, Any] = {}  # encoder, method and objective by name with their options
         self.manifest: dict[str, Any] = {}  # model.json, when the model was loaded from a folder
+        self.folder: Path | None = None  # that folder, for those who look for the log beside it
 
     def add(self, card: TaskCard, generator: torch.Generator) -> None:
         """Make room for a task: its head and its overlay, drawn from `generator`, on the backbone's device."""
