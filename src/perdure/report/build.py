@@ -5,16 +5,14 @@ build("runs/first") -> runs/first/report.html                                   
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
-from perdure.errors import MachineError
 from perdure.report import charts, details, sections
 from perdure.report.facts import Facts, read
+from perdure.report.frame import rendered, written
 
-__all__ = ["build", "rendered", "written"]
+__all__ = ["build"]
 
 
 def build(run_folder: Path | str, out: Path | str | None = None) -> Path:
@@ -31,46 +29,6 @@ def build(run_folder: Path | str, out: Path | str | None = None) -> Path:
     facts = read(run_folder)
     target = Path(out) if out is not None else facts.folder / "report.html"
     return written(target, rendered("page.html", _parts(facts)))
-
-
-def rendered(template: str, told: dict[str, Any]) -> str:
-    """A page as text.
-
-    Args:
-        template: its file in this folder. told: what it speaks of, all of it.
-
-    Raises:
-        MachineError: jinja2 is not installed.
-    """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MachineError(
-            "the report cannot be written: jinja2 is not installed",
-            where="perdure.report",
-            fix='pip install "perdure[report]"',
-        ) from error
-    folder = jinja2.FileSystemLoader(Path(__file__).parent)
-    made = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    return made.get_template(template).render(**told)
-
-
-def written(target: Path, text: str) -> Path:
-    """`text` in the file, whole or not at all; the file. Its folder is made when missing.
-
-    Raises:
-        MachineError: it cannot be written.
-    """
-    fresh = target.with_name(f".{target.name}.new")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(text, encoding="utf-8")
-        os.replace(fresh, target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
-        raise MachineError(f"the report cannot be written: {error.strerror}", where=str(target)) from error
-    return target
 
 
 def _parts(facts: Facts) -> dict[str, Any]:

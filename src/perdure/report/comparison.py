@@ -10,8 +10,8 @@ from typing import Any
 
 from perdure.errors import UsageError
 from perdure.report import background, costs, knowledge, standing, studies
-from perdure.report.build import rendered, written
 from perdure.report.compared import Compared, read
+from perdure.report.frame import rendered, written
 from perdure.report.parts import Section, markdown
 
 __all__ = ["build", "page", "text"]
