@@ -162,12 +162,37 @@ def test_blocks_of_users_change_nothing(monkeypatch):
     assert (pieces.rank == whole.rank).all() and (pieces.auc == whole.auc).all()
 
 
+@pytest.mark.parametrize("counted", [1, 16, 100, 333, 2**17])  # one column at a time, some with a rest, all
+@pytest.mark.parametrize("several", [False, True])
+def test_counting_some_columns_after_the_other_changes_nothing(monkeypatch, counted, several):
+    rng = np.random.default_rng(5)
+    scores = torch.from_numpy(rng.integers(0, 9, (16, 50)).astype(np.float32))  # many ties
+    counts = rng.integers(0, 4, 16) if several else np.ones(16, int)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    answers = np.concatenate([rng.permutation(50)[:c] for c in counts]).astype(int)
+    seen = rng.integers(0, 16, 60), rng.integers(0, 50, 60)
+    monkeypatch.setattr(ranking, "COUNTED", counted)
+    found = rank(scores, answers, starts, seen=seen)
+    expected = []
+    for user in range(16):
+        right = answers[starts[user] : starts[user + 1]]
+        wrong = np.ones(50, bool)
+        wrong[seen[1][seen[0] == user]] = wrong[right] = False
+        theirs = scores[user].numpy()
+        for one in right:
+            better = (theirs[right] > theirs[one]).sum() + (
+                theirs[right[: list(right).index(one)]] == theirs[one]
+            ).sum()
+            expected.append((theirs[wrong] >= theirs[one]).sum() + better + 1)
+    assert found.rank.tolist() == expected
+
+
 def test_no_more_scores_at_once_than_allowed():
     from perdure.inference.represent import MOST_CELLS, users_at_once
 
     for labels in (1, 3, 3416, 10**5, 10**6, 2**24, 2**26):
         assert users_at_once(labels) * labels <= max(MOST_CELLS, labels)
-    assert users_at_once(10**6) == 16 and users_at_once(2**26) == 1
+    assert users_at_once(10**6) == 8 and users_at_once(2**26) == 1
 
 
 def test_sampled_ranking_is_seeded_exact_and_labelled():

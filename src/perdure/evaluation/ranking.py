@@ -27,6 +27,7 @@ from perdure.inference.represent import users_at_once
 __all__ = ["Ranks", "Sampled", "rank", "rank_blocks", "ranks_in"]
 
 PAIR_CELLS = 2**20  # scores looked at together where users have several right answers
+COUNTED = 2**17  # scores compared together on a CPU: what is compared, and what came of it, stay in the cache
 
 
 @dataclass(frozen=True)
@@ -198,11 +199,16 @@ def _count(scores: Tensor, rows: Tensor, target: Tensor) -> tuple[np.ndarray, np
 
 
 def _true(compare: Callable[..., Tensor], scores: Tensor, bar: Tensor) -> np.ndarray:
-    """(b,) int64: in how many columns compare(scores (b, Y), bar) holds. Zeros and ones as floats are summed many times
-    faster than as truth values, and exactly: float32 counts to 2^24."""
-    dtype = torch.float32 if scores.shape[1] <= 2**24 else torch.float64
-    held = compare(scores, bar, out=torch.empty_like(scores, dtype=dtype))  # (b, Y)
-    return held.sum(1).cpu().numpy().astype(np.int64)
+    """(b,) int64: in how many columns compare(scores (b, Y), bar) holds, some columns after the other. Zeros and ones
+    as floats are summed many times faster than as truth values, and exactly: float32 counts to 2^24."""
+    most = COUNTED // max(len(scores), 1) if scores.device.type == "cpu" else 2**24
+    step = max(1, min(most, scores.shape[1]))
+    held = scores.new_empty(len(scores), step, dtype=torch.float32)  # (b, step)
+    found = np.zeros(len(scores), np.int64)  # (b,)
+    for low in range(0, scores.shape[1], step):
+        some = scores[:, low : low + step]
+        found += compare(some, bar, out=held[:, : some.shape[1]]).sum(1).cpu().numpy().astype(np.int64)
+    return found
 
 
 def _leave_out(scores: Tensor, answers: tuple[Tensor, Tensor], seen: tuple[Tensor, ...] | None) -> tuple[Tensor, int]:

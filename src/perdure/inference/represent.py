@@ -44,7 +44,8 @@ TOKENS = 2**13  # events of a batch on a CPU: few calls, and memory that stays s
 OFTEN = 8  # batches of one shape from which kernels made for it pay
 GRID = 8  # padded lengths are multiples of this
 CELLS = 2**20  # scores of one block on a CPU: 4 MiB, so that it is still in the cache when it is looked at again
-MOST_CELLS = 2**24  # never more scores than this at once, unless one user alone has more
+MOST_CELLS = 2**23  # never more scores than this at once, unless one user alone has more: larger blocks, above 32 MiB,
+# are given back and asked for anew each time by the C library, which costs more than reading a large table more often
 
 
 class HasItems(Protocol):
