@@ -369,6 +369,17 @@ def test_74_the_budget_counts_before_it_gives():
         torch.nn.Linear(1000, 1000).weight[None].expand(10**6, -1, -1)
 
 
+def test_loading_and_asking_import_no_compiler(folder):
+    """torch's own takes longer to import than such a model to load."""
+    code = f"""
+import sys, perdure
+model = perdure.load({str(folder)!r})
+perdure.recommend(model, task="kind", history=["i1"], k=1)
+print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
 def test_75_what_killed_saves_leave(folder, saved):
     new, old = files.beside(folder)
     new.mkdir()

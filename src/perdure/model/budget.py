@@ -35,6 +35,11 @@ class Budget(TorchDispatchMode):
         super().__init__()
         self.limit, self.spent, self.where = FREE + TIMES * weights, 0, where
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: torch would import its whole compiler for that, which takes longer than most models take to load."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """One operation of torch."""
         kwargs = kwargs or {}
