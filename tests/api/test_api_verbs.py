@@ -216,6 +216,37 @@ def test_metric_of_the_settings_decides(learned, tmp_path):
     assert run.metrics == {"watch": "hr@5", "buy": "hr@5", "gender": "accuracy"}
 
 
+def test_long_work_besides_the_steps_is_told_to_whoever_hears_of_it(learned, tmp_path, monkeypatch):
+    class Plain:
+        def step(self, **_): ...
+        def epoch(self, **_): ...
+        def row(self, *_): ...
+
+    class Whole(Plain):
+        def __init__(self):
+            self.told = []
+
+        def phase(self, what, *given):
+            self.told.append((what, *given))
+
+    from perdure.api import learning
+
+    monkeypatch.setattr(learning, "LONG", 0)
+    recipe, short = learned[0], ["train.epochs=1", "pretrain.epochs=1"]
+    perdure.learn(recipe, tmp_path / "plain", overrides=short, show=Plain())
+    whole = Whole()
+    run = perdure.learn(recipe, tmp_path / "whole", overrides=short, show=whole)
+    kinds = [line[0] for line in whole.told]
+    assert kinds[0] == "reading the log" and "writing the store" in kinds
+    measured = [kind for kind in kinds if "measuring" in kind]
+    assert sum("test examples" in kind for kind in measured) == 1 + 2 + 3 and run.tasks == ["watch", "buy", "gender"]
+    assert all("valid examples" in kind or "test examples" in kind for kind in measured)
+    for verb in (perdure.check, lambda *given, **named: perdure.prepare(*given, tmp_path / "store", **named)):
+        whole.told.clear()
+        verb(recipe, show=whole)
+        assert {line[0] for line in whole.told} == {"reading the log", "writing the store"}
+
+
 def test_one_override_without_a_list_is_one_fault(learned):
     with pytest.raises(perdure.UsageError, match=r"overrides = 'train.epochs=3'") as error:
         perdure.check(learned[0], overrides="train.epochs=3")

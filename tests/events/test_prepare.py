@@ -67,6 +67,35 @@ def test_blocks_do_not_change_the_result(tmp_path: Path, monkeypatch):
         assert cut.quarantine.drop("file").equals(whole.quarantine.drop("file"))
 
 
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
+def test_it_tells_how_far_it_is(tmp_path: Path, monkeypatch, kind: str):
+    """Of reading in MiB of the file as it lies there, of writing in events; a store that stands tells nothing."""
+    import gzip
+
+    from perdure.events import detect, sources, text
+    from perdure.events import prepare as room
+
+    monkeypatch.setattr(text, "BLOCK", 1 << 18)
+    monkeypatch.setattr(detect, "CHUNK", 1 << 18)
+    monkeypatch.setattr(sources, "ROWS", 1 << 14)
+    monkeypatch.setattr(room, "SLICE", 1 << 15)
+    path, body = tmp_path / f"log.{kind}", csv(n=100_000).encode()
+    if kind == "parquet":
+        more = pl.DataFrame(np.random.default_rng(0).random((100_000, 3)))  # or it would be less than a MiB
+        pl.read_csv(body).hstack(more).write_parquet(path, compression="uncompressed")
+    else:
+        path.write_bytes(gzip.compress(body, 0) if kind == "csv.gz" else body)
+    told: list[tuple[str, int, int, str]] = []
+    prepare(settings(path), tmp_path / "store", now=NOW, told=lambda *line: told.append(line))
+    size, reading = path.stat().st_size >> 20, [line for line in told if line[0] == "reading the log"]
+    steps = [line[1] for line in reading]
+    assert size >= 1 and len(reading) > 4 and {line[2:] for line in reading} == {(size, "MiB")}
+    assert steps == sorted(steps) and steps[0] < size and steps[-1] == size
+    writing = told[len(reading) :]
+    assert writing == [("writing the store", min(n << 15, 100_000), 100_000, "events") for n in (1, 2, 3, 4)]
+    prepare(settings(path), tmp_path / "store", now=NOW, told=lambda *line: pytest.fail(f"{line}"))
+
+
 def test_every_container_gives_one_digest(tmp_path: Path):
     import gzip
 

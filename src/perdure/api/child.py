@@ -65,7 +65,7 @@ def listen(pipe: IO[str] | None, show: Any = None) -> dict[str, Any] | None:
             continue
         if "show" not in told:
             return told
-        if show is not None:
+        if hasattr(show, told["show"]):  # phase is told to whoever has it
             getattr(show, told["show"])(*told["given"], **told["named"])
     return None
 
@@ -95,6 +95,10 @@ class Teller:
         if time.monotonic() - self._said >= EVERY:
             self._said = time.monotonic()
             self.tell({"show": "step", "given": given, "named": named})
+
+    def phase(self, *given: Any, **named: Any) -> None:
+        """While something long goes on besides the steps."""
+        self.tell({"show": "phase", "given": given, "named": named})
 
     def epoch(self, *given: Any, **named: Any) -> None:
         """After every epoch."""

@@ -20,6 +20,7 @@ __all__ = ["Check", "Run", "Store", "check", "learn", "prepare", "report"]
 Evaluate = Callable[[Any, Any, str], Any]
 Recipe = str | Path | Mapping[str, Any]  # a TOML file, or what stands in one
 MANY = 0.1  # of the answers of a task: a share that is told
+LONG = 2**29  # scores to be looked at: above, it takes some seconds and is told
 
 
 @dataclass(frozen=True)
@@ -97,36 +98,38 @@ def settings_in(recipe: Recipe, overrides: Sequence[str]) -> Settings:
     return load(recipe, overrides, parts=registry)
 
 
-def prepare(recipe: Recipe, out: str | Path, *, overrides: Sequence[str] = ()) -> Store:
+def prepare(recipe: Recipe, out: str | Path, *, overrides: Sequence[str] = (), show: Any = None) -> Store:
     """Turn the log that a recipe names into a store: sorted, memory-mapped, immutable.
 
     Args:
         recipe, overrides: as in `learn`.
         out: the store's folder; one with the same settings and sources is used as it is.
+        show: what tells the progress, as in `learn`.
 
     Raises:
         SettingsError, DataError, MachineError.
     """
-    return _store(prepared(settings_in(recipe, overrides), Path(out)))
+    return _store(prepared(settings_in(recipe, overrides), Path(out), show))
 
 
-def prepared(settings: Settings, folder: Path) -> Any:
+def prepared(settings: Settings, folder: Path, show: Any = None) -> Any:
     """Events of the store in `folder`, made now if it is not there. Events later than now are set aside."""
     from perdure.events import sequences
+    from perdure.training.display import phase_of
 
-    return sequences.prepare(settings.data, folder, now=time.time())
+    return sequences.prepare(settings.data, folder, now=time.time(), told=phase_of(show))
 
 
 def _store(events: Any) -> Store:
     return Store(str(events.folder), events.digest, events.n_users, events.n_items, events.n_events, dict(events.card))
 
 
-def check(recipe: Recipe, *, overrides: Sequence[str] = ()) -> Check:
+def check(recipe: Recipe, *, overrides: Sequence[str] = (), show: Any = None) -> Check:
     """Try everything but the training: settings, files, columns, filters, tasks, memory, leaks between what is asked
     and what is trained on. Writes nothing that stays.
 
     Args:
-        recipe, overrides: as in `learn`.
+        recipe, overrides, show: as in `learn`.
 
     Raises:
         SettingsError, DataError, ModelError: of what [pretrain] names. MachineError.
@@ -139,7 +142,7 @@ def check(recipe: Recipe, *, overrides: Sequence[str] = ()) -> Check:
         folder = Path(settings.run.store) if settings.run.store else Path(temporary) / "store"
         if settings.run.store and not folder.exists():
             folder = Path(temporary) / "store"
-        events = prepared(settings, folder)
+        events = prepared(settings, folder, show)
         datas = plan.tasks_of(settings, events)
         labels = {name: len(data.labels) for name, data in datas.items()}
         memory = plan.check_memory(settings, events.n_items, labels)
@@ -224,7 +227,7 @@ def learn(
         overrides: each "section.key=value", as with -s on the command line.
         resume: "auto" goes on where a run was stopped and begins one where there is none; "must" refuses to begin.
         show: what tells the progress: a `Display()` of `perdure.training.display`, or anything with its step, epoch and
-            row. Without one nothing is printed.
+            row; its phase is told of long work besides the steps, where it has one. Without one nothing is printed.
 
     Raises:
         SettingsError, DataError, MachineError, UsageError: the folder is not empty, or there is nothing to resume.
@@ -265,7 +268,7 @@ def run(
         held = ("store", vectors.COPY, *expected)
         notes += [*settings.notes, *_begins(out, settings, resume, held)]
         settings = vectors.keep(settings, out)
-        events = prepared(settings, Path(settings.run.store or out / "store"))
+        events = prepared(settings, Path(settings.run.store or out / "store"), show)
         datas = plan.tasks_of(settings, events)
         notes += [*_warnings(settings, events, datas), *(_audited(events, datas)[0] if page else [])]
         plan.check_memory(settings, events.n_items, {name: len(data.labels) for name, data in datas.items()})
@@ -298,7 +301,7 @@ def live(
     from perdure.training import lifelong
     from perdure.training.loop import make_fabric
 
-    evaluate = evaluator(settings)
+    evaluate = evaluator(settings, show)
     return lifelong.learn(
         model,
         datas,
@@ -337,14 +340,17 @@ def _begins(out: Path, settings: Settings, resume: str, expected: tuple[str, ...
     return ["there was no run to resume: this one begins"] if resume == "auto" else []
 
 
-def evaluator(settings: Settings) -> Evaluate:
+def evaluator(settings: Settings, show: Any = None) -> Evaluate:
     """`evaluate` with the recipe's [evaluate]; what popularity reaches on the test users is measured once a task."""
     from perdure.evaluation.evaluate import Score, evaluate
+    from perdure.training.display import phase_of
 
     asked, first = settings.evaluate, dict[str, Score]()
 
     def measure(model: Any, data: Any, split: str) -> Any:
         metric, name = asked.metric if asked.fits(data.task.kind) else None, data.task.name
+        if (n := len(data.part(split))) * len(data.labels) >= LONG:
+            phase_of(show)(f"{name}: measuring {n:,} {split} examples among {len(data.labels):,} answers")
         how: Any = {"ks": asked.ks, "seen": asked.seen, "sampled": asked.drawn, "metric": metric}
         score = evaluate(model, data, split, **how, popularity=split == "test" and name not in first)
         return replace(score, popularity=first.setdefault(name, score).popularity) if split == "test" else score

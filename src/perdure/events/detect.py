@@ -11,7 +11,7 @@ import hashlib
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +32,14 @@ MAGIC = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
+Told = Callable[[str, int, int, str], None]  # what is done, how much of it, of how much, of what
+
+
+def untold(what: str, done: int, of: int, unit: str) -> None:
+    """Tells nobody."""
+
+
+@dataclass
 class Source:
     """One input file, looked at but not read.
 
@@ -42,6 +49,7 @@ class Source:
         packed: "gzip", "zstd" or "" (told by the content, not by the name).
         stamp: size, time of change and inode when it was looked at.
         notes: what was odd, for the data card.
+        read: bytes of it that were read so far.
     """
 
     path: Path
@@ -49,6 +57,7 @@ class Source:
     packed: str = ""
     stamp: tuple[int, int, int] = (0, 0, 0)
     notes: list[str] = field(default_factory=list)
+    read: int = 0
 
     def unchanged(self) -> None:
         """Raises DataError if the file is no longer the one that was looked at."""
@@ -216,6 +225,7 @@ def _bounded(parts: Iterator[bytes], source: Source, limit: int | None) -> Itera
 def _plain(source: Source) -> Iterator[bytes]:
     with open(source.path, "rb") as file:
         while part := file.read(CHUNK):
+            source.read = file.tell()
             yield part
 
 
@@ -230,6 +240,7 @@ def _gzip(source: Source) -> Iterator[bytes]:
                                 fix="fetch the file again; nothing was stored") from None  # fmt: skip
             if not part:
                 return
+            source.read = file.tell()
             yield part
 
 

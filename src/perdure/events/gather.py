@@ -10,7 +10,7 @@ import polars as pl
 from perdure.errors import DataError, shorten
 from perdure.events.clean import PER_SECOND, Books, Clock, Texts, Verdict, clock_of, judge_ids, numbers, whole
 from perdure.events.data_settings import DataSettings
-from perdure.events.detect import Source
+from perdure.events.detect import Source, Told, untold
 from perdure.events.sources import Reading, Table, as_numbers, pieces
 from perdure.events.text import Piece
 
@@ -157,13 +157,14 @@ class Gatherer:
                        [name for name in self.free if name not in user_columns], user_columns)  # fmt: skip
 
 
-def gather(data: DataSettings, reading: Reading, sources: list[list[Source]], now: float | None
-           ) -> tuple[Gathered, Books, dict[str, int]]:  # fmt: skip
+def gather(data: DataSettings, reading: Reading, sources: list[list[Source]], now: float | None,
+           told: Told = untold) -> tuple[Gathered, Books, dict[str, int]]:  # fmt: skip
     """Reads everything.
 
     Args:
         sources: the files of each table of `reading`.
         now: seconds; events more than 5 minutes later are set aside. None: no clock, only times after 2099 are.
+        told: how much was read.
 
     Returns:
         the columns, the books, and by role how many spellings of ids fell together by NFC.
@@ -176,10 +177,13 @@ def gather(data: DataSettings, reading: Reading, sources: list[list[Source]], no
     user_columns = list(dict.fromkeys(name for table in reading.tables for name in table.user_columns))
     features = dict.fromkeys(name for table in reading.tables for name in table.features)
     gatherer, file = Gatherer(clock, [*features, *user_columns]), 0
+    every = [source for files in sources for source in files]
+    size = sum(source.stamp[0] for source in every)
     for table, files in zip(reading.tables, sources, strict=True):
         for source in files:
             for piece in pieces(table, source, data.max_ratio):
                 gatherer.take(piece, table, source, file)
+                told("reading the log", sum(source.read for source in every) >> 20, size >> 20, "MiB")
             file += 1
     books = gatherer.books
     if books.bad > data.max_bad_share * books.received:

@@ -15,7 +15,7 @@ from perdure.errors import DataError
 from perdure.events.arrange import Arranged, arrange
 from perdure.events.clean import Books
 from perdure.events.data_settings import DataSettings
-from perdure.events.detect import Source, look, sha256
+from perdure.events.detect import Source, Told, look, sha256, untold
 from perdure.events.gather import Gathered, gather
 from perdure.events.ids import FIRST_ITEM, Ids
 from perdure.events.probe import probe
@@ -74,11 +74,11 @@ def fingerprint_of(data: DataSettings, reading: Reading, sources: list[list[Sour
 
 
 def write_store(data: DataSettings, reading: Reading, sources: list[list[Source]], folder: Path,
-                fingerprint: str, now: float | None) -> None:  # fmt: skip
+                fingerprint: str, now: float | None, told: Told = untold) -> None:  # fmt: skip
     """Reads everything and writes the store; nothing is there if anything fails."""
     _probed(reading, sources)
     with published(folder) as part:
-        columns, books, merges = gather(data, reading, sources, now)
+        columns, books, merges = gather(data, reading, sources, now, told)
         files = [source.path.name for group in sources for source in group]
         arranged = arrange(columns, data, books, files)
         _enough(arranged, books, data)
@@ -86,7 +86,7 @@ def write_store(data: DataSettings, reading: Reading, sources: list[list[Source]
         item_ids = Ids(_left(columns.texts["item"], arranged.item_map), first=FIRST_ITEM)
         digest = hashlib.sha256(f"perdure events {FORMAT_VERSION} {user_ids.digest} {item_ids.digest}".encode())
         times = _write_arrays(part, columns, arranged, digest)
-        _write_events(part, columns, arranged, times, (user_ids, item_ids), digest)
+        _write_events(part, columns, arranged, times, (user_ids, item_ids), digest, told)
         notes = [*reading.notes]
         _write_marks(part, columns, arranged)
         unknown = _write_attributes(part, data, reading, (user_ids, item_ids), columns, arranged, digest, notes)
@@ -140,7 +140,7 @@ def _write_arrays(part: Path, columns: Gathered, arranged: Arranged, digest) -> 
 
 
 def _write_events(part: Path, columns: Gathered, arranged: Arranged, times: np.ndarray | None,
-                  ids: tuple[Ids, Ids], digest) -> None:  # fmt: skip
+                  ids: tuple[Ids, Ids], digest, told: Told) -> None:  # fmt: skip
     starts = np.concatenate([[0], np.cumsum(arranged.counts)])
     names = ("value", "behaviour", "domain", *columns.features)
     extras = [name for name in names if name in columns.codes or name in columns.numbers]
@@ -161,6 +161,7 @@ def _write_events(part: Path, columns: Gathered, arranged: Arranged, times: np.n
                 frame[name] = columns.series(name, rows)
                 digest.update(_bytes_of(frame[name]))
             yield pl.DataFrame(frame)
+            told("writing the store", begin + len(rows), len(arranged.rows), "events")
 
     parts = slices()
     first = next(parts)

@@ -15,6 +15,7 @@ import polars as pl
 
 from perdure.errors import ModelError
 from perdure.events.data_settings import DataSettings
+from perdure.events.detect import Told, untold
 from perdure.events.ids import FIRST_ITEM, Ids
 from perdure.events.store import AGAIN, CARD_FILE, read_array, read_card, read_table, verify
 
@@ -115,7 +116,7 @@ class Events:
         return self.items[self.starts[user] : self.starts[user + 1]]
 
 
-def prepare(data: DataSettings, folder: Path | str, *, now: float | None = None) -> Events:
+def prepare(data: DataSettings, folder: Path | str, *, now: float | None = None, told: Told = untold) -> Events:
     """Reads a log and writes its store; a store made from the same settings and files is used again.
 
     Args:
@@ -123,6 +124,7 @@ def prepare(data: DataSettings, folder: Path | str, *, now: float | None = None)
         folder: where the store goes; new or empty, or a store made from the same log.
         now: seconds since the epoch; events later than five minutes from then go to quarantine (`time_future`).
             None: only times after 2099 do.
+        told: how far it is, while a store is written.
 
     Raises:
         SettingsError, UsageError: a file or column named in the settings is not there (exit 2), or `folder` is taken.
@@ -136,7 +138,7 @@ def prepare(data: DataSettings, folder: Path | str, *, now: float | None = None)
     fingerprint = fingerprint_of(data, reading, sources)
     if (folder / CARD_FILE).is_file() and read_card(folder).get("fingerprint") == fingerprint:
         return load(folder)
-    write_store(data, reading, sources, folder, fingerprint, now)
+    write_store(data, reading, sources, folder, fingerprint, now, told)
     return load(folder)
 
 

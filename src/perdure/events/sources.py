@@ -139,12 +139,13 @@ def _parquet(source: Source, wanted: list[str] | None, lists: bool = False) -> I
         _check_type(name, schema[name], source.path, lists)
     batches = scan.select(wanted if wanted is not None else names).collect_batches(chunk_size=ROWS, lazy=True)
     yield Piece(pl.DataFrame(schema={name: schema[name] for name in wanted or names}), np.zeros(0, np.int64))
-    start = 1
+    start, rows = 1, _guarded(source, lambda: scan.select(pl.len()).collect().item())
     while True:
         frame = _guarded(source, lambda: next(batches, None))
         if frame is None:
             return
         for part in frame.iter_slices(ROWS):
+            source.read = source.stamp[0] * (start - 1 + part.height) // rows
             yield Piece(part, np.arange(start, start + part.height))
             start += part.height
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -24,6 +24,11 @@ def check_show(show: Any) -> None:
             where="show",
             fix="from perdure.training.display import Display; show=Display() writes a line an epoch",
         )
+
+
+def phase_of(show: Any) -> Callable[..., None]:
+    """What `show` is told of long work besides the steps: its `phase`, where it has one."""
+    return getattr(show, "phase", lambda *_: None)
 
 
 class Display:
@@ -68,15 +73,32 @@ class Display:
             self.bar.update(self._whole, completed=done, description=name)
         self.say(f"{done} of {cells} done; now {name}")
 
+    def phase(self, what: str, done: int = 0, of: int | None = None, unit: str = "") -> None:
+        """While something long goes on besides the steps; without `of` once, when it begins."""
+        if self.bar is not None:
+            self._move(self.bar, what, done, of, f"{what} ({unit})" if unit else what)
+        elif of is None:
+            self.say(what)
+        else:
+            if what != self._label:
+                self._label, self._said = what, time.monotonic()
+            if time.monotonic() - self._said > EVERY:
+                self._said = time.monotonic()
+                self.say(f"{what}: {done:,} of {of:,} {unit}")
+
+    def _move(self, bar: Progress, label: str, done: int, of: float | None, description: str) -> None:
+        """The row of the bar for what goes on now, in place of that of what went on before."""
+        if label != self._label:
+            if self._row is not None:
+                bar.remove_task(self._row)
+            self._row, self._label = bar.add_task(label, total=of), label
+        bar.update(self._row, completed=done, total=of, description=description)
+
     def step(self, task: str, stage: str, step: int, steps: float, loss: float) -> None:
         """After every step of the loop."""
         label = task if stage == "train" else f"{task} ({stage})"
         if self.bar is not None:
-            if label != self._label:
-                if self._row is not None:
-                    self.bar.remove_task(self._row)
-                self._row, self._label = self.bar.add_task(label, total=steps), label
-            self.bar.update(self._row, completed=step, total=steps, description=f"{label}  loss {loss:.4f}")
+            self._move(self.bar, label, step, steps, f"{label}  loss {loss:.4f}")
         elif time.monotonic() - self._said > EVERY:
             self._said = time.monotonic()
             self.say(f"{label}: step {step} of at most {steps:.0f}, loss {loss:.4f}")
