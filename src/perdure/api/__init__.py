@@ -15,9 +15,10 @@ from __future__ import annotations
 from perdure.api.asking import embed, evaluate, recommend, recommend_all
 from perdure.api.beginning import quickstart
 from perdure.api.comparing import Comparison, compare
-from perdure.api.learning import Check, Run, Store, check, learn, prepare, report
+from perdure.api.learning import Check, Run, Store, check, learn, prepare
 from perdure.api.machine import doctor, list_
 from perdure.api.probing import Probe, probe
+from perdure.api.reporting import report
 from perdure.api.searching import Search, Try, search
 from perdure.api.showing import show
 

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from perdure import registry
-from perdure.api.learning import Evaluate, Run, reported, run
+from perdure.api.learning import Evaluate, Run, run
+from perdure.api.reporting import reported
 from perdure.errors import UsageError
 from perdure.evaluation.matrix import Matrix
 from perdure.model.disk import machine_faults

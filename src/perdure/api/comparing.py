@@ -20,7 +20,8 @@ from typing import Any
 from perdure.api import apart, cells, results
 from perdure.api.cells import Cell, Plan, fold_of
 from perdure.api.identity import check_same, effective
-from perdure.api.learning import Recipe, reported
+from perdure.api.learning import Recipe
+from perdure.api.reporting import reported
 from perdure.errors import Interrupted, MachineError, PerdureError, SettingsError, UsageError, shorten
 from perdure.settings import SettingsFaults
 

@@ -1,8 +1,7 @@
-"""From a recipe to a model: check, prepare, learn, report.  [reads, writes]"""
+"""From a recipe to a model: check, prepare, learn.  [reads, writes]"""
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +11,11 @@ from typing import Any, Literal
 
 from perdure import registry
 from perdure.api.identity import check_same, identity
-from perdure.errors import MachineError, ModelError, UsageError
+from perdure.api.reporting import reported
+from perdure.errors import UsageError
 from perdure.settings import Settings, from_dict, load
 
-__all__ = ["Check", "Run", "Store", "check", "learn", "prepare", "report"]
+__all__ = ["Check", "Run", "Store", "check", "learn", "prepare"]
 
 Evaluate = Callable[[Any, Any, str], Any]
 Recipe = str | Path | Mapping[str, Any]  # a TOML file, or what stands in one
@@ -377,45 +377,3 @@ def _told(out: Path, learned: Any, page: str | None, notes: list[str], seconds: 
         notes=notes,
         seconds=round(seconds, 3),
     )
-
-
-def report(run: str | Path, out: str | Path | None = None) -> Path:
-    """Write the page of a run or of a comparison, finished or not; its path.
-
-    Args:
-        run: the folder of a run, of its model, or of a comparison.
-        out: the page's file; report.html in the folder itself when not given. A comparison's tables go beside it as
-            Markdown.
-
-    Raises:
-        ModelError: it is neither. UsageError: out is a folder. MachineError: the report extra is not installed.
-    """
-    from perdure.report import build, comparison
-
-    if out is not None and Path(out).is_dir():
-        raise UsageError(f"{out} is a folder", expected="a file to write, such as page.html", where="report, out")
-    folder = Path(run)
-    if (folder / "compare.json").is_file():
-        return comparison.build(folder, out)
-    return build.build(_run_of(folder), out)
-
-
-def reported(run: Path, notes: list[str]) -> str | None:
-    """The path of the page, written now; where it cannot be, None and a note."""
-    try:
-        return str(report(run))
-    except MachineError as fault:
-        notes.append(f"no report: {fault.found}; {fault.fix}")
-        return None
-
-
-def _run_of(folder: Path) -> Path:
-    """The run folder that `folder` is, or whose model it is, though that may have stepped aside in a killed save."""
-    from perdure.api import opened
-
-    with contextlib.suppress(OSError, ModelError):
-        homes = [home for home in opened.homes(folder) if (home / "run.json").exists()]
-        if homes and not (folder / "run.json").exists():
-            opened.locate(folder)
-            return homes[0]
-    return folder

@@ -63,7 +63,9 @@ def check(recipe: Recipe, changes: Changes = None, json: Json = False) -> None:
     from perdure import api
     from perdure.cli import show
 
-    show.result(dataclasses.asdict(api.check(recipe, overrides=changes or ())), json, show.check)
+    with show.progress() as display:
+        found = api.check(recipe, overrides=changes or (), show=display)
+    show.result(dataclasses.asdict(found), json, show.check)
 
 
 @app.command(epilog="Example: perdure prepare first/recipe.toml --out store")
@@ -80,7 +82,9 @@ def prepare(
     from perdure import api
     from perdure.cli import show
 
-    show.result(dataclasses.asdict(api.prepare(recipe, out, overrides=changes or ())), json, show.prepare)
+    with show.progress() as display:
+        made = api.prepare(recipe, out, overrides=changes or (), show=display)
+    show.result(dataclasses.asdict(made), json, show.prepare)
 
 
 @app.command(epilog="Example: perdure learn first/recipe.toml --out again -s tuning.method=peterrec")
