@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from perdure.functional import products
-from perdure.functional.products import add_times, linear, one_shape, times
+from perdure.functional.products import linear, one_shape, times
 
 
 @pytest.fixture
-def by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products by oneDNN, also on processors where MKL is as fast."""
     if not products.THERE:
         pytest.skip("needs a CPU with AVX-512 and oneDNN")
@@ -24,21 +24,7 @@ def test_times_is_the_product_with_the_transposed(rows: int) -> None:
     torch.testing.assert_close(times(x, w), x @ w.T, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("wide", [False, True])
-@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-def test_add_times_adds_the_product(wide: bool, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the total's own type, whatever multiplies; the factors may be turned, as the gradient of a table has them."""
-    monkeypatch.setattr(products, "WIDE", wide and products.THERE)
-    rng = torch.Generator().manual_seed(0)
-    x, w = torch.randn(300, 64, generator=rng), torch.randn(300, 80, generator=rng)
-    total = torch.randn(64, 80, generator=rng)
-    wanted = total + x.to(kind).float().T @ w.to(kind).float()
-    add_times(total, x.to(kind).T, w.to(kind).T)
-    assert total.dtype == torch.float32
-    torch.testing.assert_close(total, wanted, rtol=1e-2, atol=0.3 if kind == torch.bfloat16 else 1e-4)
-
-
-@pytest.mark.usefixtures("by_onednn")
+@pytest.mark.usefixtures("wide")
 def test_transposed_views() -> None:
     rng = torch.Generator().manual_seed(0)
     x, w = torch.randn(50, 300, generator=rng), torch.randn(300, 64, generator=rng)
@@ -46,18 +32,18 @@ def test_transposed_views() -> None:
     torch.testing.assert_close(times(w.T, x), w.T @ x.T, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.usefixtures("by_onednn")
+@pytest.mark.usefixtures("wide")
 def test_what_is_not_plain_float32_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     x, w = torch.randn(5, 64), torch.randn(64, 64)
-    assert products._by_onednn(x, w)
-    assert not products._by_onednn(x, w[:63])
-    assert not products._by_onednn(x.double(), w.double())
-    assert not products._by_onednn(x.to("meta"), w.to("meta"))
+    assert products.by_onednn(x, w)
+    assert not products.by_onednn(x, w[:63])
+    assert not products.by_onednn(x.double(), w.double())
+    assert not products.by_onednn(x.to("meta"), w.to("meta"))
     with torch.autocast("cpu", torch.bfloat16):
-        assert not products._by_onednn(x, w)
+        assert not products.by_onednn(x, w)
         assert times(x, w).dtype == torch.bfloat16
     monkeypatch.setattr(products, "WIDE", False)
-    assert not products._by_onednn(x, w)
+    assert not products.by_onednn(x, w)
 
 
 @pytest.fixture
@@ -102,7 +88,7 @@ def test_a_shape_is_forgotten_behind_an_error(asked: list[torch.Size]) -> None:
     assert not asked
 
 
-@pytest.mark.usefixtures("by_onednn")
+@pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize("biased", [True, False])
 def test_linear_by_onednn_is_pytorch_s(biased: bool) -> None:
     rng = torch.Generator().manual_seed(0)

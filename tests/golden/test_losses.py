@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from perdure.functional import losses
+from perdure.functional import losses, products
 from perdure.functional.dropout import dropout
 from perdure.functional.negatives import Negatives
 from perdure.functional.text import hashed_words
@@ -48,6 +48,22 @@ def test_softmax_loss_and_its_gradients_are_the_full_cross_entropy(columns, with
         values.append([loss.detach(), *(t.grad for t in leaves if t is not None)])
     for ours, theirs in zip(*values, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_softmax_loss_is_the_same_whichever_library_multiplies(wide, monkeypatch):
+    """In float32, with a table and pieces large enough for oneDNN where it is asked."""
+    monkeypatch.setattr(products, "WIDE", wide and products.THERE)
+    g = torch.Generator().manual_seed(0)
+    h, table, targets = torch.randn(300, 64, generator=g), torch.randn(500, 64, generator=g), torch.arange(300)
+    values = []
+    for f in (losses.softmax_loss, lambda h, table, targets: F.cross_entropy(h @ table.T, targets)):
+        leaves = [h.clone().requires_grad_(), table.clone().requires_grad_()]
+        loss = f(*leaves, targets)
+        loss.backward()
+        values.append([loss.detach(), *(leaf.grad for leaf in leaves)])
+    for ours, theirs in zip(*values, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_rows_before_the_first_item_are_no_items():

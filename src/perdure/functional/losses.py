@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from perdure.functional.products import add_times, times
+from perdure.functional.products import by_onednn, times
 
 __all__ = ["bce", "bpr", "gbce", "pair_scores", "sampled_softmax", "softmax_loss"]
 
@@ -77,7 +77,11 @@ class _Softmax(torch.autograd.Function):
                         grad_h[part].addcmul_(share[:, None], times(q, vectors[piece].T).to(table.dtype))  # (R, d)
                     if grad_table is not None:  # summed turned, as the product gives it
                         turned = grad_table[piece].view(table.shape[1], -1)  # (d, columns)
-                        add_times(turned, (share[:, None] * x).to(low).T, q.T)
+                        weighted = (share[:, None] * x).to(low).T  # (d, R)
+                        if turned.dtype != low or by_onednn(weighted, q.T):
+                            turned.add_(times(weighted, q.T))
+                        else:
+                            turned.addmm_(weighted, q)
             positive = (exact[rows] * table[targets]).sum(-1)  # (A,)
             total -= (positive if bias is None else positive + bias[targets]).sum().double() / count
             if grad_h is not None:

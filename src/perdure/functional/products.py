@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["add_times", "linear", "one_shape", "times"]
+__all__ = ["by_onednn", "linear", "one_shape", "times"]
 
 THERE = (
     torch.backends.mkldnn.is_available()
@@ -37,17 +37,9 @@ _often: ContextVar[bool] = ContextVar("often", default=False)
 
 def times(x: Tensor, weight: Tensor) -> Tensor:
     """(R, i) times the transposed of (o, i): (R, o). It has no gradient where oneDNN multiplies."""
-    if _by_onednn(x, weight):
+    if by_onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     return x @ weight.T
-
-
-def add_times(total: Tensor, x: Tensor, weight: Tensor) -> None:
-    """total (R, o) += x (R, i) times the transposed of weight (o, i)."""
-    if total.dtype == x.dtype and not _by_onednn(x, weight):
-        total.addmm_(x, weight.T)
-    else:
-        total.add_(times(x, weight))
 
 
 @contextmanager
@@ -64,11 +56,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., i) times the transposed of (o, i), plus (o,): (..., o). By oneDNN in inference mode within `one_shape`."""
     recurs = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled() and _often.get()
     fits = x.shape[-1] <= ALIKE and x.numel() >= FEWEST * x.shape[-1]
-    if recurs and fits and _by_onednn(x, weight):
+    if recurs and fits and by_onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
 
-def _by_onednn(x: Tensor, weight: Tensor) -> bool:
+def by_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether `times` asks oneDNN, which writes to new memory; PyTorch's own library can add to a sum."""
     plain = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     return WIDE and plain and weight.numel() >= SMALLEST and x.numel() > 0 and not torch.compiler.is_compiling()
