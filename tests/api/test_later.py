@@ -244,6 +244,17 @@ def test_a_log_that_knows_no_answer_to_a_task_is_read(views_then_buys, tmp_path)
         assert (user["items"], user["scores"], user["source"]) == (same["items"], same["scores"], "model")
 
 
+def test_a_log_that_the_recipe_keeps_elsewhere_is_to_be_named(tmp_path):
+    """Where it lies is of the machine, so the model does not know."""
+    given = recipe(log(tmp_path / "now", False), run={"threads": 1, "store": str(tmp_path / "kept")})
+    model = perdure.load(perdure.learn(given, tmp_path / "run").model)
+    with pytest.raises(DataError, match="not beside the model") as fault:
+        perdure.recommend(model, task="next", user="u05")
+    assert "run.store" in fault.value.fix
+    assert perdure.recommend(model, task="next", user="u05", store=tmp_path / "kept")["source"] == "model"
+    assert perdure.evaluate(model, task="next", store=tmp_path / "kept")
+
+
 def test_another_log_in_the_same_folder_is_read_anew(asked, tmp_path):
     model, _, kind = asked
     folder = log(tmp_path / "log", False)

@@ -107,7 +107,7 @@ def load(path: str | Path, device: str = "cpu") -> UserModel:
         )
     with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator before weights are read
         model = store.load(folder, registry.find, device)
-    model.folder = folder.absolute()  # type: ignore[assignment]  # where its store may lie, wherever the caller goes
+    model.folder = folder.absolute()  # where its store may lie, wherever the caller goes
     return model
 
 
@@ -125,11 +125,11 @@ def model_of(model: UserModel | str | Path) -> UserModel:
     return load(model) if isinstance(model, str | Path) else model
 
 
-def log_of(model: Any, store: str | Path | None, later: bool = False) -> Events:
+def log_of(model: UserModel, store: str | Path | None, later: bool = False) -> Events:
     """The store that the model learned from; where another is named, `later` says whether it may be read."""
     from perdure.events import sequences
 
-    folder, wanted = getattr(model, "folder", None), model.manifest.get("data_digest", "")
+    folder, wanted = model.folder, model.manifest.get("data_digest", "")
     beside = [Path(store)] if store else [home / "store" for home in homes(folder)] if folder else []
     found = next((place for place in beside if (place / "store.json").is_file()), None)
     if found is None:
@@ -137,7 +137,7 @@ def log_of(model: Any, store: str | Path | None, later: bool = False) -> Events:
             f"no prepared log in {store}" if store else "the prepared log is not beside the model",
             expected=f"a store in {' or '.join(map(str, beside))}" if beside else "a store",
             where="--store",
-            fix="name the store's folder, or ask with a history of item ids",
+            fix="name the store's folder (what the recipe has as run.store), or ask with a history of item ids",
         )
     made = (found / "store.json").stat().st_mtime_ns  # another log may take the folder over
     events = _once(model, lambda: sequences.load(found), "log", str(found.resolve()), str(made))
@@ -152,7 +152,7 @@ def log_of(model: Any, store: str | Path | None, later: bool = False) -> Events:
     return events
 
 
-def settings_of(model: Any) -> Settings:
+def settings_of(model: UserModel) -> Settings:
     """The settings a model learned with."""
     from perdure.settings import from_dict
 
@@ -162,7 +162,7 @@ def settings_of(model: Any) -> Settings:
     return from_dict(raw, parts=registry, expand=False)
 
 
-def compiled(model: Any, events: Events, names: Sequence[str]) -> dict[str, Any]:
+def compiled(model: UserModel, events: Events, names: Sequence[str]) -> dict[str, Any]:
     """Task data of some of the model's tasks, by the settings it learned with."""
     from perdure.api.plan import tasks_of
     from perdure.api.vectors import found
@@ -173,24 +173,27 @@ def compiled(model: Any, events: Events, names: Sequence[str]) -> dict[str, Any]
     return _once(model, make, "tasks", events.digest, *names)
 
 
-def profiles_of(model: Any, events: Events) -> Profiles | None:
+def profiles_of(model: UserModel, events: Events) -> Profiles | None:
     """Of all users of a log, where the model reads any."""
     from perdure.api.vectors import found
     from perdure.events.profiles import profiles_as
 
+    if (fields := model.fields) is None:
+        return None
+
     def make() -> Profiles:
         vectors = found(settings_of(model), _folders(model, events)).profile.vectors
-        return profiles_as(events, model.fields, vectors)
+        return profiles_as(events, fields, vectors)
 
-    return None if model.fields is None else _once(model, make, "profiles", events.digest)
+    return _once(model, make, "profiles", events.digest)
 
 
-def _folders(model: Any, events: Events) -> list[Path]:
+def _folders(model: UserModel, events: Events) -> list[Path]:
     """Where files that the settings name may lie."""
-    return [Path(one).parent for one in (getattr(model, "folder", None), events.folder) if one]
+    return [Path(one).parent for one in (model.folder, events.folder) if one]
 
 
-def told_of(model: Any, events: Events, name: str, row: int) -> tuple[list[str], Marked, list[str]]:
+def told_of(model: UserModel, events: Events, name: str, row: int) -> tuple[list[str], Marked, list[str]]:
     """What the log says of a user row, as text ids: the history the task reads, what else is told of its events, and
     the answers to the task that are known.
 
@@ -208,7 +211,7 @@ def told_of(model: Any, events: Events, name: str, row: int) -> tuple[list[str],
     return history, marks, [label for label, there in zip(known, rows, strict=True) if there >= 0]
 
 
-def _told(model: Any, events: Events) -> tuple[Sequences, Marked]:
+def _told(model: UserModel, events: Events) -> tuple[Sequences, Marked]:
     """What the log tells of all users, whatever the task: histories in its own rows, and marks of all its events."""
     from perdure.events.marks import Marks, marked_as
     from perdure.events.tasks import history_of
@@ -216,7 +219,7 @@ def _told(model: Any, events: Events) -> tuple[Sequences, Marked]:
     return history_of(events, settings_of(model).history), marked_as(events, model.marks or Marks())
 
 
-def owned_of(model: Any, events: Events, name: str, rows: np.ndarray) -> list[Met]:
+def owned_of(model: UserModel, events: Events, name: str, rows: np.ndarray) -> list[Met]:
     """The answers to a task that the log holds already of users by row (n,), as in `told_of`; none of row -1."""
     from perdure.inference.recommend import Met
 
@@ -229,7 +232,7 @@ def owned_of(model: Any, events: Events, name: str, rows: np.ndarray) -> list[Me
     return [Met(found, answers.codes, begin, end)]
 
 
-def read_of(model: Any, events: Events) -> tuple[Sequences, int]:
+def read_of(model: UserModel, events: Events) -> tuple[Sequences, int]:
     """The histories of all users of a log in the model's rows, and how many of their events it does not know."""
     from perdure.events.later import read_as
 
@@ -237,7 +240,7 @@ def read_of(model: Any, events: Events) -> tuple[Sequences, int]:
     return _once(model, lambda: read_as(events, history, model.item_ids, model.marks), "read", events.digest)
 
 
-def _answers(model: Any, events: Events, name: str) -> tuple[Answers, Ids]:
+def _answers(model: UserModel, events: Events, name: str) -> tuple[Answers, Ids]:
     """All users' answers to a task of kind item that a log tells, and the ids that they are rows of."""
     from perdure.events.tasks import known_answers
 

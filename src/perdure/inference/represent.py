@@ -109,7 +109,7 @@ def width_of(model: UserModel, task: str | None) -> int:
     """d of the user vectors of a task: the backbone's, unless the task's overlay gives others."""
     overlay = model.overlays.get(task)
     own = None if overlay is None else overlay.width
-    return model.backbone.width if own is None else int(own)  # type: ignore[arg-type]
+    return model.backbone.width if own is None else own
 
 
 def blank(
