@@ -15,6 +15,7 @@ from cli.small import call
 
 import perdure
 from perdure.errors import DataError
+from perdure.inference import export
 from perdure.inference.recommend import histories
 from perdure.inference.represent import represent
 
@@ -168,6 +169,24 @@ def test_some_users_and_strangers_among_them(asked, tmp_path):
     done = perdure.recommend_all(model, out, task="again", users=["a0"], allow=["i03", "i04"], store=store)
     assert [answer[0] for answer in told(out)["a0"]] == ["i04"]  # i03 was met
     assert "1 users have fewer than 10 answers: there are no more to give" in done["notes"]
+
+
+class Heard(list):
+    """What a `show` is told of phases."""
+
+    def phase(self, what: str, done: int = 0, of: int | None = None, unit: str = "") -> None:
+        self.append((what, done, of, unit))
+
+
+def test_how_far_a_file_is_is_told(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "ROWS", 25)
+    model, store, _ = asked
+    heard = Heard()
+    perdure.embed(model, tmp_path / "x.parquet", store=store, show=heard)
+    perdure.recommend_all(model, tmp_path / "y.parquet", task="next", store=store, show=heard)
+    n = USERS + 1
+    written = [("writing vectors", 0, n, "users"), ("writing vectors", 25, n, "users")]
+    assert heard == [*written, ("answering", 0, n, "users"), ("answering", 25, n, "users")]
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,7 @@ def recommend_all(
     allow: Sequence[str] | None = None,
     deny: Sequence[str] | None = None,
     store: str | Path | None = None,
+    show: Any = None,
 ) -> dict[str, Any]:
     """Write the k best answers of a task for all users of the log to a Parquet file, as `recommend` gives them: a row
     an answer, best first, with the columns user, item, rank (1 for the best), score and source.
@@ -214,6 +215,7 @@ def recommend_all(
         users: only these, in this order; who is not in the log gets what is popular, and is told of in `notes`.
         k, seen, allow, deny: as in `recommend`.
         store: a prepared log, where it does not stand beside the model, or one of later.
+        show: what tells the progress, as in `learn`.
 
     Returns:
         path, task, users, k, model (digest), notes.
@@ -225,6 +227,7 @@ def recommend_all(
 
     from perdure.inference.export import answer, check_place
     from perdure.inference.recommend import checked, forbidden, met_before
+    from perdure.training.display import phase_of
 
     k, allow, deny, users, model = _few(k), _listed(allow), _listed(deny), _listed(users), model_of(model)
     card = checked(model, task, k, how := seen or _seen(model))
@@ -244,7 +247,9 @@ def recommend_all(
     if profiles is not None:
         profiles = profiles.of(rows)
         profiles = replace(profiles, rows=profiles.rows * there[:, None], vectors=profiles.vectors * there[:, None])
-    told, fewer = answer(model, task, shared, begin, end, names, out, k, barred=barred, met=met, profiles=profiles)
+    told, fewer = answer(
+        model, task, shared, begin, end, names, out, k, barred=barred, met=met, profiles=profiles, told=phase_of(show)
+    )
     notes = _left_out(shared, left_out)
     if strangers := names.filter(~there).head(20).to_list():
         notes.append(f"{(~there).sum():,} users are not in the log and get what is popular: {', '.join(strangers)}")
@@ -263,7 +268,12 @@ def recommend_all(
 
 
 def embed(
-    model: UserModel | str | Path, out: str | Path, *, task: str | None = None, store: str | Path | None = None
+    model: UserModel | str | Path,
+    out: str | Path,
+    *,
+    task: str | None = None,
+    store: str | Path | None = None,
+    show: Any = None,
 ) -> dict[str, Any]:
     """Write the vectors of all users of the log to a Parquet file: columns user and vector.
 
@@ -273,6 +283,7 @@ def embed(
         task: whose representation; the plain backbone's by default.
         store: a prepared log, where it does not stand beside the model, or one of later: its histories are read as the
             recipe's [history] says, without the items that the model does not know.
+        show: what tells the progress, as in `learn`.
 
     Returns:
         path, users, width, model (digest), task, notes.
@@ -281,12 +292,14 @@ def embed(
         UsageError, DataError, ModelError, MachineError.
     """
     from perdure.inference.export import embed as export
+    from perdure.training.display import phase_of
 
     model = model_of(model)
     _tasks(model, task)  # an unknown one is told before the log is read
     events = log_of(model, store, later=True)
     shared, left_out = read_of(model, events)
-    told = export(model, shared, events.user_ids, Path(out), task, profiles=profiles_of(model, events))
+    known, to = profiles_of(model, events), Path(out)
+    told = export(model, shared, events.user_ids, to, task, profiles=known, told=phase_of(show))
     return {
         "path": str(out),
         "users": events.n_users,

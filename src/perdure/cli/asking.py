@@ -125,17 +125,19 @@ def recommend_all(
     from perdure import api
     from perdure.cli import show
 
-    told = api.recommend_all(
-        model,
-        out,
-        task=task,
-        users=show.ids(users, "--users"),
-        k=k,
-        seen=seen.value if seen else None,  # type: ignore[arg-type]
-        allow=show.ids(allow, "--allow"),
-        deny=show.ids(deny, "--deny"),
-        store=store,
-    )
+    with show.progress() as display:
+        told = api.recommend_all(
+            model,
+            out,
+            task=task,
+            users=show.ids(users, "--users"),
+            k=k,
+            seen=seen.value if seen else None,  # type: ignore[arg-type]
+            allow=show.ids(allow, "--allow"),
+            deny=show.ids(deny, "--deny"),
+            store=store,
+            show=display,
+        )
     show.result(told, json, show.written)
 
 
@@ -156,7 +158,9 @@ def embed(
     from perdure import api
     from perdure.cli import show
 
-    show.result(api.embed(model, out, task=task, store=store), json, show.written)
+    with show.progress() as display:
+        told = api.embed(model, out, task=task, store=store, show=display)
+    show.result(told, json, show.written)
 
 
 @app.command(epilog="Example: perdure probe first/model first/recipe.toml --task gender --repeats 2")

@@ -25,6 +25,7 @@ import numpy as np
 import polars as pl
 
 from perdure.errors import UsageError
+from perdure.events.detect import Told, untold
 from perdure.events.store import write_frames
 from perdure.inference.recommend import Met, histories, ranked
 from perdure.inference.represent import HasItems, represent, width_of
@@ -60,6 +61,7 @@ def embed(
     *,
     batch_size: int = 256,
     profiles: Profiles | None = None,
+    told: Told = untold,
 ) -> dict[str, str]:
     """Writes the vectors of all users, one row a user and task, in the order of `source`.
 
@@ -69,6 +71,7 @@ def embed(
         path: the Parquet file; replaced only when the new one is complete. Its folder is made when missing.
         tasks: the task whose vectors are wanted, several, or None for the plain backbone.
         profiles: of the same users, for tasks that read them.
+        told: how many users are written.
 
     Returns:
         The metadata written.
@@ -100,19 +103,20 @@ def embed(
     width = widths[0]
     task_column: Schema = {"task": pl.String()} if several else {}
     schema: Schema = {"user": pl.String(), **task_column, "vector": pl.Array(pl.Float32(), width)}
-    told = _of(model, ",".join(name or "" for name in names), width=width, rows=len(users) * len(names))
+    facts = _of(model, ",".join(name or "" for name in names), width=width, rows=len(users) * len(names))
 
     def frames() -> Iterator[pl.DataFrame]:
         for name in names:
             for low in range(0, len(users), ROWS):
+                told("writing vectors", low, len(users), "users")
                 part = slice(low, min(low + ROWS, len(users)))
                 known = None if profiles is None else profiles.of(np.arange(part.start, part.stop))
                 u = represent(model, name, ragged, starts[:-1][part], starts[1:][part], batch_size, known)  # (n, d)
                 frame = pl.DataFrame({"user": users[part], "vector": u.cpu().numpy()})
                 yield frame.with_columns(task=pl.lit(name or "")).select(*schema).cast(schema)  # type: ignore[arg-type]
 
-    _write(Path(path), frames(), schema, told)
-    return told
+    _write(Path(path), frames(), schema, facts)
+    return facts
 
 
 def answer(
@@ -128,6 +132,7 @@ def answer(
     barred: np.ndarray | None = None,
     met: Sequence[Met] = (),
     profiles: Profiles | None = None,
+    told: Told = untold,
 ) -> tuple[dict[str, str], int]:
     """Writes the k best answers of a task to each of n users, best first, users in the order given.
 
@@ -136,6 +141,7 @@ def answer(
         user_ids: (n,) their text ids.
         path: as in `embed`.
         barred, met: what is no answer, as in `ranked`.
+        told: how many users are answered.
 
     Returns:
         The metadata written, and how many users have fewer than k answers.
@@ -144,11 +150,12 @@ def answer(
         UsageError: a folder or a name of another kind of file as path. NonFiniteError, MachineError: as `embed`.
     """
     check_place(path)
-    labels, told, fewer = model.card(task).labels.series, _of(model, task, k=k), 0
+    labels, facts, fewer = model.card(task).labels.series, _of(model, task, k=k), 0
 
     def frames() -> Iterator[pl.DataFrame]:
         nonlocal fewer
         for low in range(0, len(begin), ROWS):
+            told("answering", low, len(begin), "users")
             rows = np.arange(low, min(low + ROWS, len(begin)))
             of = [Met(one.labels, one.items, one.begin[rows], one.end[rows]) for one in met]
             known = None if profiles is None else profiles.of(rows)
@@ -166,8 +173,8 @@ def answer(
                 }
                 yield pl.DataFrame(frame).cast(ANSWERS)  # type: ignore[arg-type]
 
-    _write(Path(path), frames(), ANSWERS, told, 16 * ROWS)
-    return told, fewer
+    _write(Path(path), frames(), ANSWERS, facts, 16 * ROWS)
+    return facts, fewer
 
 
 def check_place(path: Path | str) -> None:
@@ -180,8 +187,8 @@ def check_place(path: Path | str) -> None:
 
 def _of(model: UserModel, task: str, **more: int) -> dict[str, str]:
     """What a file tells of itself."""
-    told = {"model": str(model.manifest.get("digest", "")), "task": task, "items": model.item_ids.digest, **more}
-    return {f"perdure.{key}": str(value) for key, value in told.items()}
+    facts = {"model": str(model.manifest.get("digest", "")), "task": task, "items": model.item_ids.digest, **more}
+    return {f"perdure.{key}": str(value) for key, value in facts.items()}
 
 
 def _texts(ids: Ids | Sequence[str] | pl.Series) -> pl.Series:
