@@ -66,6 +66,14 @@ def test_softmax_loss_is_the_same_whichever_library_multiplies(wide, monkeypatch
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_vectors_without_a_number_leave_the_bias_to_learn():
+    h, table, bias = torch.zeros(3, 0), torch.zeros(4, 0, requires_grad=True), torch.zeros(4, requires_grad=True)
+    loss = losses.softmax_loss(h, table, torch.tensor([1, 1, 2]), bias=bias)
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), torch.tensor(4.0).log())
+    torch.testing.assert_close(bias.grad, torch.tensor([0.25, 0.25 - 2 / 3, 0.25 - 1 / 3, 0.25]))
+
+
 def test_rows_before_the_first_item_are_no_items():
     h, table = torch.randn(6, 3), torch.randn(9, 3, requires_grad=True)
     targets = torch.tensor([2, 8, 5, 5, 3, 2])

@@ -76,7 +76,7 @@ class _Softmax(torch.autograd.Function):
                     if grad_h is not None:
                         grad_h[part].addcmul_(share[:, None], times(q, vectors[piece].T).to(table.dtype))  # (R, d)
                     if grad_table is not None:  # summed turned, as the product gives it
-                        turned = grad_table[piece].view(table.shape[1], -1)  # (d, columns)
+                        turned = grad_table[piece].view(table.shape[1], piece.stop - piece.start)  # (d, columns)
                         weighted = (share[:, None] * x).to(low).T  # (d, R)
                         if turned.dtype != low or by_onednn(weighted, q.T):
                             turned.add_(times(weighted, q.T))
