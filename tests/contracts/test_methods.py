@@ -85,8 +85,8 @@ def test_older_tasks_answer_bit_for_bit_as_before(model):
         members.learn(model, name, kind, seed=seed)
         after = answers(model)
         kept[name] = all(torch.equal(before[task], after[task]) for task in before)
-    keeps = model.method.keeps
-    assert set(kept.values()) == {keeps}, f"it says keeps = {keeps}; did older tasks answer as before, by task: {kept}"
+    keeps = model.method.keeps  # a promise of every task; without it, one may change nothing (hat, where all is taken)
+    assert all(kept.values()) == keeps, f"it says keeps = {keeps}; did older tasks answer as before, by task: {kept}"
 
 
 def test_learning_moves_the_new_task(model):
