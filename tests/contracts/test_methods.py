@@ -85,8 +85,10 @@ def test_older_tasks_answer_bit_for_bit_as_before(model):
         members.learn(model, name, kind, seed=seed)
         after = answers(model)
         kept[name] = all(torch.equal(before[task], after[task]) for task in before)
-    keeps = model.method.keeps  # a promise of every task; without it, one may change nothing (hat, where all is taken)
-    assert all(kept.values()) == keeps, f"it says keeps = {keeps}; did older tasks answer as before, by task: {kept}"
+    keeps, told = model.method.keeps, set(kept.values())
+    if model.method.name == "hat" and False in told:  # its gates are all but shut: a task may move older answers by
+        told.discard(True)  # less than their last bit, which one depends on the processor
+    assert told == {keeps}, f"it says keeps = {keeps}; did older tasks answer as before, by task: {kept}"
 
 
 def test_learning_moves_the_new_task(model):
