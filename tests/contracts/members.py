@@ -12,6 +12,7 @@ import torch
 
 from perdure import registry
 from perdure.events.batch import Batch
+from perdure.events.examples import Examples, Sequences, Task, TaskData
 from perdure.events.ids import Ids
 from perdure.events.marks import Marks
 from perdure.model.store import build
@@ -90,6 +91,19 @@ def card(name: str, kind: str) -> TaskCard:
     )
 
 
+def data(name: str, kind: str, seed: int) -> TaskData:
+    """The users of `batch(seed)` as training users of a task."""
+    some, told = batch(seed, answers=None if kind == "next_item" else Y), card(name, kind)
+    starts = np.append(0, some.lengths.cumsum(0).numpy())
+    sequences = Sequences(some.items[some.valid].numpy().astype(np.int32), starts)
+    users, nobody = np.arange(len(some), dtype=np.int32), np.zeros(0, np.int64)
+    answers = () if some.answers is None else (some.answers.numpy().astype(np.int32), some.answer_starts.numpy())
+    none = Examples(nobody.astype(np.int32), nobody, nobody)
+    task = Task(name, kind, answer="user.class" if kind == "one_of" else "item")
+    train = Examples(users, starts[:-1], starts[1:], *answers)
+    return TaskData(task, sequences, told.labels, told.label_items, train, none, none)
+
+
 def learn(model: UserModel, name: str, kind: str, steps: int = 3, seed: int = 0) -> None:
     """A few honest steps on random data, with momentum and weight decay on, as the training loop does them."""
     torch.manual_seed(seed)
@@ -98,6 +112,8 @@ def learn(model: UserModel, name: str, kind: str, steps: int = 3, seed: int = 0)
     if method.needs_teacher and model.tasks:
         method.taught_by(copy.deepcopy(model).requires_grad_(False).eval())
     model.add(card(name, kind), rng)
+    asked = None if kind == "next_item" else Y
+    method.study(model, name, [data(name, kind, seed)], lambda: [batch(seed, answers=asked)])
     for stage in method.stages:
         method.enter(stage, model, name)
         weights = method.trains(model, name, stage)
@@ -107,9 +123,9 @@ def learn(model: UserModel, name: str, kind: str, steps: int = 3, seed: int = 0)
         optimizer = torch.optim.AdamW(weights, lr=0.05, weight_decay=0.1)
         model.train()
         for step in range(steps):
-            data = batch(seed + step, answers=None if kind == "next_item" else Y)
+            asked_now = batch(seed + step, answers=asked)
             optimizer.zero_grad()
-            method.loss(model, name, data, rng, step / steps).backward()
+            method.loss(model, name, asked_now, rng, step / steps).backward()
             shut = method.shut(model, name, stage)
             before = {w: w.detach().clone() for w in shut}
             optimizer.step()
@@ -117,9 +133,7 @@ def learn(model: UserModel, name: str, kind: str, steps: int = 3, seed: int = 0)
                 for weight, share in shut.items():
                     weight.copy_(torch.where(share == 1, before[weight], weight))
         method.leave(stage, model, name)
-    method.remember(
-        model, name, (batch(seed + 50 + i, answers=None if kind == "next_item" else Y) for i in range(2)), rng
-    )
+    method.remember(model, name, (batch(seed + 50 + i, answers=asked) for i in range(2)), rng)
     method.taught_by(None)
     model.settle(name)
     model.eval()

@@ -78,6 +78,9 @@ class Fixed(nn.Module):
     def score_of(self, u: Tensor, task: str) -> Tensor:
         return u @ self.table
 
+    def recalls(self, task: str) -> bool:
+        return False
+
 
 def fixed(scores: Any, kind: str = "next_item", popularity: Any = None) -> UserModel:
     """A Fixed model over as many items as there are rows of scores; rows are by item, columns by label."""

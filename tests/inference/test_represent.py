@@ -83,9 +83,10 @@ def test_no_events_gives_zeros_and_popularity():
     model = tiny()
     u = represent(model, "next", *ragged([[], [5, 6], []]))
     assert not u[0].any() and not u[2].any() and u[1].any()
-    scores = scores_of(model, "next", u, np.array([True, False, True]))
+    sequences, begin, end = ragged([[], [5, 6], []])
+    scores = scores_of(model, "next", u, np.array([True, False, True]), sequences.items, begin, end)
     assert scores[0].tolist() == model.tasks["next"].popularity.tolist()
-    classes = scores_of(model, "age", u, np.array([True, False, True])).softmax(1)
+    classes = scores_of(model, "age", u, np.array([True, False, True]), sequences.items, begin, end).softmax(1)
     assert classes[0].tolist() == pytest.approx([2 / 8, 5 / 8, 1 / 8])
     assert represent(model, "next", *ragged([])).shape == (0, 16)
     assert not represent(model, "next", *ragged([[]])).any()
@@ -126,7 +127,8 @@ def test_refusals():
     with pytest.raises(NonFiniteError):
         represent(model, "next", *ragged([[3, 7]]))
     with pytest.raises(NonFiniteError):
-        scores_of(fixed([[float("inf"), 0.0]] * 2), "t", torch.eye(4), np.zeros(4, bool))
+        sequences, begin, end = ragged([[2], [3], [2], [3]])
+        scores_of(fixed([[float("inf"), 0.0]] * 2), "t", torch.eye(4), np.zeros(4, bool), sequences.items, begin, end)
     assert represent(tiny(), "next", *ragged([[3, 7]])).shape == (1, 16)
 
 

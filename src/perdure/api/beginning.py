@@ -135,7 +135,8 @@ class Watcher:
 
         name, asked = data.task.name, data.test
         u = represent(model, name, data.sequences, asked.begin, asked.end)  # (n, d)
-        now = scores_of(model, name, u, asked.begin == asked.end).cpu().numpy()  # (n, Y)
+        none, items = asked.begin == asked.end, np.asarray(data.sequences.items)
+        now = scores_of(model, name, u, none, items, asked.begin, asked.end).cpu().numpy()  # (n, Y)
         before = self.first.setdefault(name, now)
         self.changed[name] = int((now.view(np.int32) != before.view(np.int32)).any(1).sum())
 

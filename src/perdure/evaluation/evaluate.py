@@ -243,6 +243,7 @@ def _lengths(examples: Examples) -> np.ndarray:
 
 def _answers(model: UserModel, task: str, data: TaskData, examples: Examples, batch_size: int) -> Answers:
     """What the model answers, one stretch of users after the other."""
+    items = np.asarray(data.sequences.items)
     for low in range(0, len(examples), USERS):
         high = min(low + USERS, len(examples))
         begin, end = examples.begin[low:high], examples.end[low:high]
@@ -250,8 +251,8 @@ def _answers(model: UserModel, task: str, data: TaskData, examples: Examples, ba
         vectors = represent(model, task, data.sequences, begin, end, batch_size, profiles)
         none = blank(model, task, begin, end, profiles)
 
-        def scores(a: int, b: int, u: Tensor = vectors, empty: np.ndarray = none) -> Tensor:
-            return scores_of(model, task, u[a:b], empty[a:b])
+        def scores(a: int, b: int, u: Tensor = vectors, empty: np.ndarray = none, at: Any = (begin, end)) -> Tensor:
+            return scores_of(model, task, u[a:b], empty[a:b], items, at[0][a:b], at[1][a:b])
 
         yield low, high, scores
 

@@ -236,11 +236,11 @@ def ranked(
     """
     card = model.card(task)
     u = represent(model, task, source, begin, end, profiles=profiles)  # (n, d)
-    empty = blank(model, task, begin, end, profiles)  # (n,)
+    empty, items = blank(model, task, begin, end, profiles), np.asarray(source.items)  # (n,), (H,)
     step = users_at_once(len(card.labels))
     for low in range(0, len(begin), step):
         part = slice(low, low + step)
-        scores = scores_of(model, task, u[part], empty[part])  # (B, Y)
+        scores = scores_of(model, task, u[part], empty[part], items, begin[part], end[part])  # (B, Y)
         if card.kind == "one_of":
             scores = scores.softmax(1)
         if barred is not None:

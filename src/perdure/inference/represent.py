@@ -124,12 +124,16 @@ def blank(
     return empty & ~profiles.known(without=model.tasks[str(task)].hides)
 
 
-def scores_of(model: UserModel, task: str, u: Tensor, empty: np.ndarray) -> Tensor:
+def scores_of(
+    model: UserModel, task: str, u: Tensor, empty: np.ndarray, items: np.ndarray, begin: np.ndarray, end: np.ndarray
+) -> Tensor:
     """Scores (B, Y) float32 of the task's labels, fresh, so that the caller may write into them.
 
     Args:
         u: (B, d) user vectors of `represent`.
         empty: (B,) bool; those users get what is `popular` instead.
+        items: (H,) item rows. begin, end: (B,) the histories items[begin:end] of the same users, for heads that look at
+            them too.
 
     Raises:
         NonFiniteError: a score is NaN or infinite.
@@ -138,6 +142,10 @@ def scores_of(model: UserModel, task: str, u: Tensor, empty: np.ndarray) -> Tens
         few = max(FEWEST - len(u), 0)
         asked = u if not few else torch.cat([u, u.new_zeros(few, u.shape[1])])  # (max(B, FEWEST), d)
         scores = model.score_of(asked, task).float()[: len(u)]  # (B, Y)
+        if model.recalls(task):
+            begin, most = np.maximum(begin, end - model.backbone.max_length), max(int((end - begin).max(initial=1)), 1)
+            read = _batch(items, None, None, begin, end, min(most, model.backbone.max_length), model.backbone.n_items)
+            scores = scores + model.recall(read.to(u.device), task)
         if empty.any():
             scores[torch.from_numpy(np.flatnonzero(empty)).to(scores.device)] = popular(
                 model.tasks[task], scores.device

@@ -5,21 +5,29 @@ item        s_y = u . W_y + b_y       many positives a user: mean cross-entropy 
 one_of      s_y = u . W_y + b_y       cross-entropy
 
 A method may give an item task a head on the items' own vectors E_y: s_y = (u T) . (E_y + V_y) + b_y, T a map, V_y a
-vector of the label's own, for all labels or for those alone whose E_y tells nothing, in place of it.
+vector of the label's own, for all labels or for those alone whose E_y tells nothing, in place of it; and l m(y), what
+a memory of what stood together adds (`model/memory.py`), l learned.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from perdure.errors import DataError
 from perdure.events.batch import Batch
 from perdure.functional.losses import softmax_loss
+from perdure.model.memory import Memory
 
 __all__ = ["ItemTableHead", "ItemsHead", "LabelsHead", "answers_loss"]
+
+CELLS = 2**23  # scores of a training step with a memory at once
+TRUSTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4, 2.8, 3.4, 4.0)
 
 
 class ItemTableHead(nn.Module):
@@ -83,6 +91,7 @@ class ItemsHead(nn.Module):
         width: d; sharpness: the map starts as so much of the identity.
         unmet: (Y,) bool, items whose vectors were never trained: zeros stand in their place.
         own: whether all labels have a vector of their own besides, zero at first; else only those that are unmet.
+        memory: of what stood together with the labels, or None.
     """
 
     rows: Tensor
@@ -96,6 +105,7 @@ class ItemsHead(nn.Module):
         sharpness: float,
         unmet: np.ndarray,
         own: bool = False,
+        memory: Memory | None = None,
     ) -> None:
         super().__init__()
         counts = torch.from_numpy(np.asarray(popularity, np.float32)) + 1  # (Y,)
@@ -106,6 +116,8 @@ class ItemsHead(nn.Module):
         self.register_buffer("places", torch.from_numpy(np.flatnonzero(unmet)), persistent=False)  # (K,)
         k = len(label_items) if own else len(self.places)
         self.vectors = nn.Parameter(torch.zeros(k, width)) if k else None  # (Y or K, d)
+        self.memory = memory
+        self.trust = None if memory is None else nn.Parameter(torch.ones(()))  # l
 
     def table(self, item_table: Tensor) -> Tensor:
         """(N + 2, d) -> (Y, d): what labels are scored by."""
@@ -120,15 +132,67 @@ class ItemsHead(nn.Module):
         """(B, d) -> (B, Y)"""
         return torch.addmm(self.bias, u @ self.map, self.table(item_table).T)
 
+    def recall(self, batch: Batch) -> Tensor:
+        """l m(y) (B, Y) of a head with a memory."""
+        assert self.memory is not None and self.trust is not None
+        return self.trust * self.memory(batch)
+
     def loss(self, u: Tensor, batch: Batch, item_table: Tensor) -> Tensor:
-        """Mean cross-entropy over all answers of the batch."""
-        return answers_loss(u @ self.map, self.table(item_table), self.bias, batch)
+        """Mean cross-entropy over all answers of the batch, whose users the memory leaves out of its counts."""
+        if self.memory is None:
+            return answers_loss(u @ self.map, self.table(item_table), self.bias, batch)
+        shares = self._shares(u, batch)
+        if len(shares) == 1:
+            return self._surprise(u, batch, item_table) / len(_owners(batch)[1])
+        surprises = [checkpoint(self._surprise, *share, item_table, use_reentrant=False) for share in shares]
+        return torch.stack(surprises).sum() / len(_owners(batch)[1])
+
+    def _shares(self, u: Tensor, batch: Batch) -> list[tuple[Tensor, Batch]]:
+        """A batch in parts, so that scores of all its users never exist at once."""
+        parts = min(-(-len(u) * len(self.rows) // CELLS), len(u))
+        return [(u, batch)] if parts <= 1 else [(u[n::parts], batch.share(n, parts)) for n in range(parts)]
+
+    def _surprise(self, u: Tensor, batch: Batch, item_table: Tensor) -> Tensor:
+        """Sum of -log p over all answers of a batch, scalar."""
+        assert self.trust is not None and self.memory is not None
+        return _surprise(self.score(u, item_table) + self.trust * self.memory(batch, left_out=True), batch)
+
+    @torch.no_grad()
+    def weigh(self, known: Iterable[tuple[Tensor, Batch]], item_table: Tensor) -> None:
+        """Begin with the l of `TRUSTS` under which the answers of training users, user vectors (B, d) and batch, rank
+        best: it is one number that all of them tell of, and steps of a task would take long to it."""
+        if self.trust is None or self.memory is None:
+            return
+        gains = torch.zeros(len(TRUSTS), dtype=torch.float64)
+        for whole in known:
+            for u, batch in self._shares(*whole):
+                scores, more = self.score(u, item_table), self.memory(batch, left_out=True)  # (B, Y) each
+                gains += torch.stack([_gain(scores + trust * more, batch) for trust in TRUSTS]).double().cpu()
+        self.trust.fill_(TRUSTS[int(gains.argmax())])
+
+
+def _owners(batch: Batch) -> tuple[Tensor, Tensor]:
+    """(A,) whose each answer is, and the answers."""
+    if batch.answers is None or batch.answer_starts is None:
+        raise DataError("a batch without answers", expected="answers and answer_starts", where="loss of a head")
+    counts = batch.answer_starts.diff()  # (B,)
+    return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts), batch.answers
+
+
+def _surprise(scores: Tensor, batch: Batch) -> Tensor:
+    """Sum of -log softmax over all answers, scalar, given scores (B, Y)."""
+    owner, answers = _owners(batch)
+    return (scores.logsumexp(1)[owner] - scores[owner, answers]).sum()
+
+
+def _gain(scores: Tensor, batch: Batch) -> Tensor:
+    """Sum over all answers of 1 / log2(1 + rank) where the rank is at most 10, scalar, given scores (B, Y)."""
+    owner, answers = _owners(batch)
+    rank = 1 + (scores[owner] > scores[owner, answers][:, None]).sum(1)  # (A,)
+    return torch.where(rank <= 10, 1 / (1.0 + rank).log2(), 0.0).sum()
 
 
 def answers_loss(u: Tensor, table: Tensor, bias: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy over all answers of a batch: user vectors (B, d), a table (Y, d) and bias (Y,) of labels."""
-    if batch.answers is None or batch.answer_starts is None:
-        raise DataError("a batch without answers", expected="answers and answer_starts", where="answers_loss")
-    counts = batch.answer_starts.diff()  # (B,)
-    rows = torch.repeat_interleave(torch.arange(len(u), device=u.device), counts)  # (A,)
-    return softmax_loss(u, table, batch.answers, rows=rows, bias=bias)
+    rows, answers = _owners(batch)
+    return softmax_loss(u, table, answers, rows=rows, bias=bias)

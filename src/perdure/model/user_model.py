@@ -183,13 +183,22 @@ class UserModel(nn.Module):
         return self.overlays[task].item_table(table) if task in self.overlays else table
 
     def score_of(self, u: Tensor, task: str) -> Tensor:
-        """User vectors (B, d) -> scores of the task's labels (B, Y)."""
+        """User vectors (B, d) -> scores of the task's labels (B, Y), without what `recall` adds."""
         return self.heads[task].score(u, self.item_table(task))  # type: ignore[operator]
+
+    def recalls(self, task: str) -> bool:
+        """Whether the task's head has a memory, so that histories add to its scores besides the user vectors."""
+        return getattr(self.heads[task], "memory", None) is not None
+
+    def recall(self, batch: Batch, task: str) -> Tensor:
+        """Histories -> (B, Y) what the memory of the task's head adds to its scores."""
+        return self.heads[task].recall(batch)  # type: ignore[operator]
 
     def score(self, batch: Batch, task: str) -> Tensor:
         """Histories -> scores of the task's labels (B, Y)."""
         self.card(task)
-        return self.score_of(self.represent(batch, task), task)
+        scores = self.score_of(self.represent(batch, task), task)
+        return scores + self.recall(batch, task) if self.recalls(task) else scores
 
     def ranks(self, task: str) -> bool:
         """Whether scores of the task rank its labels; not where its objective learns user vectors alone, and no method

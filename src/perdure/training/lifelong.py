@@ -11,7 +11,7 @@ for every task (or for every group of tasks that the method learns at once):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch.nn import Parameter
 from perdure.errors import DataError, ModelError, UsageError
 from perdure.evaluation.evaluate import PRIMARY, evaluate
 from perdure.evaluation.matrix import Matrix
+from perdure.events.batch import Batch
 from perdure.events.examples import TaskData
 from perdure.events.loader import Loader
 from perdure.model import store
@@ -160,6 +161,8 @@ class _Teacher:
             self._teach(fresh=running is None)
             self._add(group)
         if not model.tasks[name].settled:  # or else it was learned before this life
+            if running is None:
+                self._study(group)
             for index in range(life.stage, len(self.method.stages)):
                 life.stage = index
                 self._stage(group, self.method.stages[index], running)
@@ -190,6 +193,18 @@ class _Teacher:
         for name in group:
             if name not in self.model.tasks:
                 self.model.add(card_of(self.datas[name]), self._generator(name, "init"))
+
+    def _study(self, group: list[str]) -> None:
+        """A method's first look at the tasks, before they are trained."""
+        for name in group:
+            datas = [self.datas[task] for task in self.order[: self.order.index(name) + 1]]
+
+            def batches(name: str = name) -> Iterator[Batch]:
+                return (batch.to(self.fabric.device) for batch in self._loader(name, "study"))
+
+            if self.processes.first:
+                self.method.study(self.model, name, datas, batches)
+        self.processes.spread(self.model.state_dict().values())
 
     def _remember(self, name: str) -> None:
         """A method's last look at the task: what it keeps of it, and what it drew from earlier ones."""

@@ -3,7 +3,9 @@
 The library's own method. It stands on: pooling over what a user did, at the side of a network that is left alone
 (Y.-L. Sung et al., "LST: Ladder Side-Tuning", NeurIPS 2022); one weight an item beside a deep network (H.-T. Cheng et
 al., "Wide & Deep Learning", 2016) and functions of items summed over a set (M. Zaheer et al., "Deep Sets", NIPS 2017);
-knowledge of earlier tasks as constants that a new task attends to (M. Yang et al., PCL, WWW 2025).
+items that stood together (M. Deshpande and G. Karypis, "Item-based top-N recommendation algorithms", TOIS 2004) beside
+a network that generalises (U. Khandelwal et al., "Generalization through Memorization", ICLR 2020); knowledge of
+earlier tasks as constants that a new task attends to (M. Yang et al., PCL, WWW 2025).
 
     u_k   = g h + p_k c_k + D_k M_k z_k + U_k q_k               h the backbone's user vector, untouched
     p_k   = S(a_k(i_t))                                         where the user stands on the task's own axis
@@ -13,6 +15,8 @@ knowledge of earlier tasks as constants that a new task attends to (M. Yang et a
     item tasks whose labels are items:   score(y) = (u_k T_k) . E_y + b_y, T_k = tau I and b = log popularity at first,
                                          V_y in place of E_y where the backbone never met y,
                                          E_y + V_y elsewhere with head = "both"
+                                         + l_k m_k(y), m_k(y) = S(w_k(i_t, y)) / rho_k
+    w_k(i, y) = c_k(i, y) / (c_k(i)^1/2 c_k(y)^b)        c_k: how many training users met both, or one
 
 | paper | here | shape |
 |---|---|---|
@@ -27,36 +31,45 @@ knowledge of earlier tasks as constants that a new task attends to (M. Yang et a
 | U_k | outer, zero at the start | (r, d) |
 | T_k, b_y | head.map, head.bias | (d, d), (Y,) |
 | V_y | head.vectors, zero at the start | (labels never met, d); with head = "both" (Y, d) |
+| l_k | head.trust, at the start what ranks the answers of 2,048 training users best | |
+| c_k, rho_k | head.memory: counts of P = `pairs` Y pairs, see `model/memory.py` | |
+| b | popularity | |
 
 The backbone is run once, without gradients, and can be shared by all tasks: a task adds sums over the events of a few
-numbers an item. It owns N + d (1 + L) + r (2 d + 1) numbers beside its head: with d = 64 and a table of items that
+numbers an item. It trains N + d (1 + L) + r (2 d + 1) numbers beside its head: with d = 64 and a table of items that
 holds most of the backbone, below 2 % of it. Earlier axes are constants, so older tasks stay bit for bit, and the cost
-of a task grows by one number an event for each earlier one.
+of a task grows by one number an event for each earlier one. The memory of a task is counted, not trained, but for l_k.
 
 Differs: there is no paper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perdure.encoders.base import Encoder
 from perdure.events.batch import Batch
+from perdure.events.together import baskets, pairs
 from perdure.model.heads import ItemsHead
+from perdure.model.memory import Memory
+from perdure.model.user_model import without_dropout
 from perdure.tuning.base import Method, Overlay, own_unless_first
 from perdure.tuning.parts import FIRST
 
 if TYPE_CHECKING:
+    from perdure.events.examples import TaskData
     from perdure.model.user_model import TaskCard, UserModel
 
 __all__ = ["Axes"]
+
+USERS = 2048  # by whom a memory is weighed before it is learned with
 
 
 class Axis(Overlay):
@@ -148,6 +161,16 @@ def unmet(model: UserModel, card: TaskCard) -> np.ndarray:
     return first.popularity[card.label_items - FIRST] == 0
 
 
+def some(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Batches of the first `USERS` users."""
+    n = 0
+    for batch in batches:
+        yield batch
+        n += len(batch)
+        if n >= USERS:
+            return
+
+
 class Axes(Method):
     """An axis over the items per task, beside a frozen backbone.
 
@@ -160,6 +183,8 @@ class Axes(Method):
             own for those alone that the backbone never met in training ("items"); the same with a vector of its own
             for every label ("both"), d numbers a label more; or a table of its own as everywhere else ("labels").
         sharpness: tau, how sharp the scores of that head are at first.
+        pairs: P / Y, of how many items a label is kept to have stood together with, on average; 0 keeps no memory.
+        popularity: b, how much pairs of what is popular count for less, from 0 (not) to 1.
     """
 
     name: ClassVar[str] = "axes"
@@ -176,10 +201,12 @@ class Axes(Method):
         spread: Annotated[float, Gt(0)] = 3.0,
         head: Literal["items", "both", "labels"] = "items",
         sharpness: Annotated[float, Gt(0)] = 1.0,
+        pairs: Annotated[int, Ge(0)] = 48,
+        popularity: Annotated[float, Ge(0), Le(1)] = 0.5,
     ) -> None:
         super().__init__()
         self.rank, self.mixes, self.gate, self.spread = rank, mixes, gate, spread
-        self.kind, self.sharpness = head, sharpness
+        self.kind, self.sharpness, self.pairs, self.popularity = head, sharpness, pairs, popularity
         self.begins_as_backbone = gate == 1
 
     def overlay(self, model: UserModel, card: TaskCard, generator: torch.Generator) -> Overlay | None:
@@ -197,7 +224,25 @@ class Axes(Method):
         if (card.label_items < FIRST).any():
             return None
         width, own = model.backbone.width, self.kind == "both"
-        return ItemsHead(card.label_items, card.popularity, width, self.sharpness, unmet(model, card), own)
+        size = self.pairs * len(card.labels)
+        memory = Memory(card.label_items, model.backbone.n_items, size, self.popularity) if size else None
+        return ItemsHead(card.label_items, card.popularity, width, self.sharpness, unmet(model, card), own, memory)
+
+    def study(
+        self, model: UserModel, task: str, datas: Sequence[TaskData], batches: Callable[[], Iterable[Batch]]
+    ) -> None:
+        """Count what stood together with the labels of a task."""
+        memory = getattr(model.heads[task], "memory", None)
+        if memory is None:
+            return
+        n_items, label_items = model.backbone.n_items, model.card(task).label_items
+        users, items = baskets(datas, model.backbone.max_length)
+        found = pairs(users, items, np.asarray(label_items, np.int64), n_items, len(memory.labels))
+        memory.fill(*found, np.bincount(items, minlength=n_items + 2))
+        memory.measure(some(batches()))
+        with torch.no_grad(), without_dropout(model):
+            known = ((model.represent(batch, task), batch) for batch in some(batches()))
+            model.heads[task].weigh(known, model.item_table(task))  # type: ignore[operator]
 
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
         """Axis, mixes, network and head."""

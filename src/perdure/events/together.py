@@ -1,0 +1,110 @@
+"""What stood together: in how many users' training baskets an item and a label were both.
+
+    B_u   the items that training user u met, histories and the task's answers
+    c(i)      = #{u : i in B_u}
+    c(i, y)   = #{u : i in B_u and y in B_u},  y another item than i
+
+table: B_u -> `users`, `items` of `baskets`, entry by entry; c(i, y) -> what `pairs` counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from perdure.events.splits import ragged
+
+if TYPE_CHECKING:
+    from perdure.events.examples import TaskData
+
+__all__ = ["baskets", "pairs"]
+
+AT_ONCE = 2**23  # pairs of events looked at together: 64 MiB of keys
+FIRST = 2  # the first item row
+
+
+def baskets(tasks: Sequence[TaskData], max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the training users of some tasks met: the last `max_length` events of each training input, and the answers
+    of the last task that are items.
+
+    Returns:
+        users, items: (E,) int64, user by user, each item of a user once, in rising order.
+    """
+    inputs = [np.stack([t.train.users, t.train.begin, t.train.end], 1).astype(np.int64) for t in tasks]
+    users, begin, end = np.unique(np.concatenate(inputs), axis=0).T  # (n,) each
+    begin = np.maximum(begin, end - max_length)
+    items = np.asarray(tasks[-1].sequences.items)[ragged(begin, end - begin)].astype(np.int64)  # (E',)
+    users = np.repeat(users, end - begin)
+    last = tasks[-1].train
+    if last.answer_starts is not None:
+        label_items = tasks[-1].label_items[last.answers]  # (A,)
+        owners = np.repeat(last.users, np.diff(last.answer_starts)).astype(np.int64)
+        users, items = np.append(users, owners), np.append(items, label_items)
+    width = int(items.max(initial=0)) + 1
+    keys = np.unique((users * width + items)[items >= FIRST])
+    return keys // width, keys % width
+
+
+def pairs(
+    users: np.ndarray, items: np.ndarray, label_items: np.ndarray, n_items: int, most: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pairs of an item and a label that tell most, c(i, y) / sqrt(c(i)) the larger the better.
+
+    Args:
+        users, items: of `baskets`. label_items: (Y,) item row of each label. n_items: N.
+        most: pairs kept at most.
+
+    Returns:
+        item rows, label rows and c(i, y) of the pairs: (P,) int64 each, by item, then by label.
+    """
+    met = np.bincount(items, minlength=n_items + 2)  # (N + 2,) c(i)
+    kept = [np.zeros((0, 3), np.int64)]
+    size = 0
+    for found in _counted(users, items, label_items, n_items + 2):
+        kept.append(found)
+        size += len(found)
+        if size > 4 * most:  # so that memory stays in proportion to what is kept
+            kept = [_best(np.concatenate(kept), met, most)]
+            size = len(kept[0])
+    best = _best(np.concatenate(kept), met, most)
+    best = best[np.lexsort((best[:, 1], best[:, 0]))]
+    return best[:, 0], best[:, 1], best[:, 2]
+
+
+def _best(found: np.ndarray, met: np.ndarray, most: int) -> np.ndarray:
+    """(P', 3) item, label, count -> the `most` that tell most; of equals those that were found first."""
+    if len(found) <= most:
+        return found
+    worth = found[:, 2] / np.sqrt(met[found[:, 0]])
+    return found[np.sort(np.argsort(-worth, kind="stable")[:most])]
+
+
+def _counted(users: np.ndarray, items: np.ndarray, label_items: np.ndarray, rows: int) -> Iterator[np.ndarray]:
+    """(P', 3) int64 item, label, c(i, y) of all pairs that were met, some labels after the others."""
+    _, place = np.unique(users, return_inverse=True)  # (E,) whose basket
+    sizes = np.bincount(place, minlength=1)
+    starts = np.append(0, np.cumsum(sizes))  # user u owns items[starts[u]:starts[u + 1]]
+    by_item = np.argsort(items, kind="stable")
+    first = np.searchsorted(items[by_item], np.arange(rows + 1))  # item i: by_item[first[i]:first[i + 1]]
+    times = np.diff(first)[label_items]  # (Y,) in how many baskets
+    holders = place[by_item[ragged(first[label_items], times)]]  # (sum of times,) label by label
+    labels = np.repeat(np.arange(len(label_items)), times)
+    ends = np.cumsum(sizes[holders])
+    low = 0
+    while low < len(holders):
+        done = ends[low - 1] if low else 0
+        high = max(low + 1, int(np.searchsorted(ends, done + AT_ONCE, "right")))
+        if high < len(holders):  # whole labels only, so that a pair is counted at once
+            high = int(
+                np.searchsorted(labels, labels[high - 1], "right" if labels[low] == labels[high - 1] else "left")
+            )
+        whose = holders[low:high]
+        others = items[ragged(starts[whose], sizes[whose])]  # (Q,)
+        keys = np.repeat(labels[low:high], sizes[whose]) * rows + others
+        keys, counts = np.unique(keys, return_counts=True)
+        label, item = keys // rows, keys % rows
+        real = label_items[label] != item
+        yield np.stack([item, label, counts], 1)[real]
+        low = high

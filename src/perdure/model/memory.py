@@ -1,0 +1,109 @@
+"""A memory of what stood together: history -> what it adds to the scores of a task's labels.
+
+    m(y)    = S(w(i_t, y)) / rho                  S(x) = sum_{t <= n} x_t / sqrt(n) over the events of the history
+    w(i, y) = c(i, y) / (c(i)^a c(y)^b)           a = 1/2, b = `popularity`
+
+c(i, y) counts the training users who met both, c(i) those who met one (`events/together.py`). A training user is left
+out of the counts it is scored with: with its own pairs every right answer would seem well known. P pairs are kept.
+
+| paper | here | shape |
+|---|---|---|
+| c(i, y) | `counts` of `labels`, item i owns [starts[i], starts[i + 1]) | (P,), (P,), (N + 3,) |
+| c(i) | met | (N + 2,) |
+| rho | scale: root mean square of m over the labels that training users' histories speak for | () |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from perdure.events.batch import Batch
+
+__all__ = ["Memory"]
+
+FIRST = 2  # the first item row
+MOST = 32767  # counts are kept in 16 bits
+
+
+class Memory(nn.Module):
+    """Pairs of an item and a label, and in how many histories they stood together; empty until `fill`.
+
+    Args:
+        label_items: (Y,) item row of each label. n_items: N. size: P. popularity: b.
+    """
+
+    starts: Tensor
+    labels: Tensor
+    counts: Tensor
+    met: Tensor
+    scale: Tensor
+    rows: Tensor
+
+    def __init__(self, label_items: np.ndarray, n_items: int, size: int, popularity: float) -> None:
+        super().__init__()
+        self.popularity = popularity
+        self.register_buffer("starts", torch.zeros(n_items + 3, dtype=torch.int32))
+        self.register_buffer("labels", torch.zeros(size, dtype=torch.int32))
+        self.register_buffer("counts", torch.zeros(size, dtype=torch.int16))
+        self.register_buffer("met", torch.zeros(n_items + 2, dtype=torch.int32))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("rows", torch.from_numpy(np.asarray(label_items, np.int64)), persistent=False)
+
+    @torch.no_grad()
+    def fill(self, items: np.ndarray, labels: np.ndarray, counts: np.ndarray, met: np.ndarray) -> None:
+        """Take in pairs by item: (P',) item rows, label rows and c(i, y), P' at most P; met (N + 2,) c(i)."""
+        starts = np.searchsorted(items, np.arange(len(self.met) + 1))
+        self.starts.copy_(torch.from_numpy(starts))
+        self.labels[: len(labels)] = torch.from_numpy(labels).int()
+        self.counts[: len(counts)] = torch.from_numpy(np.minimum(counts, MOST)).short()
+        self.met.copy_(torch.from_numpy(met))
+
+    @torch.no_grad()
+    def measure(self, batches: Iterable[Batch]) -> None:
+        """Set rho by the training users of `batches`, each left out of its own counts."""
+        total, number = 0.0, 0
+        self.scale.fill_(1.0)
+        for batch in batches:
+            told = self(batch, left_out=True)  # (B, Y)
+            total += float(told.square().sum(dtype=torch.float64))
+            number += int((told > 0).sum())
+        self.scale.fill_((total / number) ** 0.5 if total else 1.0)
+
+    def forward(self, batch: Batch, left_out: bool = False) -> Tensor:
+        """m (B, Y).
+
+        Args:
+            left_out: the users of the batch, with their answers, were counted: leave each out of its own scores.
+        """
+        users, at = (batch.valid & (batch.items >= FIRST)).nonzero().T  # (E,) each
+        items = batch.items[users, at]  # (E,)
+        first, last = self.starts[items].long(), self.starts[items + 1].long()
+        n = last - first  # (E,) pairs of each event
+        places = torch.repeat_interleave(first - (n.cumsum(0) - n), n) + torch.arange(int(n.sum()), device=n.device)
+        labels = self.labels[places].long()  # (Q,)
+        cells = torch.repeat_interleave(users, n) * len(self.rows) + labels  # (Q,)
+        both = self.counts[places].float()
+        one, other = torch.repeat_interleave(self.met[items], n).float(), self.met[self.rows[labels]].float()
+        if left_out:
+            mine = self._own(batch, users, items).flatten()[cells].float()  # (Q,)
+            both, one, other = both - mine, one - 1, other - mine
+        w = both / (one.clamp(min=1).sqrt() * other.clamp(min=1) ** self.popularity)  # (Q,)
+        sums = w.new_zeros(len(batch) * len(self.rows)).index_add_(0, cells, w).view(len(batch), -1)  # (B, Y)
+        events = torch.bincount(users, minlength=len(batch)).clamp(min=1)  # (B,)
+        return sums / (events.sqrt() * self.scale)[:, None]
+
+    def _own(self, batch: Batch, users: Tensor, items: Tensor) -> Tensor:
+        """(B, Y) bool: labels that are in a user's own basket."""
+        label_of = self.rows.new_full((len(self.met),), -1)  # (N + 2,)
+        label_of[self.rows] = torch.arange(len(self.rows), device=label_of.device)
+        own = torch.zeros(len(batch), len(self.rows), dtype=torch.bool, device=items.device)
+        met = label_of[items]  # (E,)
+        own[users[met >= 0], met[met >= 0]] = True
+        if batch.answers is not None and batch.answer_starts is not None:
+            owner = torch.repeat_interleave(torch.arange(len(batch), device=items.device), batch.answer_starts.diff())
+            own[owner[batch.answers >= 0], batch.answers[batch.answers >= 0]] = True
+        return own

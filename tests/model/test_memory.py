@@ -1,0 +1,129 @@
+"""The memory of what stood together: by hand, with the user it is asked about left out, and in a head."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from perdure.events.batch import Batch
+from perdure.events.together import pairs
+from perdure.model import heads
+from perdure.model.heads import ItemsHead
+from perdure.model.memory import Memory
+
+N, LABELS = 12, np.array([3, 5, 7, 9, 11, 13])
+
+
+def crowd(n: int = 40, seed: int = 0) -> tuple[list[list[int]], list[list[int]]]:
+    """Histories of item rows, and answers, one to three label rows, some of which stand in the history."""
+    rng = np.random.default_rng(seed)
+    histories = [rng.integers(2, N + 2, rng.integers(1, 7)).tolist() for _ in range(n)]
+    return histories, [rng.permutation(len(LABELS))[: rng.integers(1, 4)].tolist() for _ in range(n)]
+
+
+def batch_of(histories: list[list[int]], answers: list[list[int]] | None = None) -> Batch:
+    items = torch.nn.utils.rnn.pad_sequence([torch.tensor(h) for h in histories], batch_first=True)
+    lengths = torch.tensor([len(h) for h in histories])
+    if answers is None:
+        return Batch(items, lengths)
+    starts = torch.tensor([0, *np.cumsum([len(a) for a in answers]).tolist()])
+    return Batch(items, lengths, answers=torch.tensor([y for a in answers for y in a]), answer_starts=starts)
+
+
+def filled(histories: list[list[int]], answers: list[list[int]], popularity: float = 0.5) -> Memory:
+    baskets = [sorted({*h, *LABELS[a].tolist()}) for h, a in zip(histories, answers, strict=True)]
+    users, items = np.repeat(np.arange(len(baskets)), [len(b) for b in baskets]), np.concatenate(baskets)
+    memory = Memory(LABELS, N, 200, popularity)
+    memory.fill(*pairs(users, items, LABELS, N, 200), np.bincount(items, minlength=N + 2))
+    return memory
+
+
+def test_by_hand():
+    memory = filled([[2, 4], [2], [2, 4, 4]], [[0], [0], [1]], popularity=0.5)  # baskets 2 3 4, 2 3, 2 4 5
+    told = memory(batch_of([[2, 4, 2], [6]]))  # (2, Y)
+    first = (
+        2 * 2 / (3**0.5 * 2**0.5) + 1 / (2**0.5 * 2**0.5)
+    ) / 3**0.5  # label 0 is item 3: two baskets with 2, one with 4
+    second = (2 * 1 / (3**0.5 * 1) + 1 / (2**0.5 * 1)) / 3**0.5
+    torch.testing.assert_close(told[0], torch.tensor([first, second, 0, 0, 0, 0]))
+    assert not told[1].any()
+    plain = filled([[2, 4], [2], [2, 4, 4]], [[0], [0], [1]], popularity=0.0)(batch_of([[2]]))
+    torch.testing.assert_close(plain[0, :2], torch.tensor([2 / 3**0.5, 1 / 3**0.5]))
+
+
+@pytest.mark.parametrize("popularity", [0.0, 0.5])
+def test_a_user_left_out_is_scored_as_by_a_memory_without_that_user(popularity):
+    histories, answers = crowd()
+    whole = filled(histories, answers, popularity)(batch_of(histories, answers), left_out=True)
+    for u in range(0, len(histories), 3):
+        others = filled(histories[:u] + histories[u + 1 :], answers[:u] + answers[u + 1 :], popularity)
+        torch.testing.assert_close(whole[u], others(batch_of([histories[u]]))[0])
+
+
+def test_nobody_changes_what_another_is_told():
+    histories, answers = crowd()
+    memory = filled(histories, answers)
+    together = memory(batch_of(histories))
+    for u in range(0, len(histories), 7):
+        assert torch.equal(memory(batch_of([histories[u]]))[0], together[u])
+
+
+def test_scores_are_brought_to_one_size():
+    histories, answers = crowd()
+    memory, batch = filled(histories, answers), batch_of(histories, answers)
+    memory.measure([batch.share(0, 2), batch.share(1, 2)])
+    told = memory(batch, left_out=True)
+    assert told[told > 0].square().mean() == pytest.approx(1)
+    empty = Memory(LABELS, N, 200, 0.5)
+    empty.measure([batch])
+    assert empty.scale == 1 and not empty(batch).any()
+
+
+def head(memory: Memory | None) -> ItemsHead:
+    torch.manual_seed(0)
+    return ItemsHead(LABELS, np.arange(6), 4, 1.0, np.zeros(6, bool), memory=memory)
+
+
+def test_a_loss_in_parts_is_the_loss_at_once(monkeypatch):
+    histories, answers = crowd()
+    batch, table = batch_of(histories, answers), torch.randn(N + 2, 4)
+    u, losses, slopes = torch.randn(len(batch), 4, requires_grad=True), [], []
+    for cells in (10**6, 60, 1):
+        monkeypatch.setattr(heads, "CELLS", cells)
+        own = head(filled(histories, answers))
+        loss = own.loss(u, batch, table)
+        slopes.append(torch.autograd.grad(loss, [u, own.trust, own.map]))
+        losses.append(loss.item())
+    assert losses == pytest.approx([losses[0]] * 3)
+    for one in slopes[1:]:
+        for ours, whole in zip(one, slopes[0], strict=True):
+            torch.testing.assert_close(ours, whole)
+    scores = own.score(u, table) + own.trust * own.memory(batch, left_out=True)
+    each = [scores[b].log_softmax(0)[y] for b, a in enumerate(answers) for y in a]
+    assert losses[0] == pytest.approx(-torch.stack(each).mean().item(), rel=1e-5)
+
+
+def test_with_trust_0_the_loss_is_that_of_a_head_without_memory():
+    histories, answers = crowd()
+    batch, table, u = batch_of(histories, answers), torch.randn(N + 2, 4), torch.randn(len(histories), 4)
+    with_memory, without = head(filled(histories, answers)), head(None)
+    with_memory.trust.data.zero_()
+    torch.testing.assert_close(with_memory.loss(u, batch, table), without.loss(u, batch, table))
+
+
+def test_a_memory_is_trusted_where_it_tells_and_not_where_it_does_not():
+    rng = np.random.default_rng(3)
+    kinds = rng.integers(0, 6, 400)
+    told = [[int(2 * k + 2)] for k in kinds]  # item 2 k + 2 goes with label k, which is item 2 k + 3
+    noise = [[int(i)] for i in rng.integers(2, N + 2, 400)]
+    answers = [[int(k)] for k in kinds]
+    for histories, sure in ((told, True), (noise, False)):
+        own, batch = head(filled(histories, answers)), batch_of(histories, answers)
+        own.map.data.zero_()  # user vectors know nothing, and popularity is noise of its own
+        own.bias.data.copy_(torch.randn(6, generator=torch.Generator().manual_seed(1)))
+        own.memory.measure([batch])
+        own.weigh([(torch.zeros(400, 4), batch)], torch.zeros(N + 2, 4))
+        scores = own.score(torch.zeros(400, 4), torch.zeros(N + 2, 4)) + own.recall(batch)
+        right = (scores.argmax(1) == torch.from_numpy(kinds)).float().mean()
+        assert (own.trust > 1) == sure and (right > 0.95) == sure
