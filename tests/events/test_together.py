@@ -46,10 +46,14 @@ def test_a_basket_is_history_and_answers_of_training_users_once_each():
 
 def test_pairs_by_hand():
     users, items = np.array([0, 0, 1, 1, 1, 2]), np.array([2, 3, 2, 3, 4, 2])
-    found = np.stack(pairs(users, items, np.array([3, 4]), 3, 99), 1)  # labels: 0 is item 3, 1 is item 4
-    assert found.tolist() == [[2, 0, 2], [2, 1, 1], [3, 1, 1], [4, 0, 1]]
-    few = np.stack(pairs(users, items, np.array([3, 4]), 3, 2), 1)  # 2 / sqrt(3), and 1 / sqrt(1)
-    assert few.tolist() == [[2, 0, 2], [4, 0, 1]]
+    *found, least = pairs(users, items, np.array([3, 4]), 3, 99)  # labels: 0 is item 3, 1 is item 4
+    assert np.stack(found, 1).tolist() == [[2, 0, 2], [2, 1, 1], [3, 1, 1], [4, 0, 1]] and least == 0
+    *few, least = pairs(
+        users, items, np.array([3, 4]), 3, 2
+    )  # worth 2 / sqrt(3) and 1 / sqrt(1); 1 / sqrt(2) is not kept
+    assert np.stack(few, 1).tolist() == [[2, 0, 2], [4, 0, 1]] and least == pytest.approx(0.5**0.5, rel=1e-4)
+    *one, least = pairs(np.array([0, 0, 1, 1]), np.array([2, 3, 4, 5]), np.array([3, 5]), 4, 1)
+    assert len(one[0]) == 0 and least == pytest.approx(1, rel=1e-4)  # of equals all or none
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 40, 10**6])
@@ -60,14 +64,14 @@ def test_pairs_against_brute_force_however_many_are_looked_at_at_once(at_once, m
     users, items = np.repeat(np.arange(30) * 3, [len(m) for m in met]), np.concatenate(met)
     label_items = rng.permutation(np.arange(2, 22))[:12]
     told = Counter((i, y) for m in met for i in m for y, item in enumerate(label_items) if item in m and item != i)
-    found = pairs(users, items, label_items, 20, 10**6)
-    assert {(i, y): c for i, y, c in zip(*map(np.ndarray.tolist, found), strict=True)} == told
-    some = pairs(users, items, label_items, 20, 40)
+    *found, least = pairs(users, items, label_items, 20, 10**6)
+    assert {(i, y): c for i, y, c in zip(*map(np.ndarray.tolist, found), strict=True)} == told and least == 0
+    *some, least = pairs(users, items, label_items, 20, 40)
     worth = {(i, y): c / np.bincount(items)[i] ** 0.5 for (i, y), c in told.items()}
-    kept = [worth[pair] for pair in zip(some[0].tolist(), some[1].tolist(), strict=True)]
-    assert len(kept) == 40 and sorted(kept) == pytest.approx(sorted(worth.values())[-40:])
+    kept = set(zip(some[0].tolist(), some[1].tolist(), strict=True))
+    assert 20 < len(kept) <= 40 and kept == {pair for pair, one in worth.items() if one > least}
 
 
 def test_nobody_met_anything():
     none = np.zeros(0, np.int64)
-    assert all(len(part) == 0 for part in pairs(none, none, np.array([2, 3]), 5, 10))
+    assert all(len(part) == 0 for part in pairs(none, none, np.array([2, 3]), 5, 10)[:3])

@@ -61,6 +61,29 @@ def test_a_user_left_out_is_scored_as_by_a_memory_without_that_user(popularity):
         torch.testing.assert_close(whole[u], others(batch_of([histories[u]]))[0])
 
 
+def test_a_user_left_out_does_not_choose_which_pairs_are_kept():
+    """A pair that is kept for the sake of the user's own answer is not told to that user."""
+    histories, answers = crowd(60, 5)
+    baskets = [sorted({*h, *LABELS[a].tolist()}) for h, a in zip(histories, answers, strict=True)]
+    users, items = np.repeat(np.arange(60), [len(b) for b in baskets]), np.concatenate(baskets)
+    met, memory = np.bincount(items, minlength=N + 2), Memory(LABELS, N, 25, 0.5)
+    *found, least = pairs(users, items, LABELS, N, 25)
+    memory.fill(*found, least, met)
+    told, fewer = memory(batch_of(histories, answers), left_out=True), 0
+    for u, history in enumerate(histories):
+        others = users != u
+        one = np.bincount(items[others], minlength=N + 2)
+        i, y, c, _ = pairs(users[others], items[others], LABELS, N, 10**6)
+        kept = (c / np.sqrt(met[i]) > least) & (np.isin(i * 100 + y, found[0] * 100 + found[1]))
+        sums = np.zeros(len(LABELS))
+        for item in history:
+            mine = kept & (i == item)
+            np.add.at(sums, y[mine], c[mine] / np.sqrt(one[item] * one[LABELS[y[mine]]]))
+        torch.testing.assert_close(told[u], torch.tensor(sums / len(history) ** 0.5).float())
+        fewer += int((memory(batch_of([history]))[0] > 0).sum() > (told[u] > 0).sum())
+    assert fewer > 5
+
+
 def test_nobody_changes_what_another_is_told():
     histories, answers = crowd()
     memory = filled(histories, answers)

@@ -23,6 +23,7 @@ __all__ = ["baskets", "pairs"]
 
 AT_ONCE = 2**23  # pairs of events looked at together: 64 MiB of keys
 FIRST = 2  # the first item row
+SAME = 1e-5  # share by which two pairs differ that are worth the same
 
 
 def baskets(tasks: Sequence[TaskData], max_length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -49,7 +50,7 @@ def baskets(tasks: Sequence[TaskData], max_length: int) -> tuple[np.ndarray, np.
 
 def pairs(
     users: np.ndarray, items: np.ndarray, label_items: np.ndarray, n_items: int, most: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """The pairs of an item and a label that tell most, c(i, y) / sqrt(c(i)) the larger the better.
 
     Args:
@@ -57,28 +58,28 @@ def pairs(
         most: pairs kept at most.
 
     Returns:
-        item rows, label rows and c(i, y) of the pairs: (P,) int64 each, by item, then by label.
+        item rows, label rows and c(i, y) of the pairs: (P,) int64 each, by item, then by label; and what all of them
+        are worth more than, 0 where all pairs are kept.
     """
     met = np.bincount(items, minlength=n_items + 2)  # (N + 2,) c(i)
-    kept = [np.zeros((0, 3), np.int64)]
-    size = 0
+    kept, size, least = [np.zeros((0, 3), np.int64)], 0, 0.0
     for found in _counted(users, items, label_items, n_items + 2):
         kept.append(found)
         size += len(found)
         if size > 4 * most:  # so that memory stays in proportion to what is kept
-            kept = [_best(np.concatenate(kept), met, most)]
-            size = len(kept[0])
-    best = _best(np.concatenate(kept), met, most)
+            best, least = _best(np.concatenate(kept), met, most, least)
+            kept, size = [best], len(best)
+    best, least = _best(np.concatenate(kept), met, most, least)
     best = best[np.lexsort((best[:, 1], best[:, 0]))]
-    return best[:, 0], best[:, 1], best[:, 2]
+    return best[:, 0], best[:, 1], best[:, 2], least
 
 
-def _best(found: np.ndarray, met: np.ndarray, most: int) -> np.ndarray:
-    """(P', 3) item, label, count -> the `most` that tell most; of equals those that were found first."""
-    if len(found) <= most:
-        return found
+def _best(found: np.ndarray, met: np.ndarray, most: int, least: float) -> tuple[np.ndarray, float]:
+    """(P', 3) item, label, count -> those worth more than `least`, or than the best that is one too many, and that."""
     worth = found[:, 2] / np.sqrt(met[found[:, 0]])
-    return found[np.sort(np.argsort(-worth, kind="stable")[:most])]
+    if len(found) > most:
+        least = max(least, float(np.partition(worth, -most - 1)[-most - 1]) * (1 + SAME))
+    return found[worth > least], least
 
 
 def _counted(users: np.ndarray, items: np.ndarray, label_items: np.ndarray, rows: int) -> Iterator[np.ndarray]:

@@ -134,8 +134,7 @@ class ItemsHead(nn.Module):
 
     def recall(self, batch: Batch) -> Tensor:
         """l m(y) (B, Y) of a head with a memory."""
-        assert self.memory is not None and self.trust is not None
-        return self.trust * self.memory(batch)
+        return self.trust * self.memory(batch)  # type: ignore[misc]
 
     def loss(self, u: Tensor, batch: Batch, item_table: Tensor) -> Tensor:
         """Mean cross-entropy over all answers of the batch, whose users the memory leaves out of its counts."""
@@ -154,8 +153,8 @@ class ItemsHead(nn.Module):
 
     def _surprise(self, u: Tensor, batch: Batch, item_table: Tensor) -> Tensor:
         """Sum of -log p over all answers of a batch, scalar."""
-        assert self.trust is not None and self.memory is not None
-        return _surprise(self.score(u, item_table) + self.trust * self.memory(batch, left_out=True), batch)
+        more = self.trust * self.memory(batch, left_out=True)  # type: ignore[misc]
+        return _surprise(self.score(u, item_table) + more, batch)
 
     @torch.no_grad()
     def weigh(self, known: Iterable[tuple[Tensor, Batch]], item_table: Tensor) -> None:

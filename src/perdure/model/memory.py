@@ -4,12 +4,14 @@
     w(i, y) = c(i, y) / (c(i)^a c(y)^b)           a = 1/2, b = `popularity`
 
 c(i, y) counts the training users who met both, c(i) those who met one (`events/together.py`). A training user is left
-out of the counts it is scored with: with its own pairs every right answer would seem well known. P pairs are kept.
+out of the counts it is scored with: with its own pairs every right answer would seem well known. Kept are the pairs, P
+at most, with c(i, y) / c(i)^1/2 above t; and as a user's own pairs are counted once less, they are held to t again.
 
 | paper | here | shape |
 |---|---|---|
 | c(i, y) | `counts` of `labels`, item i owns [starts[i], starts[i + 1]) | (P,), (P,), (N + 3,) |
 | c(i) | met | (N + 2,) |
+| t | least | () |
 | rho | scale: root mean square of m over the labels that training users' histories speak for | () |
 """
 
@@ -41,6 +43,7 @@ class Memory(nn.Module):
     counts: Tensor
     met: Tensor
     scale: Tensor
+    least: Tensor
     rows: Tensor
 
     def __init__(self, label_items: np.ndarray, n_items: int, size: int, popularity: float) -> None:
@@ -51,11 +54,14 @@ class Memory(nn.Module):
         self.register_buffer("counts", torch.zeros(size, dtype=torch.int16))
         self.register_buffer("met", torch.zeros(n_items + 2, dtype=torch.int32))
         self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("least", torch.zeros(()))
         self.register_buffer("rows", torch.from_numpy(np.asarray(label_items, np.int64)), persistent=False)
 
     @torch.no_grad()
-    def fill(self, items: np.ndarray, labels: np.ndarray, counts: np.ndarray, met: np.ndarray) -> None:
-        """Take in pairs by item: (P',) item rows, label rows and c(i, y), P' at most P; met (N + 2,) c(i)."""
+    def fill(self, items: np.ndarray, labels: np.ndarray, counts: np.ndarray, least: float, met: np.ndarray) -> None:
+        """Take in what `together.pairs` found: (P',) item rows, label rows and c(i, y), P' at most P, and t; and met
+        (N + 2,), c(i)."""
+        self.least.fill_(least)
         starts = np.searchsorted(items, np.arange(len(self.met) + 1))
         self.starts.copy_(torch.from_numpy(starts))
         self.labels[: len(labels)] = torch.from_numpy(labels).int()
@@ -90,7 +96,9 @@ class Memory(nn.Module):
         one, other = torch.repeat_interleave(self.met[items], n).float(), self.met[self.rows[labels]].float()
         if left_out:
             mine = self._own(batch, users, items).flatten()[cells].float()  # (Q,)
-            both, one, other = both - mine, one - 1, other - mine
+            both = both - mine
+            both = both * (both > self.least * one.sqrt())  # a pair kept for the sake of its own answer is not told
+            one, other = one - 1, other - mine
         w = both / (one.clamp(min=1).sqrt() * other.clamp(min=1) ** self.popularity)  # (Q,)
         sums = w.new_zeros(len(batch) * len(self.rows)).index_add_(0, cells, w).view(len(batch), -1)  # (B, Y)
         events = torch.bincount(users, minlength=len(batch)).clamp(min=1)  # (B,)
