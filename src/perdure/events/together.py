@@ -1,10 +1,10 @@
 """What stood together: in how many users' training baskets an item and a label were both.
 
     B_u   the items that training user u met, histories and the task's answers
-    c(i)      = #{u : i in B_u}
-    c(i, y)   = #{u : i in B_u and y in B_u},  y another item than i
+    f(i)      = #{u : i in B_u}
+    f(i, y)   = #{u : i in B_u and y in B_u},  y another item than i
 
-table: B_u -> `users`, `items` of `baskets`, entry by entry; c(i, y) -> what `pairs` counts.
+table: B_u -> `users`, `items` of `baskets`, entry by entry; f(i, y) -> what `pairs` counts.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ def baskets(tasks: Sequence[TaskData], max_length: int) -> tuple[np.ndarray, np.
 def pairs(
     users: np.ndarray, items: np.ndarray, label_items: np.ndarray, n_items: int, most: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """The pairs of an item and a label that tell most, c(i, y) / sqrt(c(i)) the larger the better.
+    """The pairs of an item and a label that tell most, f(i, y) / sqrt(f(i)) the larger the better.
 
     Args:
         users, items: of `baskets`. label_items: (Y,) item row of each label. n_items: N.
         most: pairs kept at most.
 
     Returns:
-        item rows, label rows and c(i, y) of the pairs: (P,) int64 each, by item, then by label; and what all of them
+        item rows, label rows and f(i, y) of the pairs: (P,) int64 each, by item, then by label; and what all of them
         are worth more than, 0 where all pairs are kept.
     """
-    met = np.bincount(items, minlength=n_items + 2)  # (N + 2,) c(i)
+    met = np.bincount(items, minlength=n_items + 2)  # (N + 2,) f(i)
     kept, size, least = [np.zeros((0, 3), np.int64)], 0, 0.0
     for found in _counted(users, items, label_items, n_items + 2):
         kept.append(found)
@@ -83,7 +83,7 @@ def _best(found: np.ndarray, met: np.ndarray, most: int, least: float) -> tuple[
 
 
 def _counted(users: np.ndarray, items: np.ndarray, label_items: np.ndarray, rows: int) -> Iterator[np.ndarray]:
-    """(P', 3) int64 item, label, c(i, y) of all pairs that were met, some labels after the others."""
+    """(P', 3) int64 item, label, f(i, y) of all pairs that were met, some labels after the others."""
     _, place = np.unique(users, return_inverse=True)  # (E,) whose basket
     sizes = np.bincount(place, minlength=1)
     starts = np.append(0, np.cumsum(sizes))  # user u owns items[starts[u]:starts[u + 1]]

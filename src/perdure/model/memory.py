@@ -1,16 +1,16 @@
 """A memory of what stood together: history -> what it adds to the scores of a task's labels.
 
     m(y)    = S(w(i_t, y)) / rho                  S(x) = sum_{t <= n} x_t / sqrt(n) over the events of the history
-    w(i, y) = c(i, y) / (c(i)^a c(y)^b)           a = 1/2, b = `popularity`
+    w(i, y) = f(i, y) / (f(i)^a f(y)^b)           a = 1/2, b = `popularity`
 
-c(i, y) counts the training users who met both, c(i) those who met one (`events/together.py`). A training user is left
+f(i, y) counts the training users who met both, f(i) those who met one (`events/together.py`). A training user is left
 out of the counts it is scored with: with its own pairs every right answer would seem well known. Kept are the pairs, P
-at most, with c(i, y) / c(i)^1/2 above t; and as a user's own pairs are counted once less, they are held to t again.
+at most, with f(i, y) / f(i)^1/2 above t; and as a user's own pairs are counted once less, they are held to t again.
 
 | paper | here | shape |
 |---|---|---|
-| c(i, y) | `counts` of `labels`, item i owns [starts[i], starts[i + 1]) | (P,), (P,), (N + 3,) |
-| c(i) | met | (N + 2,) |
+| f(i, y) | `counts` of `labels`, item i owns [starts[i], starts[i + 1]) | (P,), (P,), (N + 3,) |
+| f(i) | met | (N + 2,) |
 | t | least | () |
 | rho | scale: root mean square of m over the labels that training users' histories speak for | () |
 """
@@ -59,8 +59,8 @@ class Memory(nn.Module):
 
     @torch.no_grad()
     def fill(self, items: np.ndarray, labels: np.ndarray, counts: np.ndarray, least: float, met: np.ndarray) -> None:
-        """Take in what `together.pairs` found: (P',) item rows, label rows and c(i, y), P' at most P, and t; and met
-        (N + 2,), c(i)."""
+        """Take in what `together.pairs` found: (P',) item rows, label rows and f(i, y), P' at most P, and t; and met
+        (N + 2,), f(i)."""
         self.least.fill_(least)
         starts = np.searchsorted(items, np.arange(len(self.met) + 1))
         self.starts.copy_(torch.from_numpy(starts))

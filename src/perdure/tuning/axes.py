@@ -16,7 +16,7 @@ earlier tasks as constants that a new task attends to (M. Yang et al., PCL, WWW 
                                          V_y in place of E_y where the backbone never met y,
                                          E_y + V_y elsewhere with head = "both"
                                          + l_k m_k(y), m_k(y) = S(w_k(i_t, y)) / rho_k
-    w_k(i, y) = c_k(i, y) / (c_k(i)^1/2 c_k(y)^b)        c_k: how many training users met both, or one
+    w_k(i, y) = f_k(i, y) / (f_k(i)^1/2 f_k(y)^b)        f_k: how many training users met both, or one
 
 | paper | here | shape |
 |---|---|---|
@@ -32,7 +32,7 @@ earlier tasks as constants that a new task attends to (M. Yang et al., PCL, WWW 
 | T_k, b_y | head.map, head.bias | (d, d), (Y,) |
 | V_y | head.vectors, zero at the start | (labels never met, d); with head = "both" (Y, d) |
 | l_k | head.trust, at the start what ranks the answers of 2,048 training users best | |
-| c_k, rho_k | head.memory: counts of P = `pairs` Y pairs, see `model/memory.py` | |
+| f_k, rho_k | head.memory: counts of P = `pairs` Y pairs, see `model/memory.py` | |
 | b | popularity | |
 
 The backbone is run once, without gradients, and can be shared by all tasks: a task adds sums over the events of a few
