@@ -140,15 +140,15 @@ class ItemsHead(nn.Module):
         """Mean cross-entropy over all answers of the batch, whose users the memory leaves out of its counts."""
         if self.memory is None:
             return answers_loss(u @ self.map, self.table(item_table), self.bias, batch)
-        shares = self._shares(u, batch)
+        shares = self._shares(u, batch, len(u))
         if len(shares) == 1:
             return self._surprise(u, batch, item_table) / len(_owners(batch)[1])
         surprises = [checkpoint(self._surprise, *share, item_table, use_reentrant=False) for share in shares]
         return torch.stack(surprises).sum() / len(_owners(batch)[1])
 
-    def _shares(self, u: Tensor, batch: Batch) -> list[tuple[Tensor, Batch]]:
-        """A batch in parts, so that scores of all its users never exist at once."""
-        parts = min(-(-len(u) * len(self.rows) // CELLS), len(u))
+    def _shares(self, u: Tensor, batch: Batch, rows: int) -> list[tuple[Tensor, Batch]]:
+        """A batch in parts, so that its `rows` of scores never exist at once."""
+        parts = min(-(-rows * len(self.rows) // CELLS), len(u))
         return [(u, batch)] if parts <= 1 else [(u[n::parts], batch.share(n, parts)) for n in range(parts)]
 
     def _surprise(self, u: Tensor, batch: Batch, item_table: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ class ItemsHead(nn.Module):
             return
         gains = torch.zeros(len(TRUSTS), dtype=torch.float64)
         for whole in known:
-            for u, batch in self._shares(*whole):
+            for u, batch in self._shares(*whole, rows=len(_owners(whole[1])[1])):
                 scores, more = self.score(u, item_table), self.memory(batch, left_out=True)  # (B, Y) each
                 gains += torch.stack([_gain(scores + trust * more, batch) for trust in TRUSTS]).double().cpu()
         self.trust.fill_(TRUSTS[int(gains.argmax())])
