@@ -113,7 +113,7 @@ def learn(model: UserModel, name: str, kind: str, steps: int = 3, seed: int = 0)
         method.taught_by(copy.deepcopy(model).requires_grad_(False).eval())
     model.add(card(name, kind), rng)
     asked = None if kind == "next_item" else Y
-    method.study(model, name, [data(name, kind, seed)], lambda: [batch(seed, answers=asked)])
+    method.study(model, name, [data(name, kind, seed)], [batch(seed, answers=asked)])
     for stage in method.stages:
         method.enter(stage, model, name)
         weights = method.trains(model, name, stage)

@@ -48,9 +48,7 @@ def test_pairs_by_hand():
     users, items = np.array([0, 0, 1, 1, 1, 2]), np.array([2, 3, 2, 3, 4, 2])
     *found, least = pairs(users, items, np.array([3, 4]), 3, 99)  # labels: 0 is item 3, 1 is item 4
     assert np.stack(found, 1).tolist() == [[2, 0, 2], [2, 1, 1], [3, 1, 1], [4, 0, 1]] and least == 0
-    *few, least = pairs(
-        users, items, np.array([3, 4]), 3, 2
-    )  # worth 2 / sqrt(3) and 1 / sqrt(1); 1 / sqrt(2) is not kept
+    *few, least = pairs(users, items, np.array([3, 4]), 3, 2)  # 2 / sqrt(3) and 1 / sqrt(1), not 1 / sqrt(2)
     assert np.stack(few, 1).tolist() == [[2, 0, 2], [4, 0, 1]] and least == pytest.approx(0.5**0.5, rel=1e-4)
     *one, least = pairs(np.array([0, 0, 1, 1]), np.array([2, 3, 4, 5]), np.array([3, 5]), 4, 1)
     assert len(one[0]) == 0 and least == pytest.approx(1, rel=1e-4)  # of equals all or none

@@ -42,9 +42,8 @@ def filled(histories: list[list[int]], answers: list[list[int]], popularity: flo
 def test_by_hand():
     memory = filled([[2, 4], [2], [2, 4, 4]], [[0], [0], [1]], popularity=0.5)  # baskets 2 3 4, 2 3, 2 4 5
     told = memory(batch_of([[2, 4, 2], [6]]))  # (2, Y)
-    first = (
-        2 * 2 / (3**0.5 * 2**0.5) + 1 / (2**0.5 * 2**0.5)
-    ) / 3**0.5  # label 0 is item 3: two baskets with 2, one with 4
+    # label 0 is item 3: it stood in two baskets with item 2, in one with item 4
+    first = (2 * 2 / (3**0.5 * 2**0.5) + 1 / (2**0.5 * 2**0.5)) / 3**0.5
     second = (2 * 1 / (3**0.5 * 1) + 1 / (2**0.5 * 1)) / 3**0.5
     torch.testing.assert_close(told[0], torch.tensor([first, second, 0, 0, 0, 0]))
     assert not told[1].any()

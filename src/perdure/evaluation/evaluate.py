@@ -251,8 +251,9 @@ def _answers(model: UserModel, task: str, data: TaskData, examples: Examples, ba
         vectors = represent(model, task, data.sequences, begin, end, batch_size, profiles)
         none = blank(model, task, begin, end, profiles)
 
-        def scores(a: int, b: int, u: Tensor = vectors, empty: np.ndarray = none, at: Any = (begin, end)) -> Tensor:
-            return scores_of(model, task, u[a:b], empty[a:b], items, at[0][a:b], at[1][a:b])
+        def scores(a: int, b: int, u: Tensor = vectors, told: tuple[np.ndarray, ...] = (none, begin, end)) -> Tensor:
+            empty, first, last = (one[a:b] for one in told)
+            return scores_of(model, task, u[a:b], empty, items, first, last)
 
         yield low, high, scores
 

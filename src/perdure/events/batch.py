@@ -94,13 +94,18 @@ class Batch:
         some = self._each((*self.OF_EVENTS, *self.OF_USERS), lambda field: field[rows])  # (R, ...)
         return replace(some, answers=None, answer_starts=None)
 
+    def owners(self) -> Tensor:
+        """(A,) int64: whose answer each is, 0 to B - 1; nobody's where the batch has no answers."""
+        if self.answer_starts is None:
+            return self.lengths.new_zeros(0)
+        return torch.repeat_interleave(torch.arange(len(self), device=self.lengths.device), self.answer_starts.diff())
+
     def share(self, number: int, count: int) -> Batch:
         """Every count-th user from `number` on, with their answers; the `count` shares together are the batch."""
         some = self.of(torch.arange(number, len(self), count, device=self.items.device))
         if self.answers is None or self.answer_starts is None:
             return some
-        counts = self.answer_starts.diff()  # (B,)
-        owner = torch.repeat_interleave(torch.arange(len(self), device=counts.device), counts)  # (A,)
+        counts, owner = self.answer_starts.diff(), self.owners()  # (B,), (A,)
         starts = F.pad(counts[number::count].cumsum(0), (1, 0))  # (R + 1,)
         return replace(some, answers=self.answers[owner % count == number], answer_starts=starts)
 

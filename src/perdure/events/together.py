@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perdure.events.ids import FIRST_ITEM
 from perdure.events.splits import ragged
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["baskets", "pairs"]
 
 AT_ONCE = 2**23  # pairs of events looked at together: 64 MiB of keys
-FIRST = 2  # the first item row
 SAME = 1e-5  # share by which two pairs differ that are worth the same
 
 
@@ -44,7 +44,7 @@ def baskets(tasks: Sequence[TaskData], max_length: int) -> tuple[np.ndarray, np.
         owners = np.repeat(last.users, np.diff(last.answer_starts)).astype(np.int64)
         users, items = np.append(users, owners), np.append(items, label_items)
     width = int(items.max(initial=0)) + 1
-    keys = np.unique((users * width + items)[items >= FIRST])
+    keys = np.unique((users * width + items)[items >= FIRST_ITEM])
     return keys // width, keys % width
 
 
@@ -98,9 +98,8 @@ def _counted(users: np.ndarray, items: np.ndarray, label_items: np.ndarray, rows
         done = ends[low - 1] if low else 0
         high = max(low + 1, int(np.searchsorted(ends, done + AT_ONCE, "right")))
         if high < len(holders):  # whole labels only, so that a pair is counted at once
-            high = int(
-                np.searchsorted(labels, labels[high - 1], "right" if labels[low] == labels[high - 1] else "left")
-            )
+            newest = labels[high - 1]
+            high = int(np.searchsorted(labels, newest, "right" if labels[low] == newest else "left"))
         whose = holders[low:high]
         others = items[ragged(starts[whose], sizes[whose])]  # (Q,)
         keys = np.repeat(labels[low:high], sizes[whose]) * rows + others

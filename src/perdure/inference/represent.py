@@ -143,8 +143,8 @@ def scores_of(
         asked = u if not few else torch.cat([u, u.new_zeros(few, u.shape[1])])  # (max(B, FEWEST), d)
         scores = model.score_of(asked, task).float()[: len(u)]  # (B, Y)
         if model.recalls(task):
-            begin, most = np.maximum(begin, end - model.backbone.max_length), max(int((end - begin).max(initial=1)), 1)
-            read = _batch(items, None, None, begin, end, min(most, model.backbone.max_length), model.backbone.n_items)
+            begin = np.maximum(begin, end - model.backbone.max_length)
+            read = _batch(items, None, None, begin, end, int((end - begin).max(initial=1)), model.backbone.n_items)
             scores = scores + model.recall(read.to(u.device), task)
         if empty.any():
             scores[torch.from_numpy(np.flatnonzero(empty)).to(scores.device)] = popular(

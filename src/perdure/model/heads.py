@@ -158,24 +158,22 @@ class ItemsHead(nn.Module):
 
     @torch.no_grad()
     def weigh(self, known: Iterable[tuple[Tensor, Batch]], item_table: Tensor) -> None:
-        """Begin with the l of `TRUSTS` under which the answers of training users, user vectors (B, d) and batch, rank
-        best: it is one number that all of them tell of, and steps of a task would take long to it."""
-        if self.trust is None or self.memory is None:
-            return
+        """Of a head with a memory: begin with the l of `TRUSTS` under which the answers of training users, user vectors
+        (B, d) and batch, rank best. It is one number that all of them tell of, and steps of a task would take long."""
         gains = torch.zeros(len(TRUSTS), dtype=torch.float64)
         for whole in known:
             for u, batch in self._shares(*whole, rows=len(_owners(whole[1])[1])):
-                scores, more = self.score(u, item_table), self.memory(batch, left_out=True)  # (B, Y) each
+                scores = self.score(u, item_table)  # (B, Y)
+                more = self.memory(batch, left_out=True)  # type: ignore[misc]
                 gains += torch.stack([_gain(scores + trust * more, batch) for trust in TRUSTS]).double().cpu()
-        self.trust.fill_(TRUSTS[int(gains.argmax())])
+        self.trust.fill_(TRUSTS[int(gains.argmax())])  # type: ignore[union-attr]
 
 
 def _owners(batch: Batch) -> tuple[Tensor, Tensor]:
     """(A,) whose each answer is, and the answers."""
     if batch.answers is None or batch.answer_starts is None:
         raise DataError("a batch without answers", expected="answers and answer_starts", where="loss of a head")
-    counts = batch.answer_starts.diff()  # (B,)
-    return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts), batch.answers
+    return batch.owners(), batch.answers
 
 
 def _surprise(scores: Tensor, batch: Batch) -> Tensor:

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from perdure.events.batch import Batch
+from perdure.events.ids import FIRST_ITEM
 
 __all__ = ["Memory"]
 
-FIRST = 2  # the first item row
 MOST = 32767  # counts are kept in 16 bits
 
 
@@ -45,6 +45,7 @@ class Memory(nn.Module):
     scale: Tensor
     least: Tensor
     rows: Tensor
+    label_of: Tensor
 
     def __init__(self, label_items: np.ndarray, n_items: int, size: int, popularity: float) -> None:
         super().__init__()
@@ -56,6 +57,9 @@ class Memory(nn.Module):
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("least", torch.zeros(()))
         self.register_buffer("rows", torch.from_numpy(np.asarray(label_items, np.int64)), persistent=False)
+        label_of = torch.full((n_items + 2,), -1)  # the label of an item, -1 where it is none
+        label_of[self.rows] = torch.arange(len(self.rows))
+        self.register_buffer("label_of", label_of, persistent=False)
 
     @torch.no_grad()
     def fill(self, items: np.ndarray, labels: np.ndarray, counts: np.ndarray, least: float, met: np.ndarray) -> None:
@@ -85,7 +89,7 @@ class Memory(nn.Module):
         Args:
             left_out: the users of the batch, with their answers, were counted: leave each out of its own scores.
         """
-        users, at = (batch.valid & (batch.items >= FIRST)).nonzero().T  # (E,) each
+        users, at = (batch.valid & (batch.items >= FIRST_ITEM)).nonzero().T  # (E,) each
         items = batch.items[users, at]  # (E,)
         first, last = self.starts[items].long(), self.starts[items + 1].long()
         n = last - first  # (E,) pairs of each event
@@ -106,12 +110,10 @@ class Memory(nn.Module):
 
     def _own(self, batch: Batch, users: Tensor, items: Tensor) -> Tensor:
         """(B, Y) bool: labels that are in a user's own basket."""
-        label_of = self.rows.new_full((len(self.met),), -1)  # (N + 2,)
-        label_of[self.rows] = torch.arange(len(self.rows), device=label_of.device)
         own = torch.zeros(len(batch), len(self.rows), dtype=torch.bool, device=items.device)
-        met = label_of[items]  # (E,)
+        met = self.label_of[items]  # (E,)
         own[users[met >= 0], met[met >= 0]] = True
-        if batch.answers is not None and batch.answer_starts is not None:
-            owner = torch.repeat_interleave(torch.arange(len(batch), device=items.device), batch.answer_starts.diff())
-            own[owner[batch.answers >= 0], batch.answers[batch.answers >= 0]] = True
+        if batch.answers is not None:
+            known = batch.answers >= 0
+            own[batch.owners()[known], batch.answers[known]] = True
         return own

@@ -198,12 +198,8 @@ class _Teacher:
         """A method's first look at the tasks, before they are trained."""
         for name in group:
             datas = [self.datas[task] for task in self.order[: self.order.index(name) + 1]]
-
-            def batches(name: str = name) -> Iterator[Batch]:
-                return (batch.to(self.fabric.device) for batch in self._loader(name, "study"))
-
             if self.processes.first:
-                self.method.study(self.model, name, datas, batches)
+                self.method.study(self.model, name, datas, self._seen(name, "study"))
         self.processes.spread(self.model.state_dict().values())
 
     def _remember(self, name: str) -> None:
@@ -211,9 +207,8 @@ class _Teacher:
         rng = torch.Generator(self.fabric.device)
         rng.manual_seed(seed_of(self.seed, name, "remember", "loss"))
         torch.manual_seed(seed_of(self.seed, name, "remember", "dropout"))
-        batches = (batch.to(self.fabric.device) for batch in self._loader(name, "remember"))
         if self.processes.first:
-            self.method.remember(self.model, name, batches, rng)
+            self.method.remember(self.model, name, self._seen(name, "remember"), rng)
         self.processes.spread(self.model.state_dict().values())
         self.life.relations[name] = self.method.relations(self.model, name)
         self.method.taught_by(None)
@@ -303,6 +298,11 @@ class _Teacher:
             first=self.model.predicts_first(name),
             profiles=data.profiles,
         )
+
+    def _seen(self, name: str, look: str) -> Iterator[Batch]:
+        """A task's training batches for a look at them, in an order of its own; made when the first is asked for."""
+        for batch in self._loader(name, look):
+            yield batch.to(self.fabric.device)
 
     def _generator(self, *names: str) -> torch.Generator:
         return torch.Generator().manual_seed(seed_of(self.seed, *names))

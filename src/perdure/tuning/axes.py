@@ -45,7 +45,7 @@ Differs: there is no paper.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
@@ -228,9 +228,7 @@ class Axes(Method):
         memory = Memory(card.label_items, model.backbone.n_items, size, self.popularity) if size else None
         return ItemsHead(card.label_items, card.popularity, width, self.sharpness, unmet(model, card), own, memory)
 
-    def study(
-        self, model: UserModel, task: str, datas: Sequence[TaskData], batches: Callable[[], Iterable[Batch]]
-    ) -> None:
+    def study(self, model: UserModel, task: str, datas: Sequence[TaskData], batches: Iterable[Batch]) -> None:
         """Count what stood together with the labels of a task."""
         memory = getattr(model.heads[task], "memory", None)
         if memory is None:
@@ -239,9 +237,10 @@ class Axes(Method):
         users, items = baskets(datas, model.backbone.max_length)
         found = pairs(users, items, np.asarray(label_items, np.int64), n_items, len(memory.labels))
         memory.fill(*found, np.bincount(items, minlength=n_items + 2))
-        memory.measure(some(batches()))
+        few = list(some(batches))
+        memory.measure(few)
         with torch.no_grad(), without_dropout(model):
-            known = ((model.represent(batch, task), batch) for batch in some(batches()))
+            known = ((model.represent(batch, task), batch) for batch in few)
             model.heads[task].weigh(known, model.item_table(task))  # type: ignore[operator]
 
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:

@@ -7,7 +7,7 @@ tasks is a buffer or parameter of the Method, hence saved with the model.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
@@ -114,9 +114,7 @@ class Method(nn.Module, ABC):
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
         """Parameters the optimiser may touch in this stage. The first task trains the backbone for every method."""
 
-    def study(
-        self, model: UserModel, task: str, datas: Sequence[TaskData], batches: Callable[[], Iterable[Batch]]
-    ) -> None:
+    def study(self, model: UserModel, task: str, datas: Sequence[TaskData], batches: Iterable[Batch]) -> None:
         """Once, before a task is trained: a look at the data of the tasks so far, this one last, and at its training
         batches, for what the method counts. As with `remember`, what is kept lives in buffers made before."""
         return

@@ -253,7 +253,7 @@ class UAF(Method):
     def hits(self, head: LabelsHead, u: Tensor, batch: Batch, others: Tensor) -> Tensor:
         """(B,) share of each user's answers that score among the best `top` of themselves and `others` (A, K)."""
         answers, counts = cast(Tensor, batch.answers), cast(Tensor, batch.answer_starts).diff()  # (A,), (B,)
-        rows = torch.repeat_interleave(torch.arange(len(u), device=u.device), counts)  # (A,)
+        rows = batch.owners()  # (A,)
         mine = pair_scores(u[rows].float(), head.table, answers, head.bias)  # (A,)
         theirs = pair_scores(u[rows].float(), head.table, others, head.bias)  # (A, K)
         better = ((theirs >= mine[:, None]) & (others != answers[:, None])).sum(1)  # (A,)
