@@ -161,14 +161,14 @@ def test_some_users_and_strangers_among_them(asked, tmp_path):
     )
     found = told(out)
     assert list(found) == wanted and done["users"] == 3
-    assert "1 users are not in the log and get what is popular: nobody" in done["notes"]
+    assert "users not in the log, answered with what is popular: 1 (nobody)" in done["notes"]
     assert "not known to the model: i98" in done["notes"]
     for user, answers in found.items():
         one = perdure.recommend(model, task="again", user=user, k=3, store=store, deny=["i07"])
         assert [item for item, _, _, _ in answers] == one["items"] and answers[0][3] == one["source"]
     done = perdure.recommend_all(model, out, task="again", users=["a0"], allow=["i03", "i04"], store=store)
     assert [answer[0] for answer in told(out)["a0"]] == ["i04"]  # i03 was met
-    assert "1 users have fewer than 10 answers: there are no more to give" in done["notes"]
+    assert "users with fewer than 10 answers, as there are no more to give: 1" in done["notes"]
 
 
 class Heard(list):

@@ -83,8 +83,8 @@ def test_a_log_that_has_grown_begins_with_the_vectors_of_items_known(first, tmp_
     torch.testing.assert_close(after, before, rtol=0, atol=1e-9)
     fresh = new.backbone.item_table[new.item_ids.rows(["a0001", "s0007b"])]
     assert 0 < fresh.std() < 0.03
-    (note,) = [note for note in then.notes if "begin as drawn" in note]
-    assert "2 items are new" in note and "1 of its own are gone" in note
+    (note,) = [note for note in then.notes if "begun as drawn" in note]
+    assert "begun as drawn: 2;" in note and "gone: 1" in note
     assert perdure.learn(recipe, tmp_path / "then", overrides=options, resume="must").matrix == then.matrix
 
 

@@ -129,9 +129,9 @@ def test_answers_that_are_all_input_are_told(tmp_path, capsys):
 
 def test_what_left_nothing_over_is_told(recipe, capsys):
     assert call("check", recipe, "-s", "data.where=domain = 'x'") == 3
-    assert " rows left out by data.where" in capsys.readouterr().err
+    assert "rows left out by data.where: " in capsys.readouterr().err
     assert call("check", recipe, "-s", "data.min_item_count=9999") == 3
-    assert " rows left out by data.min_item_count" in capsys.readouterr().err
+    assert "rows left out by data.min_item_count: " in capsys.readouterr().err
 
 
 def test_tables_that_tell_of_nobody_in_the_log_are_told(tmp_path, capsys):

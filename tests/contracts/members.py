@@ -113,7 +113,6 @@ def learn(model: UserModel, name: str, kind: str, steps: int = 3, seed: int = 0)
         method.taught_by(copy.deepcopy(model).requires_grad_(False).eval())
     model.add(card(name, kind), rng)
     asked = None if kind == "next_item" else Y
-    method.study(model, name, [data(name, kind, seed)], [batch(seed, answers=asked)])
     for stage in method.stages:
         method.enter(stage, model, name)
         weights = method.trains(model, name, stage)
@@ -133,7 +132,8 @@ def learn(model: UserModel, name: str, kind: str, steps: int = 3, seed: int = 0)
                 for weight, share in shut.items():
                     weight.copy_(torch.where(share == 1, before[weight], weight))
         method.leave(stage, model, name)
-    method.remember(model, name, (batch(seed + 50 + i, answers=asked) for i in range(2)), rng)
+    batches = (batch(seed + 50 + i, answers=asked) for i in range(2))
+    method.remember(model, name, [data(name, kind, seed)], batches, rng)
     method.taught_by(None)
     model.settle(name)
     model.eval()

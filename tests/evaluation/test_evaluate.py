@@ -94,9 +94,9 @@ def test_misses_empty_inputs_and_users_without_answers_are_noted():
     assert score.per_user["auc"].tolist() == [0, 1, 0.5, 0]
     text = " ".join(score.notes)
     assert (
-        "2 users without input" in text
-        and "2 right answers are no labels" in text
-        and "1 users without any answer" in text
+        "without input events, answered with what is popular: 2" in text
+        and "misses: 2" in text
+        and "users left out, without any answer: 1" in text
     )
 
 

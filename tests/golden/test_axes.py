@@ -74,7 +74,7 @@ def test_what_is_remembered_is_the_spread_of_the_training_users():
     model = learned("age")
     overlay = model.overlays["age"]
     batches = [members.batch(seed) for seed in (1, 2)]
-    model.method.remember(model, "age", batches, torch.Generator())
+    model.method.remember(model, "age", [], batches, torch.Generator())
     with torch.no_grad():
         p = torch.cat([summed(overlay.own(batch), batch).flatten() for batch in batches])
     torch.testing.assert_close(overlay.mean, p.mean())

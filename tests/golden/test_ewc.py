@@ -28,7 +28,7 @@ def one_weight(monkeypatch, **options):
         method.overlay(model, SimpleNamespace(name=str(number), kind="item"), torch.Generator())
         w.data.fill_(theta)
         monkeypatch.setattr(EWC, "fisher", lambda *_, f=f: [torch.tensor([f])])
-        method.remember(model, str(number), [], torch.Generator())
+        method.remember(model, str(number), [], [], torch.Generator())
     return method, model, w
 
 
@@ -56,7 +56,7 @@ def test_the_online_form_by_hand(monkeypatch):
 def test_a_task_is_counted_once(monkeypatch):
     method, model, _ = one_weight(monkeypatch)
     monkeypatch.setattr(EWC, "fisher", lambda *_: [torch.tensor([100.0])])
-    method.remember(model, "2", [], torch.Generator())
+    method.remember(model, "2", [], [], torch.Generator())
     assert method.get_buffer("fisher/w").item() == 4.0 and int(method.counted) == 3
 
 

@@ -150,7 +150,7 @@ def told_of_users(**objective):
 def test_what_an_objective_learns_of_users_is_replayed_too():
     """All users are kept: the loss of attributes is that of the batch itself."""
     model, data = told_of_users(item=0.0)
-    model.method.remember(model, "watch", [data], torch.Generator())
+    model.method.remember(model, "watch", [], [data], torch.Generator())
     replayed = model.overlays["watch"].draw(USERS, torch.Generator())
     own, again = (model.eval().loss(batch, "watch", torch.Generator()) for batch in (data, replayed))
     assert own > 1 and len(replayed) == USERS

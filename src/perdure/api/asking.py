@@ -252,11 +252,13 @@ def recommend_all(
     )
     notes = _left_out(shared, left_out)
     if strangers := names.filter(~there).head(20).to_list():
-        notes.append(f"{(~there).sum():,} users are not in the log and get what is popular: {', '.join(strangers)}")
+        notes.append(
+            f"users not in the log, answered with what is popular: {(~there).sum():,} ({', '.join(strangers)})"
+        )
     if strange:
         notes.append(f"not known to the model: {', '.join(strange[:20])}")
     if fewer:
-        notes.append(f"{fewer:,} users have fewer than {k} answers: there are no more to give")
+        notes.append(f"users with fewer than {k} answers, as there are no more to give: {fewer:,}")
     return {
         "path": str(out),
         "task": task,

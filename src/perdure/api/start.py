@@ -148,7 +148,7 @@ def _grow(found: UserModel, model: UserModel, folder: str) -> list[str]:
     table[rows[kept]] = own[FIRST_ITEM:][kept]
     found.backbone.item_table.data = table
     new, gone = len(model.item_ids) - int(kept.sum()), int((~kept).sum())
-    return [f"{new:,} items are new to {folder} and begin as drawn, {gone:,} of its own are gone"]
+    return [f"items new to {folder}, begun as drawn: {new:,}; of its own, gone: {gone:,}"]
 
 
 def _shapes(layer: nn.Module | None) -> dict[str, tuple[int, ...]] | None:

@@ -184,7 +184,7 @@ def evaluate(
     profiles = None if data.profiles is None else data.profiles.of(examples.users)
     empty = int(blank(model, card.name, examples.begin, examples.end, profiles).sum())
     if empty:
-        notes.append(f"{empty} users without input events were answered by popularity")
+        notes.append(f"users without input events, answered with what is popular: {empty:,}")
     notes += outside(examples)
 
     def measured(answers: Answers) -> Measured:
@@ -203,7 +203,7 @@ def evaluate(
 def outside(examples: Examples) -> list[str]:
     """A note on right answers that are no labels, where there are any."""
     count = int((examples.answers < 0).sum())
-    return [f"{count} right answers are no labels of the task (never met in training): misses"] if count else []
+    return [f"right answers that are no labels of the task (never met in training), misses: {count:,}"] if count else []
 
 
 def cuts(ks: Sequence[int], metric: str | None) -> tuple[int, ...]:
@@ -221,7 +221,7 @@ def _by_objective(
     if not len(kept):
         raise DataError(f"no {split} user of {data.task.name!r} has an input event", where=f"evaluate, split {split!r}")
     if len(kept) < len(examples):
-        notes.append(f"{len(examples) - len(kept)} users without input events, or of an incomplete batch, are left out")
+        notes.append(f"users left out, without input events or of an incomplete batch: {len(examples) - len(kept):,}")
     name, examples = model.objective.measure, examples.of(kept)
     return Score(
         task=data.task.name,
@@ -284,7 +284,7 @@ def _judged(examples: Examples, task: str, split: str) -> tuple[Examples, list[s
     notes = []
     if not asked.all():
         examples = examples.of(np.flatnonzero(asked))
-        notes.append(f"{int((~asked).sum())} users without any answer are left out")
+        notes.append(f"users left out, without any answer: {int((~asked).sum()):,}")
     if (users := len(np.unique(examples.users))) < len(examples):
         notes.append(f"n counts examples, of {users} users")
     return examples, notes

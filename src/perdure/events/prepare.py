@@ -111,7 +111,7 @@ def _enough(arranged: Arranged, books: Books, data: DataSettings) -> None:
     if data.allow_empty:
         return
     filtered = [
-        f"{n} rows left out by data.{name}" for name, n in arranged.left_out.items() if n and name != "duplicate"
+        f"rows left out by data.{name}: {n:,}" for name, n in arranged.left_out.items() if n and name != "duplicate"
     ]
     if not len(arranged.rows):
         raise DataError(", ".join([f"0 events are left of {books.received} rows", *filtered]),

@@ -6,7 +6,7 @@ one_of      s_y = u . W_y + b_y       cross-entropy
 
 A method may give an item task a head on the items' own vectors E_y: s_y = (u T) . (E_y + V_y) + b_y, T a map, V_y a
 vector of the label's own, for all labels or for those alone whose E_y tells nothing, in place of it; and l m(y), what
-a memory of what stood together adds (`model/memory.py`), l learned.
+a memory of what stood together adds (`model/memory.py`), once the rest is learned.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from perdure.errors import DataError
 from perdure.events.batch import Batch
 from perdure.functional.losses import softmax_loss
-from perdure.model.memory import Memory
+from perdure.model.memory import Memory, right
 
 __all__ = ["ItemTableHead", "ItemsHead", "LabelsHead", "answers_loss"]
 
-CELLS = 2**23  # scores of a training step with a memory at once
+CELLS = 2**23  # scores at once while a memory is weighed
+BEST = 10  # places of a ranking that a memory is weighed by
 TRUSTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4, 2.8, 3.4, 4.0)
 
 
@@ -96,6 +96,7 @@ class ItemsHead(nn.Module):
 
     rows: Tensor
     places: Tensor
+    trust: Tensor | None
 
     def __init__(
         self,
@@ -117,7 +118,7 @@ class ItemsHead(nn.Module):
         k = len(label_items) if own else len(self.places)
         self.vectors = nn.Parameter(torch.zeros(k, width)) if k else None  # (Y or K, d)
         self.memory = memory
-        self.trust = None if memory is None else nn.Parameter(torch.ones(()))  # l
+        self.register_buffer("trust", None if memory is None else torch.zeros(()))  # l
 
     def table(self, item_table: Tensor) -> Tensor:
         """(N + 2, d) -> (Y, d): what labels are scored by."""
@@ -132,64 +133,46 @@ class ItemsHead(nn.Module):
         """(B, d) -> (B, Y)"""
         return torch.addmm(self.bias, u @ self.map, self.table(item_table).T)
 
+    def loss(self, u: Tensor, batch: Batch, item_table: Tensor) -> Tensor:
+        """Mean cross-entropy over all answers of the batch, without the memory."""
+        return answers_loss(u @ self.map, self.table(item_table), self.bias, batch)
+
+    @property
+    def recalls(self) -> bool:
+        """Whether a memory adds to the scores."""
+        return self.trust is not None and bool(self.trust)
+
     def recall(self, batch: Batch) -> Tensor:
         """l m(y) (B, Y) of a head with a memory."""
-        return self.trust * self.memory(batch)  # type: ignore[misc]
-
-    def loss(self, u: Tensor, batch: Batch, item_table: Tensor) -> Tensor:
-        """Mean cross-entropy over all answers of the batch, whose users the memory leaves out of its counts."""
-        if self.memory is None:
-            return answers_loss(u @ self.map, self.table(item_table), self.bias, batch)
-        shares = self._shares(u, batch, len(u))
-        if len(shares) == 1:
-            return self._surprise(u, batch, item_table) / len(_owners(batch)[1])
-        surprises = [checkpoint(self._surprise, *share, item_table, use_reentrant=False) for share in shares]
-        return torch.stack(surprises).sum() / len(_owners(batch)[1])
-
-    def _shares(self, u: Tensor, batch: Batch, rows: int) -> list[tuple[Tensor, Batch]]:
-        """A batch in parts, so that its `rows` of scores never exist at once."""
-        parts = min(-(-rows * len(self.rows) // CELLS), len(u))
-        return [(u, batch)] if parts <= 1 else [(u[n::parts], batch.share(n, parts)) for n in range(parts)]
-
-    def _surprise(self, u: Tensor, batch: Batch, item_table: Tensor) -> Tensor:
-        """Sum of -log p over all answers of a batch, scalar."""
-        more = self.trust * self.memory(batch, left_out=True)  # type: ignore[misc]
-        return _surprise(self.score(u, item_table) + more, batch)
+        return self.trust * self.memory(batch)  # type: ignore[misc, operator]
 
     @torch.no_grad()
     def weigh(self, known: Iterable[tuple[Tensor, Batch]], item_table: Tensor) -> None:
-        """Of a head with a memory: begin with the l of `TRUSTS` under which the answers of training users, user vectors
-        (B, d) and batch, rank best. It is one number that all of them tell of, and steps of a task would take long."""
+        """Of a head with a memory, when all else is learned: take the l of `TRUSTS` under which the answers of training
+        users, user vectors (B, d) and batch, each left out of the counts, rank best by NDCG@10, seen items left out."""
         gains = torch.zeros(len(TRUSTS), dtype=torch.float64)
-        for whole in known:
-            for u, batch in self._shares(*whole, rows=len(_owners(whole[1])[1])):
-                scores = self.score(u, item_table)  # (B, Y)
+        for u, whole in known:
+            parts = min(-(-len(u) * len(self.rows) // CELLS), len(u))
+            for n in range(parts):
+                batch = whole.share(n, parts)
+                answers = right(batch, len(self.rows))  # (B', Y)
                 more = self.memory(batch, left_out=True)  # type: ignore[misc]
-                gains += torch.stack([_gain(scores + trust * more, batch) for trust in TRUSTS]).double().cpu()
+                hidden = self.memory.seen(batch) & ~answers  # type: ignore[union-attr]
+                scores = self.score(u[n::parts], item_table).masked_fill(hidden, float("-inf"))  # (B', Y)
+                gains += torch.stack([_ndcg(scores + trust * more, answers).sum() for trust in TRUSTS]).double().cpu()
         self.trust.fill_(TRUSTS[int(gains.argmax())])  # type: ignore[union-attr]
 
 
-def _owners(batch: Batch) -> tuple[Tensor, Tensor]:
-    """(A,) whose each answer is, and the answers."""
-    if batch.answers is None or batch.answer_starts is None:
-        raise DataError("a batch without answers", expected="answers and answer_starts", where="loss of a head")
-    return batch.owners(), batch.answers
-
-
-def _surprise(scores: Tensor, batch: Batch) -> Tensor:
-    """Sum of -log softmax over all answers, scalar, given scores (B, Y)."""
-    owner, answers = _owners(batch)
-    return (scores.logsumexp(1)[owner] - scores[owner, answers]).sum()
-
-
-def _gain(scores: Tensor, batch: Batch) -> Tensor:
-    """Sum over all answers of 1 / log2(1 + rank) where the rank is at most 10, scalar, given scores (B, Y)."""
-    owner, answers = _owners(batch)
-    rank = 1 + (scores[owner] > scores[owner, answers][:, None]).sum(1)  # (A,)
-    return torch.where(rank <= 10, 1 / (1.0 + rank).log2(), 0.0).sum()
+def _ndcg(scores: Tensor, right: Tensor) -> Tensor:
+    """(B,) NDCG of the `BEST` first of scores (B, Y), given which labels are right (B, Y); 0 where none is."""
+    first = scores.topk(min(BEST, scores.shape[1])).indices  # (B, K)
+    worth = 1 / torch.arange(2.0, first.shape[1] + 2, device=scores.device).log2()  # (K,)
+    ideal = F.pad(worth.cumsum(0), (1, 0))[right.sum(1).clamp(max=len(worth))]  # (B,)
+    return (right.gather(1, first) * worth).sum(1) / ideal.clamp(min=1)
 
 
 def answers_loss(u: Tensor, table: Tensor, bias: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy over all answers of a batch: user vectors (B, d), a table (Y, d) and bias (Y,) of labels."""
-    rows, answers = _owners(batch)
-    return softmax_loss(u, table, answers, rows=rows, bias=bias)
+    if batch.answers is None:
+        raise DataError("a batch without answers", expected="answers and answer_starts", where="loss of a head")
+    return softmax_loss(u, table, batch.answers, rows=batch.owners(), bias=bias)

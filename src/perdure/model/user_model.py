@@ -187,8 +187,8 @@ class UserModel(nn.Module):
         return self.heads[task].score(u, self.item_table(task))  # type: ignore[operator]
 
     def recalls(self, task: str) -> bool:
-        """Whether the task's head has a memory, so that histories add to its scores besides the user vectors."""
-        return getattr(self.heads[task], "memory", None) is not None
+        """Whether histories add to the scores of the task's head besides the user vectors."""
+        return getattr(self.heads[task], "recalls", False)
 
     def recall(self, batch: Batch, task: str) -> Tensor:
         """Histories -> (B, Y) what the memory of the task's head adds to its scores."""

@@ -11,7 +11,7 @@ for every task (or for every group of tasks that the method learns at once):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,7 +22,6 @@ from torch.nn import Parameter
 from perdure.errors import DataError, ModelError, UsageError
 from perdure.evaluation.evaluate import PRIMARY, evaluate
 from perdure.evaluation.matrix import Matrix
-from perdure.events.batch import Batch
 from perdure.events.examples import TaskData
 from perdure.events.loader import Loader
 from perdure.model import store
@@ -161,8 +160,6 @@ class _Teacher:
             self._teach(fresh=running is None)
             self._add(group)
         if not model.tasks[name].settled:  # or else it was learned before this life
-            if running is None:
-                self._study(group)
             for index in range(life.stage, len(self.method.stages)):
                 life.stage = index
                 self._stage(group, self.method.stages[index], running)
@@ -194,21 +191,15 @@ class _Teacher:
             if name not in self.model.tasks:
                 self.model.add(card_of(self.datas[name]), self._generator(name, "init"))
 
-    def _study(self, group: list[str]) -> None:
-        """A method's first look at the tasks, before they are trained."""
-        for name in group:
-            datas = [self.datas[task] for task in self.order[: self.order.index(name) + 1]]
-            if self.processes.first:
-                self.method.study(self.model, name, datas, self._seen(name, "study"))
-        self.processes.spread(self.model.state_dict().values())
-
     def _remember(self, name: str) -> None:
         """A method's last look at the task: what it keeps of it, and what it drew from earlier ones."""
         rng = torch.Generator(self.fabric.device)
         rng.manual_seed(seed_of(self.seed, name, "remember", "loss"))
         torch.manual_seed(seed_of(self.seed, name, "remember", "dropout"))
+        datas = [self.datas[task] for task in self.order[: self.order.index(name) + 1]]
+        batches = (batch.to(self.fabric.device) for batch in self._loader(name, "remember"))
         if self.processes.first:
-            self.method.remember(self.model, name, self._seen(name, "remember"), rng)
+            self.method.remember(self.model, name, datas, batches, rng)
         self.processes.spread(self.model.state_dict().values())
         self.life.relations[name] = self.method.relations(self.model, name)
         self.method.taught_by(None)
@@ -298,11 +289,6 @@ class _Teacher:
             first=self.model.predicts_first(name),
             profiles=data.profiles,
         )
-
-    def _seen(self, name: str, look: str) -> Iterator[Batch]:
-        """A task's training batches for a look at them, in an order of its own; made when the first is asked for."""
-        for batch in self._loader(name, look):
-            yield batch.to(self.fabric.device)
 
     def _generator(self, *names: str) -> torch.Generator:
         return torch.Generator().manual_seed(seed_of(self.seed, *names))

@@ -15,8 +15,8 @@ earlier tasks as constants that a new task attends to (M. Yang et al., PCL, WWW 
     item tasks whose labels are items:   score(y) = (u_k T_k) . E_y + b_y, T_k = tau I and b = log popularity at first,
                                          V_y in place of E_y where the backbone never met y,
                                          E_y + V_y elsewhere with head = "both"
-                                         + l_k m_k(y), m_k(y) = S(w_k(i_t, y)) / rho_k
-    w_k(i, y) = f_k(i, y) / (f_k(i)^1/2 f_k(y)^b)        f_k: how many training users met both, or one
+                                         + l_k m_k(y)  once the rest is learned
+    s_k(y) = sum_t w_k(i_t, y),  m_k = s_k / rms(s_k)    w_k(i, y) = f_k(i, y) / (f_k(i)^1/2 f_k(y)^b)
 
 | paper | here | shape |
 |---|---|---|
@@ -31,21 +31,21 @@ earlier tasks as constants that a new task attends to (M. Yang et al., PCL, WWW 
 | U_k | outer, zero at the start | (r, d) |
 | T_k, b_y | head.map, head.bias | (d, d), (Y,) |
 | V_y | head.vectors, zero at the start | (labels never met, d); with head = "both" (Y, d) |
-| l_k | head.trust, at the start what ranks the answers of 2,048 training users best | |
-| f_k, rho_k | head.memory: counts of P = `pairs` Y pairs, see `model/memory.py` | |
+| f_k | head.memory: how many training users met both, or one; of P = `pairs` Y pairs, see `model/memory.py` | |
+| l_k | head.trust: what ranks the answers of 2,048 training users best, each left out of f_k | |
 | b | popularity | |
 
 The backbone is run once, without gradients, and can be shared by all tasks: a task adds sums over the events of a few
 numbers an item. It trains N + d (1 + L) + r (2 d + 1) numbers beside its head: with d = 64 and a table of items that
 holds most of the backbone, below 2 % of it. Earlier axes are constants, so older tasks stay bit for bit, and the cost
-of a task grows by one number an event for each earlier one. The memory of a task is counted, not trained, but for l_k.
+of a task grows by one number an event for each earlier one. The memory of a task is counted, not trained.
 
 Differs: there is no paper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
@@ -56,7 +56,7 @@ from torch.nn import functional as F
 
 from perdure.encoders.base import Encoder
 from perdure.events.batch import Batch
-from perdure.events.together import baskets, pairs
+from perdure.events.together import baskets
 from perdure.model.heads import ItemsHead
 from perdure.model.memory import Memory
 from perdure.model.user_model import without_dropout
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Axes"]
 
-USERS = 2048  # by whom a memory is weighed before it is learned with
+USERS = 2048  # by whom a memory is weighed
 
 
 class Axis(Overlay):
@@ -161,16 +161,6 @@ def unmet(model: UserModel, card: TaskCard) -> np.ndarray:
     return first.popularity[card.label_items - FIRST] == 0
 
 
-def some(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Batches of the first `USERS` users."""
-    n = 0
-    for batch in batches:
-        yield batch
-        n += len(batch)
-        if n >= USERS:
-            return
-
-
 class Axes(Method):
     """An axis over the items per task, beside a frozen backbone.
 
@@ -228,33 +218,31 @@ class Axes(Method):
         memory = Memory(card.label_items, model.backbone.n_items, size, self.popularity) if size else None
         return ItemsHead(card.label_items, card.popularity, width, self.sharpness, unmet(model, card), own, memory)
 
-    def study(self, model: UserModel, task: str, datas: Sequence[TaskData], batches: Iterable[Batch]) -> None:
-        """Count what stood together with the labels of a task."""
-        memory = getattr(model.heads[task], "memory", None)
-        if memory is None:
-            return
-        n_items, label_items = model.backbone.n_items, model.card(task).label_items
-        users, items = baskets(datas, model.backbone.max_length)
-        found = pairs(users, items, np.asarray(label_items, np.int64), n_items, len(memory.labels))
-        memory.fill(*found, np.bincount(items, minlength=n_items + 2))
-        few = list(some(batches))
-        memory.measure(few)
-        with torch.no_grad(), without_dropout(model):
-            known = ((model.represent(batch, task), batch) for batch in few)
-            model.heads[task].weigh(known, model.item_table(task))  # type: ignore[operator]
-
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
         """Axis, mixes, network and head."""
         return own_unless_first(model, task)
 
     @torch.no_grad()
-    def remember(self, model: UserModel, task: str, batches: Iterable[Batch], rng: torch.Generator) -> None:
-        """Mean and deviation of the task's training users on its axis."""
-        overlay = model.overlays.get(task)
-        if isinstance(overlay, Axis):
-            p = torch.cat([summed(overlay.own(batch), batch).flatten() for batch in batches])  # (users,)
-            overlay.mean.copy_(p.mean())
-            overlay.deviation.copy_(p.std(correction=0).clamp(min=1e-6))
+    def remember(
+        self, model: UserModel, task: str, datas: Sequence[TaskData], batches: Iterable[Batch], rng: torch.Generator
+    ) -> None:
+        """Mean and deviation of the task's training users on its axis; what stood together with its labels."""
+        overlay, few, p, n = model.overlays.get(task), [], [], 0
+        if not isinstance(overlay, Axis):
+            return
+        for batch in batches:
+            p.append(summed(overlay.own(batch), batch).flatten())  # (B,)
+            if n < USERS:
+                few.append(batch)
+            n += len(batch)
+        overlay.mean.copy_(torch.cat(p).mean())
+        overlay.deviation.copy_(torch.cat(p).std(correction=0).clamp(min=1e-6))
+        head = model.heads[task]
+        if isinstance(head, ItemsHead) and head.memory is not None:
+            users, items = baskets(datas, model.backbone.max_length)
+            head.memory.count(users, items)
+            with without_dropout(model):
+                head.weigh(((model.represent(batch, task), batch) for batch in few), model.item_table(task))
 
     def relations(self, model: UserModel, task: str) -> dict[str, float]:
         """How far one standard deviation on each earlier axis moves a user vector, as shares of 1."""

@@ -114,11 +114,6 @@ class Method(nn.Module, ABC):
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
         """Parameters the optimiser may touch in this stage. The first task trains the backbone for every method."""
 
-    def study(self, model: UserModel, task: str, datas: Sequence[TaskData], batches: Iterable[Batch]) -> None:
-        """Once, before a task is trained: a look at the data of the tasks so far, this one last, and at its training
-        batches, for what the method counts. As with `remember`, what is kept lives in buffers made before."""
-        return
-
     def enter(self, stage: str, model: UserModel, task: str) -> None:
         """Before a stage; when a stopped run goes on, before all tensors are put back. What is set here besides tensors
         may depend on the stage alone."""
@@ -128,10 +123,13 @@ class Method(nn.Module, ABC):
         """After a stage; the best weights are in place."""
         return
 
-    def remember(self, model: UserModel, task: str, batches: Iterable[Batch], rng: torch.Generator) -> None:
+    def remember(
+        self, model: UserModel, task: str, datas: Sequence[TaskData], batches: Iterable[Batch], rng: torch.Generator
+    ) -> None:
         """Once a task is learned, before it is settled: one more look at its training batches, one epoch in an order
-        of its own, for what the method keeps of them. What is kept lives in buffers made by `overlay`, so that their
-        shapes are known before any data is. Dropout, where it is on, draws from global generators that were seeded."""
+        of its own, and at the data of the tasks so far, this one last, for what the method keeps of them. What is kept
+        lives in buffers made by `overlay` or `head`, so that their shapes are known before any data is. Dropout, where
+        it is on, draws from global generators that were seeded."""
         return
 
     def relations(self, model: UserModel, task: str) -> dict[str, float]:

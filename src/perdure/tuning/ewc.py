@@ -34,7 +34,7 @@ is learned.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -48,6 +48,7 @@ from perdure.events.batch import Batch
 from perdure.tuning.base import Method, Overlay, everything
 
 if TYPE_CHECKING:
+    from perdure.events.examples import TaskData
     from perdure.model.user_model import TaskCard, UserModel
 
 __all__ = ["EWC"]
@@ -136,7 +137,9 @@ class EWC(Method):
             ]
         ).sum()
 
-    def remember(self, model: UserModel, task: str, batches: Iterable[Batch], rng: torch.Generator) -> None:
+    def remember(
+        self, model: UserModel, task: str, datas: Sequence[TaskData], batches: Iterable[Batch], rng: torch.Generator
+    ) -> None:
         """Take the task's Fisher into A, and its weights into m."""
         number = list(model.tasks).index(task) + 1
         if number <= int(self.counted):  # a model that was loaded and knows the task

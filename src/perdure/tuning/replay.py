@@ -29,7 +29,7 @@ answers, a uniform sample of them. Every task has a head of its own: those of ol
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 import torch
@@ -42,6 +42,7 @@ from perdure.events.batch import Batch
 from perdure.tuning.base import Method, Overlay, everything
 
 if TYPE_CHECKING:
+    from perdure.events.examples import TaskData
     from perdure.model.user_model import TaskCard, UserModel
     from perdure.objectives.base import Objective
 
@@ -190,7 +191,9 @@ class Replay(Method):
         losses = [model.loss(cast(Memory, model.overlays[j]).draw(self.batch, rng), j, rng) for j in older]
         return own + self.weight * torch.stack(losses).mean()
 
-    def remember(self, model: UserModel, task: str, batches: Iterable[Batch], rng: torch.Generator) -> None:
+    def remember(
+        self, model: UserModel, task: str, datas: Sequence[TaskData], batches: Iterable[Batch], rng: torch.Generator
+    ) -> None:
         """Fill the task's memory."""
         cast(Memory, model.overlays[task]).keep(batches, rng)
 
