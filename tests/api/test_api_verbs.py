@@ -37,6 +37,13 @@ def test_a_models_life(learned, tmp_path):
     assert perdure.write_report(run.folder).is_file()
 
 
+def test_a_result_that_is_looked_at_says_what_matters(learned):
+    """At a prompt: scores and folders, not every setting and every row."""
+    recipe, run = learned
+    for told, there in ((run, run.model), (perdure.check(recipe), "sasrec")):
+        assert there in repr(told) and "scores=" in repr(run) and len(repr(told)) < 1200, repr(told)
+
+
 def test_what_is_seen_is_as_the_recipe_says(learned, tmp_path):
     """`recommend` leaves out, or keeps, what `evaluate` does."""
     recipe, run = learned

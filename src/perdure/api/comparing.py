@@ -46,9 +46,9 @@ class Comparison:
 
     folder: str
     report: str | None
-    cells: list[dict[str, Any]]
+    cells: list[dict[str, Any]] = field(repr=False)
     failed: list[dict[str, Any]]
-    summary: list[dict[str, Any]]
+    summary: list[dict[str, Any]] = field(repr=False)
     notes: list[str]
     seconds: float
 

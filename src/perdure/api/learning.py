@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ class Store:
     users: int
     items: int
     events: int
-    card: dict[str, Any]
+    card: dict[str, Any] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Check:
     method: str
     parameters: int
     memory: int
-    tasks: list[dict[str, Any]]
+    tasks: list[dict[str, Any]] = field(repr=False)
     notes: list[str]
-    settings: dict[str, Any]
+    settings: dict[str, Any] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,13 @@ class Run:
     tasks: list[str]
     metrics: dict[str, str]
     protocols: dict[str, str]
-    matrix: list[list[float]]
+    matrix: list[list[float]] = field(repr=False)
     scores: dict[str, float]
     popularity: dict[str, float | None]
     average: float
     forgetting: float
     backward_transfer: float
-    costs: list[dict[str, Any]]
+    costs: list[dict[str, Any]] = field(repr=False)
     notes: list[str]
     seconds: float
 

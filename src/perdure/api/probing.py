@@ -19,7 +19,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -57,8 +57,8 @@ class Probe:
     head: str
     repeats: int
     labelled: float
-    models: list[dict[str, Any]]
-    rows: list[dict[str, Any]]
+    models: list[dict[str, Any]] = field(repr=False)
+    rows: list[dict[str, Any]] = field(repr=False)
     notes: list[str]
     folder: str | None
     seconds: float

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -61,7 +61,7 @@ class Search:
     folder: str
     tuned: str
     seeds: list[int]
-    tries: list[Try]
+    tries: list[Try] = field(repr=False)
     failed: list[Try]
     notes: list[str]
     seconds: float
