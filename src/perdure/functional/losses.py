@@ -82,17 +82,19 @@ class _Softmax(torch.autograd.Function):
                             turned.add_(times(weighted, q.T))
                         else:
                             turned.addmm_(weighted, q)
-            positive = (exact[rows] * table[targets]).sum(-1)  # (A,)
-            total -= (positive if bias is None else positive + bias[targets]).sum().double() / count
+            given = _sums(table, targets, rows)  # rows that have targets, and their targets' sum (., d)
+            total -= (exact[given[0]] * given[1]).sum(dtype=torch.float64) / count
             if grad_h is not None:
-                grad_h.index_add_(0, rows, table[targets], alpha=-1 / count)
+                grad_h.index_add_(0, *given, alpha=-1 / count)
             if grad_table is not None:
                 for piece in pieces:
                     turned = grad_table[piece].view(table.shape[1], piece.stop - piece.start)  # (d, columns)
                     grad_table[piece] = turned.T.clone()
-                grad_table.index_add_(0, targets, exact[rows], alpha=-1 / count)
+                grad_table.index_add_(0, *_sums(exact, rows, targets), alpha=-1 / count)
+            if bias is not None:
+                total -= bias[targets].sum(dtype=torch.float64) / count
             if grad_bias is not None:
-                grad_bias.index_add_(0, targets, torch.full_like(positive, -1 / count))
+                grad_bias.index_add_(0, targets, grad_bias.new_full((count,), -1 / count))
         ctx.gradients = (None if grad_h is None else grad_h[: len(h)].to(h.dtype), grad_table, grad_bias)
         return total.to(table.dtype)
 
@@ -102,6 +104,13 @@ class _Softmax(torch.autograd.Function):
             raise RuntimeError("softmax_loss gives its gradients once: call it again instead of backward twice")
         scaled, ctx.gradients = [None if one is None else one.mul_(grads[0]) for one in ctx.gradients], None
         return (*scaled, None, None, None)
+
+
+def _sums(vectors: Tensor, which: Tensor, whose: Tensor) -> tuple[Tensor, Tensor]:
+    """(K,) the different rows of `whose` (A,), and of each the sum (K, d) of vectors[which] (A,), never gathered."""
+    whose, order = whose.sort(stable=True)  # (A,)
+    rows, counts = whose.unique_consecutive(return_counts=True)  # (K,)
+    return rows, F.embedding_bag(which[order], vectors, counts.cumsum(0) - counts, mode="sum")
 
 
 def _logits(x: Tensor, table: Tensor, bias: Tensor | None, piece: slice) -> Tensor:
