@@ -62,16 +62,17 @@ def pairs(
         are worth more than, 0 where all pairs are kept.
     """
     met = np.bincount(items, minlength=n_items + 2)  # (N + 2,) f(i)
-    kept, size, least = [np.zeros((0, 3), np.int64)], 0, 0.0
+    kept, size, least = [np.zeros((0, 3), np.int32)], 0, 0.0
     for found in _counted(users, items, label_items, n_items + 2):
         kept.append(found)
         size += len(found)
-        if size > 4 * most:  # so that memory stays in proportion to what is kept
+        if size > 2 * most:  # so that memory stays in proportion to what is kept
             best, least = _best(np.concatenate(kept), met, most, least)
             kept, size = [best], len(best)
     best, least = _best(np.concatenate(kept), met, most, least)
     best = best[np.lexsort((best[:, 1], best[:, 0]))]
-    return best[:, 0], best[:, 1], best[:, 2], least
+    item, label, count = best.astype(np.int64).T
+    return item, label, count, least
 
 
 def _best(found: np.ndarray, met: np.ndarray, most: int, least: float) -> tuple[np.ndarray, float]:
@@ -83,7 +84,7 @@ def _best(found: np.ndarray, met: np.ndarray, most: int, least: float) -> tuple[
 
 
 def _counted(users: np.ndarray, items: np.ndarray, label_items: np.ndarray, rows: int) -> Iterator[np.ndarray]:
-    """(P', 3) int64 item, label, f(i, y) of all pairs that were met, some labels after the others."""
+    """(P', 3) int32 item, label, f(i, y) of all pairs that were met, some labels after the others."""
     _, place = np.unique(users, return_inverse=True)  # (E,) whose basket
     sizes = np.bincount(place, minlength=1)
     starts = np.append(0, np.cumsum(sizes))  # user u owns items[starts[u]:starts[u + 1]]
@@ -106,5 +107,5 @@ def _counted(users: np.ndarray, items: np.ndarray, label_items: np.ndarray, rows
         keys, counts = np.unique(keys, return_counts=True)
         label, item = keys // rows, keys % rows
         real = label_items[label] != item
-        yield np.stack([item, label, counts], 1)[real]
+        yield np.stack([item[real], label[real], counts[real]], 1).astype(np.int32)
         low = high
