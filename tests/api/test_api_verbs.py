@@ -58,6 +58,25 @@ def test_what_is_seen_is_as_the_recipe_says(learned, tmp_path):
     assert not any("own input" in note for note in perdure.evaluate(kept.model, task="watch")[0]["notes"])
 
 
+def test_a_memory_is_measured_as_it_answers(learned, tmp_path):
+    """Scores of `axes` hang on histories besides the user vectors: saved, loaded, measured, asked one or all."""
+    recipe, first = learned
+    told = ["tuning.method=axes", f"pretrain.model={first.model}", "train.epochs=2"]
+    run = perdure.learn(recipe, tmp_path / "run", overrides=told)
+    model = perdure.load(run.model)
+    assert model.recalls("buy") and not model.recalls("watch")
+    assert perdure.evaluate(model, task="buy")[0]["value"] == pytest.approx(run.scores["buy"], abs=1e-6)
+    users = [f"u{i:04d}" for i in range(5)]
+    perdure.recommend_all(model, tmp_path / "all.parquet", task="buy", users=users, k=5)
+    table, moved = pl.read_parquet(tmp_path / "all.parquet"), 0
+    one_by_one = {user: perdure.recommend(model, task="buy", user=user, k=5) for user in users}
+    model.heads["buy"].trust.zero_()
+    for user, one in one_by_one.items():
+        assert table.filter(user=user)["item"].to_list() == one["items"]
+        moved += perdure.recommend(model, task="buy", user=user, k=5)["scores"] != one["scores"]
+    assert moved
+
+
 def test_a_loaded_model_reads_its_log_once(learned, monkeypatch):
     """A user of the log is answered in time that does not grow with the log; what was read goes with the model."""
     from perdure.events import sequences

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from contracts import members
 from torch.nn import functional as F
 
 from perdure.events.batch import Batch
+from perdure.events.together import baskets, pairs
+from perdure.model.heads import TRUSTS
 from perdure.tuning.axes import summed
 
 
@@ -101,6 +104,24 @@ def test_labels_are_scored_by_the_items_the_backbone_met_and_by_vectors_of_their
         e = table[row] if y else torch.zeros_like(table[row])
         e = e + own.vectors[y] if head == "both" or y == 0 else e
         torch.testing.assert_close(own.score(u, table)[:, y], u @ own.map @ e + own.bias[y], atol=1e-5, rtol=1e-4)
+
+
+def test_what_stood_together_is_counted_once_a_task_is_learned_and_added_as_it_is_trusted():
+    model, batch = learned("buy"), members.batch(7)
+    head, data = model.heads["buy"], members.data("buy", "item", 51)
+    items, labels, counts, least = pairs(
+        *baskets([data], members.T), data.label_items, members.N, len(head.memory.labels)
+    )
+    assert len(labels) and head.memory.labels[: len(labels)].tolist() == labels.tolist()
+    assert head.memory.counts[: len(labels)].tolist() == counts.tolist() and head.memory.least == least
+    assert head.memory.starts.diff().tolist() == np.bincount(items, minlength=members.N + 2).tolist()
+    assert any(math.isclose(head.trust, trust, abs_tol=1e-6) for trust in TRUSTS)
+    plain = model.score_of(model.represent(batch, "buy"), "buy")
+    for trust in (0.7, 0.0):
+        head.trust.fill_(trust)
+        torch.testing.assert_close(model.score(batch, "buy"), plain + trust * head.memory(batch))
+        assert model.recalls("buy") == (trust > 0)
+    assert learned("buy", pairs=0).heads["buy"].memory is None
 
 
 def test_at_first_a_label_the_backbone_never_met_is_as_likely_as_it_is_popular():
