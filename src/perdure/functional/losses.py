@@ -108,9 +108,15 @@ class _Softmax(torch.autograd.Function):
 
 def _sums(vectors: Tensor, which: Tensor, whose: Tensor) -> tuple[Tensor, Tensor]:
     """(K,) the different rows of `whose` (A,), and of each the sum (K, d) of vectors[which] (A,), never gathered."""
+    rows, begin, order = _grouped(whose)
+    return rows, F.embedding_bag(which[order], vectors, begin, mode="sum")
+
+
+def _grouped(whose: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `whose` (A,): its different rows, rising (K,), where each begins once sorted (K,), and that order (A,)."""
     whose, order = whose.sort(stable=True)  # (A,)
     rows, counts = whose.unique_consecutive(return_counts=True)  # (K,)
-    return rows, F.embedding_bag(which[order], vectors, counts.cumsum(0) - counts, mode="sum")
+    return rows, counts.cumsum(0) - counts, order
 
 
 def _logits(x: Tensor, table: Tensor, bias: Tensor | None, piece: slice) -> Tensor:
@@ -164,9 +170,8 @@ class _Pairs(torch.autograd.Function):
             grad_h = F.embedding_bag(ids, table, mode="sum", per_sample_weights=grad.contiguous())  # (M, d)
             grad_h = grad_h.to(ctx.kind)
         if ctx.needs_input_grad[1]:
-            sorted_ids, pair = ids.flatten().sort(stable=True)  # (M K,)
-            rows, counts = sorted_ids.unique_consecutive(return_counts=True)  # (n,)
-            begin, weights = counts.cumsum(0) - counts, grad.flatten().index_select(0, pair)  # (n,), (M K,)
+            rows, begin, pair = _grouped(ids.flatten())  # (n,), (n,), (M K,)
+            weights = grad.flatten().index_select(0, pair)  # (M K,)
             state = pair.div_(ids.shape[1], rounding_mode="floor")  # (M K,)
             sums = F.embedding_bag(state, h, begin, mode="sum", per_sample_weights=weights)  # (n, d)
             if ctx.sparse:

@@ -58,7 +58,6 @@ class Memory(nn.Module):
         label_of[self.rows] = torch.arange(len(self.rows))
         self.register_buffer("label_of", label_of, persistent=False)
 
-    @torch.no_grad()
     def count(self, users: np.ndarray, items: np.ndarray) -> None:
         """Count what stood together in `baskets`: (E,) users and item rows."""
         rows = self.rows.cpu().numpy()
