@@ -91,7 +91,7 @@ def _spread(value: dict[str, float | None] | None) -> list[float | None] | None:
 
 
 def _short(value: float | None) -> float | None:
-    return None if value is None else round(value, 5)
+    return None if value is None else round(value, 7)
 
 
 def render(document: dict[str, Any]) -> str:

@@ -252,7 +252,7 @@ The status is made from what is stored in `docs/results/`, never from belief, an
 - **partly**: measured on real data here; no published number can be had for it, or one was missed, and then the status
   says which.
 - **not yet**: no result of it is stored there. What was only tried, or measured as frozen vectors, stands in the
-  [log](log.md). Baselines have no paper of their own to reproduce.
+  [log](log.md), PPR's tables in [their page](ppr.md). Baselines have no paper of their own to reproduce.
 
 """
     )
@@ -359,7 +359,8 @@ def measured(found: list[dict[str, Any]]) -> str:
     ]
     return (
         "## Measured\n\nWhat stands in `docs/results/`: means over tasks, seeds and test users at the end, with 95 %"
-        " intervals where they were kept.\n`benchmarks/collect.py` writes it from a finished `perdure compare`.\n\n"
+        " intervals where they were kept.\n`benchmarks/collect.py` writes it from finished runs; a table may hold several comparisons of one split. A row tells what the\n"
+        "code of its date reached: `axes` has had its memory since 2026-11-22, in the rows of Amazon and Yelp.\n\n"
         + table(heads, rows)
         + "\n"
     )

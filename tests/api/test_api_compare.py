@@ -377,15 +377,20 @@ def test_orders(near, tmp_path):
 
 def test_tuned_settings_reach_their_method_alone(near, tmp_path):
     tuned = {"pcl": {"tuning.length": 5}, "finetune": {"train": {"epochs": 2}}, "frozen": {"pretrain.epochs": 2}}
+    tuned["lora"] = {"tasks.watch.train.epochs": 3}
     recipe = make(tmp_path, ("watch", "gender"), pretrain={"epochs": 1}, compare=tuned)
-    done = perdure.compare(recipe, tmp_path / "out", methods=["pcl", "finetune", "frozen"])
+    done = perdure.compare(recipe, tmp_path / "out", methods=["pcl", "finetune", "frozen", "lora"])
     settings = {
         cell["method"]: json.loads((tmp_path / "out" / cell["folder"] / "run.json").read_text())["settings"]
         for cell in done.cells
     }
     assert settings["pcl"]["tuning"] | {"method": "pcl", "length": 5} == settings["pcl"]["tuning"]
-    assert {name: one["train"]["epochs"] for name, one in settings.items()} == {"pcl": 1, "finetune": 2, "frozen": 1}
-    assert done.cells[2]["backbone"] is None  # its first task is its own
+    trained = {name: one["train"]["epochs"] for name, one in settings.items()}
+    assert trained == {"pcl": 1, "finetune": 2, "frozen": 1, "lora": 1}
+    assert [cell["method"] for cell in done.cells if cell["backbone"] is None] == [
+        "frozen",
+        "lora",
+    ]  # the first task is theirs
     assert settings["frozen"]["pretrain"] == {"epochs": 2} and "model" in settings["pcl"]["pretrain"]
     assert about(done.folder)["tuned"]["finetune"] == {"train.epochs": 2}
     assert all("compare" not in one for one in settings.values())

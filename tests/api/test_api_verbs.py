@@ -264,9 +264,13 @@ def test_long_work_besides_the_steps_is_told_to_whoever_hears_of_it(learned, tmp
     run = perdure.learn(recipe, tmp_path / "whole", overrides=short, show=whole)
     kinds = [line[0] for line in whole.told]
     assert kinds[0] == "reading the log" and "writing the store" in kinds
-    measured = [kind for kind in kinds if "measuring" in kind]
-    assert sum("test examples" in kind for kind in measured) == 1 + 2 + 3 and run.tasks == ["watch", "buy", "gender"]
-    assert all("valid examples" in kind or "test examples" in kind for kind in measured)
+    measured = [(what, done, of, unit) for what, done, of, unit in whole.told if "measuring" in what]
+    begun = {what.split(":")[0] for what, done, _, unit in measured if not done and unit == "test examples"}
+    assert begun == set(run.tasks) == {"watch", "buy", "gender"}
+    assert all(done < of and unit in ("valid examples", "test examples") for _, done, of, unit in measured)
+    whole.told.clear()
+    (score,) = perdure.evaluate(run.folder, task="buy", show=whole)
+    assert {(done, of, unit) for _, done, of, unit in whole.told} == {(0, score["n"], "test examples")}
     for verb in (perdure.check, lambda *given, **named: perdure.prepare(*given, tmp_path / "store", **named)):
         whole.told.clear()
         verb(recipe, show=whole)

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from cli.small import call, environment, make, start
 
+import perdure
+from perdure.cli import main
 from perdure.training import runlog
 
 
@@ -361,3 +363,18 @@ def test_output_that_goes_nowhere():
     for more in ("", " --json"):
         full = subprocess.run(["sh", "-c", f"{python}{more} >/dev/full"], capture_output=True, env=environment())
         assert full.returncode == 5 and full.stderr.startswith(b"error: cannot write: No space left on device\nfix: ")
+
+
+def test_what_the_api_tells_of_its_arguments_is_told_as_options(capsys, first, tmp_path):
+    with pytest.raises(perdure.DataError) as from_python:
+        perdure.evaluate(first / "first", store=tmp_path)
+    assert from_python.value.where == "store"
+    assert "where: --store" in refused(capsys, 3, "evaluate", first / "first", "--store", tmp_path)
+    with pytest.raises(perdure.UsageError) as from_python:
+        perdure.learn(first / "made" / "recipe.toml", first / "first")
+    assert from_python.value.fix.startswith('resume="auto" continues it')
+    fault = perdure.UsageError(
+        "no", where="evaluate, split", fix='kind="last"; allow_leaks=True measures it; resume="auto"'
+    )
+    main._as_options(fault, "compare")  # which has no --kind, and no --resume
+    assert (fault.where, fault.fix) == ("evaluate, split", 'kind="last"; --allow-leaks measures it; resume="auto"')

@@ -156,7 +156,7 @@ def test_a_profile_that_the_method_does_not_read_is_told(tmp_path, capsys):
     asked = ("recommend", tmp_path / "run", "--task", "buy", "--history", "s0001", "--profile", "age=25", "--json")
     assert call(*asked) == 0
     (note,) = json.loads(capsys.readouterr().out)["notes"]
-    assert note == "frozen answers buy without a profile: what --profile tells is unused"
+    assert note == "frozen answers buy without a profile: the one that was given is unused"
 
 
 def test_show_of_a_comparison_says_where_it_is_told(tmp_path, capsys):

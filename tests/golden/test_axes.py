@@ -82,6 +82,15 @@ def test_what_is_remembered_is_the_spread_of_the_training_users():
         p = torch.cat([summed(overlay.own(batch), batch).flatten() for batch in batches])
     torch.testing.assert_close(overlay.mean, p.mean())
     torch.testing.assert_close(overlay.deviation, p.std(correction=0))
+    model.method.remember(model, "age", [], [batches[0].of(torch.tensor([0]))], torch.Generator())
+    assert overlay.deviation == 1  # nobody stands anywhere else: no later task is to divide by nothing
+
+
+def test_what_events_tell_on_earlier_axes():
+    model = learned("age", "buy", "gender")
+    overlay, batch = model.overlays["gender"], members.batch(4)
+    table = torch.stack([model.overlays[name].axis for name in ("age", "buy")], 1)  # (N + 2, 2)
+    assert torch.equal(overlay.before(batch), table[batch.items]) and table.abs().sum() > 0
 
 
 def test_with_gate_1_a_task_begins_as_the_backbone():

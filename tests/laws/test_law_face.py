@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 
 import pytest
-from laws.house import ROOT
+from laws.house import ROOT, modules
 
 import perdure
 
@@ -64,3 +66,14 @@ def test_star_import_gives_the_public_names():
     done = run("import perdure\nfrom perdure import *\nprint(sorted(set(perdure.__all__) - set(dir())))")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_errors_name_arguments_and_the_command_line_alone_makes_options_of_them():
+    """Who calls from Python has no `--store`."""
+    wrong = []
+    for module in (one for one in modules() if one.room != "cli"):
+        for line, _, node in module.calls():
+            told = [k.value for k in node.keywords if k.arg in ("found", "expected", "where", "fix")]
+            texts = [n.value for value in told for n in ast.walk(value) if isinstance(n, ast.Constant)]
+            wrong += [f"{module.place}:{line} {text!r}" for text in texts if re.search(r"(^|\s)--\w", str(text))]
+    assert not wrong, "\n".join(wrong)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from perdure.evaluation import metrics
 from perdure.events.batch import Batch
 from perdure.events.together import pairs
 from perdure.model import heads
+from perdure.model import memory as remembered
 from perdure.model.heads import ItemsHead
 from perdure.model.memory import Memory, right
 
@@ -40,6 +44,16 @@ def filled(histories: list[list[int]], answers: list[list[int]], popularity: flo
     return memory
 
 
+def known(memory: Memory, batch: Batch) -> torch.Tensor:
+    """The labels that users were counted with: what they saw, and their answers."""
+    return memory.seen(batch) | right(batch, len(LABELS))
+
+
+def alone(memory: Memory, batch: Batch) -> torch.Tensor:
+    """What is told to each user, left out of the counts."""
+    return memory(batch, known(memory, batch))
+
+
 def sized(s: torch.Tensor) -> torch.Tensor:
     """(B, Y) sums, those above 0 of mean square 1 for each user."""
     return torch.stack([row / row[row > 0].square().mean().sqrt() if row.any() else row for row in s])
@@ -61,7 +75,7 @@ def test_by_hand():
 @pytest.mark.parametrize("popularity", [0.0, 0.5])
 def test_a_user_left_out_is_scored_as_by_a_memory_without_that_user(popularity):
     histories, answers = crowd()
-    whole = filled(histories, answers, popularity)(batch_of(histories, answers), left_out=True)
+    whole = alone(filled(histories, answers, popularity), batch_of(histories, answers))
     for u in range(0, len(histories), 3):
         others = filled(histories[:u] + histories[u + 1 :], answers[:u] + answers[u + 1 :], popularity)
         torch.testing.assert_close(whole[u], others(batch_of([histories[u]]))[0])
@@ -75,7 +89,7 @@ def test_a_user_left_out_does_not_choose_which_pairs_are_kept():
     met, memory = np.bincount(items, minlength=N + 2), Memory(LABELS, N, 25, 0.5)
     *found, least = pairs(users, items, LABELS, N, 25)
     memory.count(users, items)
-    told, fewer = memory(batch_of(histories, answers), left_out=True), 0
+    told, fewer = alone(memory, batch_of(histories, answers)), 0
     for u, history in enumerate(histories):
         others = users != u
         one = np.bincount(items[others], minlength=N + 2)
@@ -90,6 +104,36 @@ def test_a_user_left_out_does_not_choose_which_pairs_are_kept():
     assert fewer > 5
 
 
+def test_a_user_is_left_out_with_all_answers_wherever_they_are_asked():
+    """With a row for each answer, too: nobody but user 0 met item 2, so nothing is told of it."""
+    memory, users = Memory(LABELS, N, 200, 0.5), np.array([0, 0, 0, 4, 4])
+    items = np.array([2, 3, 5, 3, 4])  # user 0: item 2, and as answers labels 0 and 1
+    memory.count(users, items)
+    rows = replace(batch_of([[2], [2], [4]], [[0], [1], [0]]), users=torch.tensor([0, 0, 4]))
+    assert memory.held(users, items, rows).nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [2, 0]]
+    assert memory(rows)[:2, :2].all() and not memory(rows, memory.held(users, items, rows)).any()
+    assert memory(rows, known(memory, rows))[:2].any()  # where only the row's own answer is left out, the other tells
+
+
+def test_in_parts_what_is_told_is_the_same_bit_for_bit(monkeypatch):
+    histories, answers = crowd()
+    memory, batch = filled(histories, answers), batch_of([*histories, []], [*answers, []])
+    whole = memory(batch), alone(memory, batch)
+    for size in (1, 7, 100):
+        monkeypatch.setattr(remembered, "AT_ONCE", size)
+        assert torch.equal(memory(batch), whole[0]) and torch.equal(alone(memory, batch), whole[1])
+    assert not memory(Batch(torch.zeros(2, 0, dtype=torch.int64), torch.tensor([0, 0]))).any()
+
+
+def test_large_counts_keep_their_proportions():
+    memory = Memory(np.array([8, 9]), 8, 10, 0.0)
+    users = np.repeat(np.arange(100_000), 2)
+    items = np.stack([np.full(100_000, 2), np.where(np.arange(100_000) < 80_000, 8, 9)], 1).ravel()
+    memory.count(users, items)
+    told = memory(batch_of([[2]]))[0]
+    assert float(told[0] / told[1]) == pytest.approx(4, rel=0.01)
+
+
 def test_nobody_changes_what_another_is_told():
     histories, answers = crowd()
     memory = filled(histories, answers)
@@ -102,7 +146,7 @@ def test_what_is_told_is_of_one_size_for_everybody():
     histories, answers = crowd()
     memory, batch = filled(histories, answers), batch_of(histories, answers)
     for left_out in (False, True):
-        told = memory(batch, left_out=left_out)
+        told = alone(memory, batch) if left_out else memory(batch)
         torch.testing.assert_close(told, sized(told))
         assert (told > 0).any(1).float().mean() > 0.9
     assert not Memory(LABELS, N, 200, 0.5)(batch).any()
@@ -142,9 +186,9 @@ def test_the_trust_is_the_one_that_ranks_best_and_the_same_in_parts(monkeypatch)
         monkeypatch.setattr(heads, "CELLS", cells)
         monkeypatch.setattr(heads, "BEST", 2)
         own = head(filled(histories, answers))
-        own.weigh([(u, batch)], table)
+        own.weigh([(u, batch)], table, partial(known, own.memory))
         trusts.append(float(own.trust))
-    scores, more = own.score(u, table).detach(), own.memory(batch, left_out=True)
+    scores, more = own.score(u, table).detach(), alone(own.memory, batch)
     gains = []
     for trust in heads.TRUSTS:
         s, ranks = scores + trust * more, []
@@ -166,7 +210,7 @@ def test_a_memory_is_trusted_where_it_tells_and_not_where_it_does_not():
         own, batch = head(filled(histories, answers)), batch_of(histories, answers)
         own.map.data.zero_()  # user vectors know nothing, and popularity is noise of its own
         own.bias.data.copy_(torch.randn(6, generator=torch.Generator().manual_seed(1)))
-        own.weigh([(torch.zeros(400, 4), batch)], torch.zeros(N + 2, 4))
+        own.weigh([(torch.zeros(400, 4), batch)], torch.zeros(N + 2, 4), partial(known, own.memory))
         scores = own.score(torch.zeros(400, 4), torch.zeros(N + 2, 4)) + own.recall(batch)
         right = (scores.argmax(1) == torch.from_numpy(kinds)).float().mean()
         assert (own.trust > 1) == sure and (right > 0.95) == sure

@@ -72,6 +72,7 @@ def evaluate(
     seen: Literal["drop", "keep"] | None = None,
     sampled: str | None = None,
     store: str | Path | None = None,
+    show: Any = None,
 ) -> list[dict[str, Any]]:
     """Measure a model on held-out users, as its run did: what is not given is what the recipe's [evaluate] says.
 
@@ -81,6 +82,7 @@ def evaluate(
         ks: cut-offs. seen: whether items of the input are left out of a ranking.
         sampled: "100 uniform" or "100 popularity": rank among so many only; told as such. "all": the full ranking.
         store: the prepared log, where it does not stand beside the model.
+        show: what tells the progress, as in `learn`.
 
     Returns:
         Per task: task, split, n, metric, value, low, high (95 % interval), popularity (what is reached by answering
@@ -90,6 +92,7 @@ def evaluate(
         UsageError, DataError, ModelError.
     """
     from perdure.evaluation.evaluate import evaluate as measure
+    from perdure.training.display import phase_of
 
     ks = _listed(ks)
     if ks is not None and not isinstance(ks, list):
@@ -103,7 +106,7 @@ def evaluate(
     for name in names:
         metric = model.card(name).metric or None
         how: Any = {"ks": ks, "seen": seen or asked.seen, "sampled": drawn, "metric": metric}
-        score = measure(model, datas[name], split, **how, popularity=True)
+        score = measure(model, datas[name], split, **how, popularity=True, told=phase_of(show))
         told.append(score.to_dict())
         if given and model.card(name).kind == "one_of":
             told[-1]["notes"].append(f"{', '.join(given)} ignored: all classes are compared")
@@ -156,7 +159,7 @@ def recommend(
         raise UsageError(
             "a user and a history or profile" if user is not None else "no user, no history and no profile",
             expected="a user of the log, or a history, a profile or both",
-            where="--user, --history, --profile",
+            where="user, history, profile",
         )
     if user is not None and marks is not None:
         raise UsageError("a user, and marks", expected="marks of a history; the log tells of a user", where="marks")
@@ -186,7 +189,7 @@ def recommend(
     notes = _none_left(card, allow) if allow is not None and not answer["items"] else []
     if profile and not getattr(model.overlays.get(card.name), "reads_profile", False):
         notes.append(
-            f"{model.spec['method']['name']} answers {card.name} without a profile: what --profile tells is unused"
+            f"{model.spec['method']['name']} answers {card.name} without a profile: the one that was given is unused"
         )
     if raw and told is None and model.marks is not None and model.marks.names:
         notes.append(f"nothing but its items is told of this history; the model reads {', '.join(model.marks.names)}")

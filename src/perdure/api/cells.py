@@ -156,7 +156,8 @@ class Plan:
 
     def own(self, method: str) -> bool:
         """Whether settings of a method's own change how it learns the first task, or what it reads there."""
-        return any(key.startswith(("pretrain.", "history.")) for key in self.settings.compare.get(method, {}))
+        told = ("pretrain.", "history.", "tasks.0.", f"tasks.{self.settings.tasks[0].name}.")
+        return any(key.startswith(told) for key in self.settings.compare.get(method, {}))
 
 
 def fold_of(seed: int, folds: int) -> int:
@@ -225,7 +226,7 @@ def chosen(
     Raises:
         UsageError: one that does not exist, or no list.
     """
-    given = _listed(asked, known, what, where or f"--{what}s") if asked is not None else list(standing)
+    given = _listed(asked, known, what, where or f"{what}s") if asked is not None else list(standing)
     strange = [one for one in given if known is not None and one not in known]
     if strange or not given:
         import difflib
@@ -234,7 +235,7 @@ def chosen(
         raise UsageError(
             f"no {what} {shorten(repr(strange[0]))}" if strange else f"no {what}",
             expected=f"one of {', '.join(known)}" if known else "one or more",
-            where=where or f"--{what}s",
+            where=where or f"{what}s",
             fix=f"did you mean {near[0]}?" if near else "",
         )
     return given

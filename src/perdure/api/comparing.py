@@ -102,7 +102,7 @@ def compare(
     plan, asked = Plan.read(recipe, overrides, out), (methods, encoders, seeds, orders, protocols)
     _axes(plan, _standing(out), asked)  # what does not exist is refused before the folder is made
     if against is not None:
-        cells.chosen([against], [], plan.known("methods"), "method", "--against")
+        cells.chosen([against], [], plan.known("methods"), "method", "against")
     with machine_faults(out):
         out.mkdir(parents=True, exist_ok=True)
     lock = Lock(out)
@@ -126,7 +126,7 @@ def _standing(out: Path) -> dict[str, Any]:
     if not out.exists():
         return {}
     if not out.is_dir():
-        raise UsageError(f"{out} is a file", expected="a folder", where="--out")
+        raise UsageError(f"{out} is a file", expected="a folder", where="out")
     if (out / "compare.json").is_file():
         told = results.read(out / "compare.json")
         if told.get("format") != FORMAT:

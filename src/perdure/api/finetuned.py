@@ -41,7 +41,7 @@ def finetuned(
     from perdure.training.runlog import RunLog
 
     if model.folder is None:
-        raise UsageError("a model without a folder cannot be fine-tuned", where="--finetune")
+        raise UsageError("a model without a folder cannot be fine-tuned", where="finetune")
     asked, place = settings.as_dict(), [one.name for one in settings.tasks].index(task)
     seed = seed_of(settings.run.seed, "finetune", task, str(repeat))
     raw = {

@@ -81,7 +81,7 @@ def _ended(number: int, count: int, other: subprocess.Popen[str], told: Mapping[
         return child.fault_of(told["fault"])
     code = other.wait()
     how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code} and said nothing"
-    fix = "was there enough memory? continue from the last checkpoint with --resume auto"
+    fix = 'was there enough memory? resume="auto" continues from the last checkpoint'
     return MachineError(f"process {number + 1} of {count} {how}", where="[run] processes", fix=fix)
 
 

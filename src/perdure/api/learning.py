@@ -320,7 +320,7 @@ def live(
 def _begins(out: Path, settings: Settings, resume: str, expected: tuple[str, ...]) -> list[str]:
     """Refuse a folder that cannot be used before any data is read; RunLog asks again when it has its lock. Notes."""
     if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file", expected="a new or empty folder", where="--out")
+        raise UsageError(f"{out} is a file", expected="a new or empty folder", where="out")
     names = sorted(path.name for path in out.iterdir()) if out.exists() else []
     held = [n for n in names if n not in (*expected, "lock") and not n.startswith(".")]  # leftovers are swept
     if "run.json" in held:
@@ -328,12 +328,12 @@ def _begins(out: Path, settings: Settings, resume: str, expected: tuple[str, ...
             raise UsageError(
                 "there is a run here already",
                 where=str(out),
-                fix="--resume auto continues it; a new run needs another --out",
+                fix='resume="auto" continues it; a new run needs another folder',
             )
         check_same(out, settings)
         return []
     if resume == "must":
-        raise UsageError("there is no run to resume here", where=str(out), fix="use --resume auto to begin one")
+        raise UsageError("there is no run to resume here", where=str(out), fix='resume="auto" begins one')
     if held:
         found = f"the folder is not empty: {', '.join(held[:5])}"
         raise UsageError(found, expected="a new or empty folder", where=str(out))
@@ -349,9 +349,9 @@ def evaluator(settings: Settings, show: Any = None) -> Evaluate:
 
     def measure(model: Any, data: Any, split: str) -> Any:
         metric, name = asked.metric if asked.fits(data.task.kind) else None, data.task.name
-        if (n := len(data.part(split))) * len(data.labels) >= LONG:
-            phase_of(show)(f"{name}: measuring {n:,} {split} examples among {len(data.labels):,} answers")
+        long = len(data.part(split)) * len(data.labels) >= LONG
         how: Any = {"ks": asked.ks, "seen": asked.seen, "sampled": asked.drawn, "metric": metric}
+        how |= {"told": phase_of(show)} if long else {}
         score = evaluate(model, data, split, **how, popularity=split == "test" and name not in first)
         return replace(score, popularity=first.setdefault(name, score).popularity) if split == "test" else score
 

@@ -136,7 +136,7 @@ def log_of(model: UserModel, store: str | Path | None, later: bool = False) -> E
         raise DataError(
             f"no prepared log in {store}" if store else "the prepared log is not beside the model",
             expected=f"a store in {' or '.join(map(str, beside))}" if beside else "a store",
-            where="--store",
+            where="store",
             fix="name the store's folder (what the recipe has as run.store), or ask with a history of item ids",
         )
     made = (found / "store.json").stat().st_mtime_ns  # another log may take the folder over
@@ -146,7 +146,7 @@ def log_of(model: UserModel, store: str | Path | None, later: bool = False) -> E
         raise DataError(
             f"{found} holds another log (digest {events.digest[:12]}) than the model learned from",
             expected=f"{wanted[:12]}",
-            where="--store",
+            where="store",
             fix="embed and recommend read another log where it is named",
         )
     return events

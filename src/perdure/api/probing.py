@@ -137,11 +137,11 @@ def _check(models: Sequence[Any], head: str, repeats: int, labelled: float) -> N
         found = f"models = {shorten(repr(models))}" if models else "no model is named"
         raise UsageError(found, expected="a list of model folders, one or more, before the recipe", where="MODEL")
     if head not in ("linear", "mlp"):
-        raise UsageError(f"head = {head!r}", expected="linear or mlp", where="--head")
+        raise UsageError(f"head = {head!r}", expected="linear or mlp", where="head")
     if isinstance(repeats, bool) or not isinstance(repeats, int) or not 1 <= repeats <= 1000:
-        raise UsageError(f"repeats = {repeats!r}", expected="1 to 1000", where="--repeats")
+        raise UsageError(f"repeats = {repeats!r}", expected="1 to 1000", where="repeats")
     if not 0 < labelled <= 1:
-        raise UsageError(f"labelled = {labelled!r}", expected="a share above 0, at most 1", where="--labelled")
+        raise UsageError(f"labelled = {labelled!r}", expected="a share above 0, at most 1", where="labelled")
 
 
 def _empty(out: str | Path | None) -> Path | None:
@@ -150,7 +150,7 @@ def _empty(out: str | Path | None) -> Path | None:
         return None
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is not an empty folder", expected="a new or empty folder", where="--out")
+        raise UsageError(f"{folder} is not an empty folder", expected="a new or empty folder", where="out")
     from perdure.model.disk import DISK, machine_faults
 
     with machine_faults(folder):
@@ -180,7 +180,7 @@ def _downstream(settings: Settings, task: str | None) -> list[str]:
     names = [one.name for one in settings.tasks if one.kind != "next_item"]
     if not names or (task is not None and task not in names):
         found = "the recipe has no task of kind item or one_of" if not names else f"no such task {shorten(repr(task))}"
-        raise UsageError(found, expected="one of " + ", ".join(names) if names else "one or more", where="--task")
+        raise UsageError(found, expected="one of " + ", ".join(names) if names else "one or more", where="task")
     return names if task is None else [task]
 
 

@@ -40,15 +40,17 @@ def evaluate(
     from perdure import api
     from perdure.cli import show
 
-    scores = api.evaluate(
-        model,
-        task=task,
-        split=split.value,  # type: ignore[arg-type]
-        ks=show.numbers(ks, "--ks", 1),
-        seen=seen.value if seen else None,  # type: ignore[arg-type]
-        sampled=sampled,
-        store=store,
-    )
+    with show.progress() as display:
+        scores = api.evaluate(
+            model,
+            task=task,
+            split=split.value,  # type: ignore[arg-type]
+            ks=show.numbers(ks, "--ks", 1),
+            seen=seen.value if seen else None,  # type: ignore[arg-type]
+            sampled=sampled,
+            store=store,
+            show=display,
+        )
     show.result({"scores": scores}, json, show.evaluate)
 
 

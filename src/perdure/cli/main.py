@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -113,6 +114,7 @@ def _failed(fault: BaseException, as_json: bool, verb: str) -> int:
         return int(getattr(fault, "exit_code", 0))  # `--help` and typer.Exit
     if isinstance(error, Interrupted):
         error.fix = AGAIN.get(verb, "run it again")
+    _as_options(error, verb)
     lines = "\n".join(error.lines()).split("\n")
     if len(lines) > LINES:
         lines = [*lines[: LINES - 1], f"... and {len(lines) - LINES + 1} more lines: --json tells all"]
@@ -123,6 +125,23 @@ def _failed(fault: BaseException, as_json: bool, verb: str) -> int:
     except OSError:
         _quiet()
     return error.exit_code
+
+
+def _as_options(error: PerdureError, verb: str) -> None:
+    """What the API tells of its arguments, as options: where `store` is `--store`, and `resume="auto"` is to be written
+    `--resume auto`."""
+    from typer.main import get_command
+
+    params = getattr(getattr(get_command(app), "commands", {}).get(verb), "params", ())
+    options = {one.name: max(one.opts, key=len) for one in params if one.param_type_name == "option"}
+    if all(word in options for word in error.where.split(", ")):
+        error.where = ", ".join(options[word] for word in error.where.split(", "))
+
+    def option(told: re.Match[str]) -> str:
+        name, value = told.groups()
+        return " ".join([options[name], value] if value else [options[name]]) if name in options else told[0]
+
+    error.fix = re.sub(r'\b(\w+)=(?:"(\w+)"|True)', option, error.fix)
 
 
 def _quiet() -> int:

@@ -29,7 +29,7 @@ attributes of items (shop, brand, category) to e_t, behaviours and dates to p_t.
 is one learned constant. The paper's attention looks at the query that is asked and at the user's profile: here, at
 nothing or at the newest state (`context`). Every prefix of a history has its own u_t, so that it can learn the next
 item; the paper reads whole histories only. A LayerNorm closes the stack. Joint learning of several tasks, the paper's
-other half, is the method of that name.
+other half, is the method `joint`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Goes through inference.represent and model.score_of, as recommend does: what is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ from perdure.evaluation import bootstrap, metrics
 from perdure.evaluation.measured import Answers, Measured, classes, ranked
 from perdure.evaluation.own_measure import own_measure
 from perdure.evaluation.ranking import Sampled
+from perdure.events.detect import Told, untold
 from perdure.inference.represent import blank, label_of_item, popular, represent, scores_of
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ def evaluate(
     popularity: bool = False,
     batch_size: int = 256,
     generator: torch.Generator | None = None,
+    told: Told = untold,
 ) -> Score:
     """Measures a model on the examples of a task.
 
@@ -158,6 +160,7 @@ def evaluate(
         popularity: measure what is popular, too: the same answers for everybody.
         batch_size: histories the encoder sees at once; changes no result beyond rounding.
         generator: its initial seed is the seed of the sampled ranking (0 without).
+        told: how many examples are measured.
 
     Raises:
         UsageError: unknown task or split, ks, seen or sampled out of range. DataError: nobody to measure.
@@ -193,7 +196,10 @@ def evaluate(
         labels = label_of_item(card, model.backbone.n_items) if seen == "drop" else None
         return ranked(card, examples, answers, asked, data.sequences.items, labels, drawn)
 
-    found = measured(_answers(model, card.name, data, examples, batch_size))
+    def at(done: int) -> None:
+        told(f"{card.name}: measuring among {len(card.labels):,} answers", done, len(examples), f"{split} examples")
+
+    found = measured(_answers(model, card.name, data, examples, batch_size, at))
     score = Score.of(found, card, examples, split, [*notes, *found.notes]).by(metric)
     if not popularity:
         return score
@@ -241,18 +247,24 @@ def _lengths(examples: Examples) -> np.ndarray:
     return (examples.end - examples.begin).astype(np.int32)  # (n,)
 
 
-def _answers(model: UserModel, task: str, data: TaskData, examples: Examples, batch_size: int) -> Answers:
-    """What the model answers, one stretch of users after the other."""
+def _answers(
+    model: UserModel, task: str, data: TaskData, examples: Examples, batch_size: int, at: Callable[[int], None]
+) -> Answers:
+    """What the model answers, one stretch of users after the other; `at` hears how many it has answered."""
     items = np.asarray(data.sequences.items)
     for low in range(0, len(examples), USERS):
+        at(low)
         high = min(low + USERS, len(examples))
         begin, end = examples.begin[low:high], examples.end[low:high]
         profiles = None if data.profiles is None else data.profiles.of(examples.users[low:high])
         vectors = represent(model, task, data.sequences, begin, end, batch_size, profiles)
         none = blank(model, task, begin, end, profiles)
 
-        def scores(a: int, b: int, u: Tensor = vectors, told: tuple[np.ndarray, ...] = (none, begin, end)) -> Tensor:
-            empty, first, last = (one[a:b] for one in told)
+        def scores(
+            a: int, b: int, u: Tensor = vectors, of: tuple[np.ndarray, ...] = (none, begin, end), before: int = low
+        ) -> Tensor:
+            at(before + a)
+            empty, first, last = (one[a:b] for one in of)
             return scores_of(model, task, u[a:b], empty, items, first, last)
 
         yield low, high, scores

@@ -107,7 +107,7 @@ def refuse(findings: Sequence[Finding]) -> None:
         told + more,
         expected="nothing that is asked in test stands in what is trained on",
         where="leakage audit",
-        fix=f"{mend(leaks)}; --allow-leaks measures it all the same",
+        fix=f"{mend(leaks)}; allow_leaks=True measures it all the same",
     )
 
 

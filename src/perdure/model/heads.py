@@ -5,13 +5,13 @@ item        s_y = u . W_y + b_y       many positives a user: mean cross-entropy 
 one_of      s_y = u . W_y + b_y       cross-entropy
 
 A method may give an item task a head on the items' own vectors E_y: s_y = (u T) . (E_y + V_y) + b_y, T a map, V_y a
-vector of the label's own, for all labels or for those alone whose E_y tells nothing, in place of it; and l m(y), what
+vector of the label's own, for all labels or for those alone whose E_y tells nothing, in place of it; and l r(y), what
 a memory of what stood together adds (`model/memory.py`), once the rest is learned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -143,20 +143,24 @@ class ItemsHead(nn.Module):
         return self.trust is not None and bool(self.trust)
 
     def recall(self, batch: Batch) -> Tensor:
-        """l m(y) (B, Y) of a head with a memory."""
+        """l r(y) (B, Y) of a head with a memory."""
         return self.trust * self.memory(batch)  # type: ignore[misc, operator]
 
     @torch.no_grad()
-    def weigh(self, known: Iterable[tuple[Tensor, Batch]], item_table: Tensor) -> None:
+    def weigh(self, known: Iterable[tuple[Tensor, Batch]], item_table: Tensor, mine: Callable[[Batch], Tensor]) -> None:
         """Of a head with a memory, when all else is learned: take the l of `TRUSTS` under which the answers of training
-        users, user vectors (B, d) and batch, each left out of the counts, rank best by NDCG@10, seen items left out."""
+        users, user vectors (B, d) and batch, each left out of the counts, rank best by NDCG@10, seen items left out.
+
+        Args:
+            mine: which labels (B, Y) bool the users of a batch were counted with.
+        """
         gains = torch.zeros(len(TRUSTS), dtype=torch.float64)
         for u, whole in known:
             parts = min(-(-len(u) * len(self.rows) // CELLS), len(u))
             for n in range(parts):
                 batch = whole.share(n, parts)
                 answers = right(batch, len(self.rows))  # (B', Y)
-                more = self.memory(batch, left_out=True)  # type: ignore[misc]
+                more = self.memory(batch, mine(batch))  # type: ignore[misc]
                 hidden = self.memory.seen(batch) & ~answers  # type: ignore[union-attr]
                 scores = self.score(u[n::parts], item_table).masked_fill(hidden, float("-inf"))  # (B', Y)
                 gains += torch.stack([_ndcg(scores + trust * more, answers).sum() for trust in TRUSTS]).double().cpu()

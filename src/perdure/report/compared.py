@@ -246,7 +246,7 @@ def read(folder: Path | str) -> Compared:
     if about is None:
         raise ModelError(
             f"no compare.json in {shorten(folder)}",
-            expected="the folder that `perdure compare --out` wrote",
+            expected="the folder of a comparison",
             where=str(folder),
         )
     facts = Facts(folder=folder, run=about, settings=settings_of(about))

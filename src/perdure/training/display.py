@@ -73,12 +73,10 @@ class Display:
             self.bar.update(self._whole, completed=done, description=name)
         self.say(f"{done} of {cells} done; now {name}")
 
-    def phase(self, what: str, done: int = 0, of: int | None = None, unit: str = "") -> None:
-        """While something long goes on besides the steps; without `of` once, when it begins."""
+    def phase(self, what: str, done: int, of: int, unit: str) -> None:
+        """While something long goes on besides the steps."""
         if self.bar is not None:
-            self._move(self.bar, what, done, of, f"{what} ({unit})" if unit else what)
-        elif of is None:
-            self.say(what)
+            self._move(self.bar, what, done, of, f"{what} ({unit})")
         else:
             if what != self._label:
                 self._label, self._said = what, time.monotonic()
@@ -86,7 +84,7 @@ class Display:
                 self._said = time.monotonic()
                 self.say(f"{what}: {done:,} of {of:,} {unit}")
 
-    def _move(self, bar: Progress, label: str, done: int, of: float | None, description: str) -> None:
+    def _move(self, bar: Progress, label: str, done: int, of: float, description: str) -> None:
         """The row of the bar for what goes on now, in place of that of what went on before."""
         if label != self._label:
             if self._row is not None:

@@ -146,7 +146,7 @@ class RunLog:
             held = sorted(name for name in names if name not in (*self.expected, "lock"))
             if self.resume == "must":
                 raise UsageError(
-                    "there is no run to resume here", where=str(self.folder), fix="use --resume auto to begin one"
+                    "there is no run to resume here", where=str(self.folder), fix='resume="auto" begins one'
                 )
             if held:
                 raise UsageError(
@@ -161,7 +161,7 @@ class RunLog:
             raise UsageError(
                 "there is a run here already",
                 where=str(self.folder),
-                fix="--resume auto continues it; a new run needs another --out",
+                fix='resume="auto" continues it; a new run needs another folder',
             )
         else:
             self._continue(parse(self.disk.read(path), str(path)))

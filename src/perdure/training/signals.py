@@ -45,7 +45,7 @@ class Signals:
     def _came(self, number: int, frame: FrameType | None) -> None:
         if self.asked is not None:
             raise Interrupted(
-                "stopped at once by a second signal", fix="continue from the last checkpoint with --resume auto"
+                "stopped at once by a second signal", fix='resume="auto" continues from the last checkpoint'
             )
         self.asked = signal.Signals(number).name
         if self._raising:
@@ -65,4 +65,4 @@ class Signals:
     def interrupted(self) -> Interrupted:
         """The error to raise once everything is saved."""
         by = self.asked or "a signal to another process"
-        return Interrupted(f"stopped by {by}; everything is saved", fix="continue with --resume auto")
+        return Interrupted(f"stopped by {by}; everything is saved", fix='resume="auto" continues')

@@ -7,16 +7,16 @@ items that stood together (M. Deshpande and G. Karypis, "Item-based top-N recomm
 a network that generalises (U. Khandelwal et al., "Generalization through Memorization", ICLR 2020); knowledge of
 earlier tasks as constants that a new task attends to (M. Yang et al., PCL, WWW 2025).
 
-    u_k   = g h + p_k c_k + D_k M_k z_k + U_k q_k               h the backbone's user vector, untouched
+    u_k   = g h + p_k c_k + D_k' M_k z_k + U_k' q_k             h the backbone's user vector, untouched
     p_k   = S(a_k(i_t))                                         where the user stands on the task's own axis
     z_k   = ((p_j - m_j) / s_j) for every earlier task j        where the user stands on earlier axes
     q_k   = S(gelu(W_k e_t + b_k)),  e_t = E_{i_t} / rms(E)     a small network on the item vectors
     S(x)  = sum_{t <= n} x_t / sqrt(n)                          over the n events so far
-    item tasks whose labels are items:   score(y) = (u_k T_k) . E_y + b_y, T_k = tau I and b = log popularity at first,
-                                         V_y in place of E_y where the backbone never met y,
-                                         E_y + V_y elsewhere with head = "both"
-                                         + l_k m_k(y)  once the rest is learned
-    s_k(y) = sum_t w_k(i_t, y),  m_k = s_k / rms(s_k)    w_k(i, y) = f_k(i, y) / (f_k(i)^1/2 f_k(y)^b)
+    item tasks whose labels are items:   score(y) = (u_k T_k) . e_y + b_y + l_k r_k(y)
+    T_k = tau I, b_y = log popularity    at first; l_k = 0 until the rest is learned
+    e_y = E_y                            V_y where the backbone never met y; E_y + V_y elsewhere with head = "both"
+    r_k = n_k / rms(n_k)                 n_k(y) = sum_t w_k(i_t, y), rms over the labels with n_k(y) > 0
+    w_k(i, y) = f_k(i, y) / (f_k(i)^1/2 f_k(y)^beta)
 
 | paper | here | shape |
 |---|---|---|
@@ -33,7 +33,7 @@ earlier tasks as constants that a new task attends to (M. Yang et al., PCL, WWW 
 | V_y | head.vectors, zero at the start | (labels never met, d); with head = "both" (Y, d) |
 | f_k | head.memory: how many training users met both, or one; of P = `pairs` Y pairs, see `model/memory.py` | |
 | l_k | head.trust: what ranks the answers of 2,048 training users best, each left out of f_k | |
-| b | popularity | |
+| beta | popularity | |
 
 The backbone is run once, without gradients, and can be shared by all tasks: a task adds sums over the events of a few
 numbers an item. It trains N + d (1 + L) + r (2 d + 1) numbers beside its head: with d = 64 and a table of items that
@@ -46,6 +46,7 @@ Differs: there is no paper.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
@@ -122,8 +123,7 @@ class Axis(Overlay):
         """u_k - g h: (B, T, d) after every event, or (B, 1, d) after the last."""
         parts = [self.own(batch), self.network(backbone.item_table, batch)]  # (B, T, 1), (B, T, r)
         if self.earlier:
-            axes = torch.stack([a.axis for a in self.earlier], 1).detach()  # (N + 2, k - 1)
-            parts.append(F.embedding(batch.items, axes))  # (B, T, k - 1)
+            parts.append(self.before(batch))  # (B, T, k - 1)
         sums = summed(torch.cat(parts, -1), batch, everywhere)
         p, q, z = sums.split([1, len(self.outer), len(self.earlier)], -1)  # (B, Q, 1), (B, Q, r), (B, Q, k - 1)
         u = p * self.direction + q @ self.outer  # (B, Q, d)
@@ -135,6 +135,12 @@ class Axis(Overlay):
     def own(self, batch: Batch) -> Tensor:
         """a_k of the events (B, T, 1)."""
         return F.embedding(batch.items, self.axis[:, None])
+
+    def before(self, batch: Batch) -> Tensor:
+        """a_j of the events (B, T, k - 1). Of each axis what is asked: together they may be a large table."""
+        asked = batch.items.flatten()  # (B T,)
+        found = torch.stack([a.axis.detach().index_select(0, asked) for a in self.earlier])  # (k - 1, B T)
+        return found.T.reshape(*batch.items.shape, -1)
 
     def network(self, table: Tensor, batch: Batch) -> Tensor:
         """gelu(W_k e_t + b_k) of the events (B, T, r)."""
@@ -174,7 +180,7 @@ class Axes(Method):
             for every label ("both"), d numbers a label more; or a table of its own as everywhere else ("labels").
         sharpness: tau, how sharp the scores of that head are at first.
         pairs: P / Y, of how many items a label is kept to have stood together with, on average; 0 keeps no memory.
-        popularity: b, how much pairs of what is popular count for less, from 0 (not) to 1.
+        popularity: beta, how much pairs of what is popular count for less, from 0 (not) to 1.
     """
 
     name: ClassVar[str] = "axes"
@@ -236,13 +242,15 @@ class Axes(Method):
                 few.append(batch)
             n += len(batch)
         overlay.mean.copy_(torch.cat(p).mean())
-        overlay.deviation.copy_(torch.cat(p).std(correction=0).clamp(min=1e-6))
+        deviation = torch.cat(p).std(correction=0)
+        overlay.deviation.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
         head = model.heads[task]
         if isinstance(head, ItemsHead) and head.memory is not None:
             users, items = baskets(datas, model.backbone.max_length)
             head.memory.count(users, items)
             with without_dropout(model):
-                head.weigh(((model.represent(batch, task), batch) for batch in few), model.item_table(task))
+                known = ((model.represent(batch, task), batch) for batch in few)
+                head.weigh(known, model.item_table(task), partial(head.memory.held, users, items))
 
     def relations(self, model: UserModel, task: str) -> dict[str, float]:
         """How far one standard deviation on each earlier axis moves a user vector, as shares of 1."""

@@ -14,7 +14,7 @@ arXiv 2502.19628).
 |---|---|---|
 | t | length | |
 | p_k | position | (t, d) |
-| g_j | description, from the text of task j | (d_s,) |
+| g_j | description, from name, kind and description of task j | (d_s,) |
 | c_k | context | (d,) |
 | p^_k | prompt, all that is kept once the task is learned | (t, d) |
 
@@ -25,9 +25,10 @@ Differs: the paper gives neither numbers nor code; t, H, the values and where th
 are encoded by hashed words and a fixed random projection instead of a sentence transformer (no download). The attention
 belongs to each task alone and is gone once it has collapsed, or is shared but for W_o (`attention`). A later next_item
 task is learned at all events of a window, and the prompt stands on its last t: what is learned at the others tells
-little of it. Prompts stand on real events only: a user with m < t events gets the last m rows of p^_k. Where an encoder
-reads no events but entries of bags (`smen`), the last t of those have them. The context starts at zero (W_o = 0), so a
-new task begins as the frozen backbone exactly; so does p_k unless `init_std` > 0.
+little of it. The first task has no prompt: with values = "memory" it is looked at and gives nothing. Prompts stand on
+real events only: a user with m < t events gets the last m rows of p^_k. Where an encoder reads no events but entries of
+bags (`smen`), the last t of those have them. The context starts at zero (W_o = 0), so a new task begins as the frozen
+backbone exactly; so does p_k unless `init_std` > 0.
 """
 
 from __future__ import annotations

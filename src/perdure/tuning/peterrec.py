@@ -29,7 +29,8 @@ encoder that looks back only never trained: each task therefore adds a vector of
 unless `token = "mask"`. A full history gives up its oldest events for the tokens. In the parallel form the official
 code's inner identity (`parallel_skip`) is off by default, because with it a new patch does not begin as the backbone.
 The normalisation layers re-tuned (`tune_norms`) are all of the encoder's; the official code re-tunes each second one.
-Their fine-tuning loss, one uniform negative for each answer, is here the task's own cross-entropy.
+Their fine-tuning loss, one uniform negative for each answer and a penalty on the target table (.02), is here the task's
+own cross-entropy.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ TKDE 2024 (arXiv 2205.09666).
     u_p = u_s + MLP_a(x_u),   score(u, i) = u_p . v_i          eq. (4)
     L   = L_p + lambda L_CL                                    eq. (7)
     L_CL = -sum_u log exp(cos(u_s, u'_s) / tau) / sum_v exp(cos(u_s, v'_s) / tau)                         eq. (6)
-           u'_s from x_u with a share gamma_1 of its elements at zero, and from v with a share gamma_2 of events at zero
+           two views u'_s: from x_u with a share gamma_1 of its elements at zero, and from v with a share gamma_2 of its
+           events at zero; L_CL is the sum of both
 
 | paper | here | shape |
 |---|---|---|

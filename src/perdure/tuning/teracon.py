@@ -26,8 +26,9 @@ has it.
 
 What a step costs: the rows of all earlier tasks go through the model in one pass, each row with its task's mask, and
 through the teacher in another without gradients; together they are at most `budget` B rows, shared out by expected
-need, rounded at random so that every task's weight is right on average. So a step costs at most 1 + 4/3 budget of a
-plain one, for any number of tasks. MSE of a task with N labels never makes all scores of a batch at once.
+need, rounded at random so that every task's weight is right on average. So a step has at most 1 + 4/3 budget times the
+products of a plain one, for any number of tasks; at task 20 it took 1.65 to 1.81 times as long. MSE of a task with N
+labels never makes all scores of a batch at once.
 
 Differs, each with the published way where it is an option: a task gets at least `min_rows` rows (published: floor(rho
 B), which may be none) and all together at most `budget` B (published: no limit, budget = 0). c is 2 (published:
