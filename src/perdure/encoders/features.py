@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perdure.events.marks import Marks
+from perdure.functional.adding import added
 
 __all__ = ["Features"]
 
@@ -77,7 +78,7 @@ class Features(nn.Module):
             e = e + found.sum(2)  # (B, T, d)
             if self.up is not None:
                 grouped = found.new_zeros(*items.shape, self.parts, x.shape[-1])  # (B, T, M + A, d)
-                parts.append(grouped.index_add(2, self.groups, found).flatten(2))
+                parts.append(added(grouped, 2, self.groups, found).flatten(2))
         if self.project is not None and self.vectors is not None:
             known = F.linear(F.embedding(items, self.vectors), self.project)  # (B, T, d)
             e = e + known

@@ -48,6 +48,7 @@ from perdure.encoders.base import Encoder, Via, plain
 from perdure.encoders.parts import EventEmbedding, Norm, Recurrent
 from perdure.errors import SettingsError, UsageError
 from perdure.events.batch import Batch
+from perdure.functional.adding import added
 from perdure.functional.clustering import k_means, nearest, neighbour_vectors
 
 if TYPE_CHECKING:
@@ -96,10 +97,10 @@ class Anchors(nn.Module):
         top = scores.detach().new_full((b * self.windows, scores.shape[1]), torch.finfo(scores.dtype).min)  # (B W, M)
         top = top.scatter_reduce(0, bag[:, None].expand_as(scores), scores.detach(), "amax")  # (B W, M)
         share = (scores - top[bag]).exp()  # (B A, M)
-        total = torch.zeros_like(top).index_add(0, bag, share).clamp(min=1e-30)  # (B W, M)
+        total = added(torch.zeros_like(top), 0, bag, share).clamp(min=1e-30)  # (B W, M)
         share = share / total[bag] * weights[:, None]  # (B A, M)
         empty = x.new_zeros(len(top), d)  # (B W, d)
-        z = torch.stack([empty.index_add(0, bag, x * one[:, None]) for one in share.unbind(1)], 1)  # (B W, M, d)
+        z = torch.stack([added(empty, 0, bag, x * one[:, None]) for one in share.unbind(1)], 1)  # (B W, M, d)
         return self.map(z.flatten(1)).view(b, self.windows, d)  # (B, W, d)
 
     def reset(self, generator: torch.Generator) -> None:

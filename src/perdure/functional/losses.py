@@ -9,7 +9,8 @@ Letters: M targets, N items (or labels), K negatives, d width; s = h . W_i + b_i
     bpr               mean_K softplus(s_neg - s_pos)              BPR (Rendle et al., 2009)
 
 In gbce, alpha = K / (N - 1) and beta = alpha (t (1 - 1/alpha) + 1/alpha) = 1 - t (1 - alpha).
-Accidental hits are given as s_neg = -inf and then count nothing: exp(-inf) = softplus(-inf) = 0.
+Accidental hits are given as s_neg = -inf by masked_fill, behind which no gradient goes, and then count nothing:
+exp(-inf) = softplus(-inf) = 0.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from perdure.events.batch import Batch
 from perdure.events.ids import FIRST_ITEM
 from perdure.events.splits import ragged
 from perdure.events.together import pairs
+from perdure.functional.adding import added
 
 __all__ = ["Memory", "right"]
 
@@ -83,11 +84,7 @@ class Memory(nn.Module):
         parts = ((n.cumsum(0) - 1) // AT_ONCE).unique_consecutive(return_counts=True)[1].tolist()
         s = self.least.new_zeros(len(batch) * len(self.rows))  # (B Y,)
         for some in zip(users.split(parts), items.split(parts), n.split(parts), strict=True):
-            cells, w = self._told(*some, mine)  # (Q,) each
-            if s.is_cuda:  # where index_add_ adds in any order, and index_put_ sorts first
-                s.index_put_((cells,), w, accumulate=True)
-            else:
-                s.index_add_(0, cells, w)
+            s = added(s, 0, *self._told(*some, mine))
         s = s.view(len(batch), -1)  # (B, Y)
         rms = (s.square().sum(1) / (s > 0).sum(1).clamp(min=1)).sqrt()  # (B,)
         return s / torch.where(rms > 0, rms, 1.0)[:, None]
