@@ -30,7 +30,7 @@ from perdure.functional.adding import added
 
 __all__ = ["Memory", "right"]
 
-AT_ONCE = 2**20  # pairs looked at together: some 50 MiB
+AT_ONCE = 2**19  # pairs looked at together: some 25 MiB
 
 
 class Memory(nn.Module):
