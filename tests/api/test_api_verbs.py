@@ -265,8 +265,9 @@ def test_long_work_besides_the_steps_is_told_to_whoever_hears_of_it(learned, tmp
     kinds = [line[0] for line in whole.told]
     assert kinds[0] == "reading the log" and "writing the store" in kinds
     measured = [(what, done, of, unit) for what, done, of, unit in whole.told if "measuring" in what]
-    begun = {what.split(":")[0] for what, done, _, unit in measured if not done and unit == "test examples"}
-    assert begun == set(run.tasks) == {"watch", "buy", "gender"}
+    begun = [what.split(":")[0] for what, done, _, unit in measured if not done and unit == "test examples"]
+    assert len(begun) == 2 * (1 + 2 + 3)  # each told before the user vectors, and before the scores
+    assert set(begun) == set(run.tasks) == {"watch", "buy", "gender"} and run.tasks == ["watch", "buy", "gender"]
     assert all(done < of and unit in ("valid examples", "test examples") for _, done, of, unit in measured)
     whole.told.clear()
     (score,) = perdure.evaluate(run.folder, task="buy", show=whole)

@@ -351,7 +351,7 @@ def evaluator(settings: Settings, show: Any = None) -> Evaluate:
         metric, name = asked.metric if asked.fits(data.task.kind) else None, data.task.name
         long = len(data.part(split)) * len(data.labels) >= LONG
         how: Any = {"ks": asked.ks, "seen": asked.seen, "sampled": asked.drawn, "metric": metric}
-        how |= {"told": phase_of(show)} if long else {}
+        how["told"] = phase_of(show if long else None)
         score = evaluate(model, data, split, **how, popularity=split == "test" and name not in first)
         return replace(score, popularity=first.setdefault(name, score).popularity) if split == "test" else score
 

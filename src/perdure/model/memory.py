@@ -30,7 +30,7 @@ from perdure.functional.adding import added
 
 __all__ = ["Memory", "right"]
 
-AT_ONCE = 2**19  # pairs looked at together: some 25 MiB
+AT_ONCE = 2**19  # pairs looked at together: some 40 MiB
 
 
 class Memory(nn.Module):
@@ -110,24 +110,22 @@ class Memory(nn.Module):
         begin, end = np.searchsorted(users, rows), np.searchsorted(users, rows, "right")
         theirs = torch.from_numpy(items[ragged(begin, end - begin)]).to(batch.items.device)  # (H,)
         owner = torch.from_numpy(np.repeat(np.arange(len(rows)), end - begin)).to(batch.items.device)  # (H,)
-        return self._marked(batch, owner, self.label_of[theirs])
+        return _marked(batch, len(self.rows), owner, self.label_of[theirs])
 
     def seen(self, batch: Batch) -> Tensor:
         """(B, Y) bool: labels that stand in a user's history."""
         users, at = batch.valid.nonzero().T
-        return self._marked(batch, users, self.label_of[batch.items[users, at]])
-
-    def _marked(self, batch: Batch, users: Tensor, labels: Tensor) -> Tensor:
-        """(B, Y) bool: True at these users and labels, which are -1 where none."""
-        marked = torch.zeros(len(batch), len(self.rows), dtype=torch.bool, device=batch.items.device)
-        marked[users[labels >= 0], labels[labels >= 0]] = True
-        return marked
+        return _marked(batch, len(self.rows), users, self.label_of[batch.items[users, at]])
 
 
 def right(batch: Batch, n_labels: int) -> Tensor:
     """(B, Y) bool: labels that are a user's answers."""
-    found = torch.zeros(len(batch), n_labels, dtype=torch.bool, device=batch.items.device)
-    if batch.answers is not None:
-        known = batch.answers >= 0
-        found[batch.owners()[known], batch.answers[known]] = True
-    return found
+    answers = batch.lengths.new_zeros(0) if batch.answers is None else batch.answers
+    return _marked(batch, n_labels, batch.owners(), answers)
+
+
+def _marked(batch: Batch, n_labels: int, users: Tensor, labels: Tensor) -> Tensor:
+    """(B, Y) bool: True at these users and labels, which are -1 where none."""
+    marked = torch.zeros(len(batch), n_labels, dtype=torch.bool, device=batch.items.device)
+    marked[users[labels >= 0], labels[labels >= 0]] = True
+    return marked
