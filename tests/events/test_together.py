@@ -10,7 +10,7 @@ import pytest
 
 from perdure.events import together
 from perdure.events.examples import Examples, Sequences
-from perdure.events.together import baskets, pairs
+from perdure.events.together import baskets, met, pairs
 
 
 def task(histories: list[list[int]], train: list[int], answers: dict[int, list[int]] | None, label_items: list[int]):
@@ -42,6 +42,13 @@ def test_a_basket_is_history_and_answers_of_training_users_once_each():
     assert items[users == 3].tolist() == [5, 6] and items[users == 0].tolist() == [2, 3]
     outside = task(HISTORIES, [1], {1: [0]}, [-1, 3])  # a label that is no item
     assert baskets([outside], 50)[1].tolist() == [3, 4]
+
+
+def test_what_was_met_is_the_whole_history_of_those_asked():
+    later = task([[2, 3, 2, 1, 9, 4], *HISTORIES[1:]], [0, 1, 3], {0: [0], 1: [1], 3: [1]}, [6, 3])
+    users, items = met(later, [3, 0, 0, 2])  # user 2 trains nothing
+    assert users.tolist() == [0] * 4 + [3] * 3 and items.tolist() == [2, 3, 4, 9, 4, 5, 6]
+    assert [part.tolist() for part in met(later, [])] == [[], []]
 
 
 def test_pairs_by_hand():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from contracts import members
 from torch.nn import functional as F
 
 from perdure.events.batch import Batch
+from perdure.events.examples import Examples, Sequences
 from perdure.events.together import baskets, pairs
-from perdure.model.heads import TRUSTS
+from perdure.model.heads import TRUSTS, ItemsHead
 from perdure.tuning.axes import summed
 
 
@@ -131,6 +133,22 @@ def test_what_stood_together_is_counted_once_a_task_is_learned_and_added_as_it_i
         torch.testing.assert_close(model.score(batch, "buy"), plain + trust * head.memory(batch))
         assert model.recalls("buy") == (trust > 0)
     assert learned("buy", pairs=0).heads["buy"].memory is None
+
+
+def test_no_label_is_ranked_that_a_user_met_before_what_the_encoder_reads(monkeypatch):
+    model, ranked = learned(), []
+    model.add(members.card("buy", "item"), torch.Generator())
+    history = [2, *[20] * members.T]  # item 2 is a label, and further back than an encoder looks
+    read = Batch(torch.tensor([history[1:]]), torch.tensor([members.T]), users=torch.tensor([0]))
+    read = replace(read, answers=torch.tensor([1]), answer_starts=torch.tensor([0, 1]))
+    train = Examples(np.zeros(1, np.int32), np.array([0]), np.array([len(history)]), np.ones(1, np.int32), np.arange(2))
+    sequences = Sequences(np.array(history, np.int32), np.array([0, len(history)]))
+    data = replace(members.data("buy", "item", 51), sequences=sequences, train=train)
+    monkeypatch.setattr(
+        ItemsHead, "weigh", lambda head, known, table, mine, met: ranked.extend(~met(batch) for _, batch in known)
+    )
+    model.method.remember(model, "buy", [data], [read], torch.Generator())
+    assert [one.tolist() for one in ranked] == [[[False] + [True] * (members.Y - 1)]]
 
 
 def test_at_first_a_label_the_backbone_never_met_is_as_likely_as_it_is_popular():

@@ -20,7 +20,7 @@ from perdure.events.splits import ragged
 if TYPE_CHECKING:
     from perdure.events.examples import TaskData
 
-__all__ = ["baskets", "pairs"]
+__all__ = ["baskets", "met", "pairs"]
 
 AT_ONCE = 2**23  # pairs of events looked at together: 64 MiB of keys
 SAME = 1e-5  # share by which two pairs differ that are worth the same
@@ -43,6 +43,19 @@ def baskets(tasks: Sequence[TaskData], max_length: int) -> tuple[np.ndarray, np.
         label_items = tasks[-1].label_items[last.answers]  # (A,)
         owners = np.repeat(last.users, np.diff(last.answer_starts)).astype(np.int64)
         users, items = np.append(users, owners), np.append(items, label_items)
+    return _once(users, items)
+
+
+def met(task: TaskData, users: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """All that some training users, by their rows, did before a task's answers, however long ago: as `baskets`."""
+    asked = np.isin(task.train.users, users)
+    begin, end = task.train.begin[asked].astype(np.int64), task.train.end[asked].astype(np.int64)
+    items = np.asarray(task.sequences.items)[ragged(begin, end - begin)].astype(np.int64)
+    return _once(np.repeat(task.train.users[asked].astype(np.int64), end - begin), items)
+
+
+def _once(users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each item of a user once: entries (E',) -> (E,), user by user, items in rising order."""
     width = int(items.max(initial=0)) + 1
     keys = np.unique((users * width + items)[items >= FIRST_ITEM])
     return keys // width, keys % width

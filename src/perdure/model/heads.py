@@ -147,12 +147,19 @@ class ItemsHead(nn.Module):
         return self.trust * self.memory(batch)  # type: ignore[misc, operator]
 
     @torch.no_grad()
-    def weigh(self, known: Iterable[tuple[Tensor, Batch]], item_table: Tensor, mine: Callable[[Batch], Tensor]) -> None:
+    def weigh(
+        self,
+        known: Iterable[tuple[Tensor, Batch]],
+        item_table: Tensor,
+        mine: Callable[[Batch], Tensor],
+        met: Callable[[Batch], Tensor],
+    ) -> None:
         """Of a head with a memory, when all else is learned: take the l of `TRUSTS` under which the answers of training
         users, user vectors (B, d) and batch, each left out of the counts, rank best by NDCG@10, seen items left out.
 
         Args:
             mine: which labels (B, Y) bool the users of a batch were counted with.
+            met: which labels (B, Y) bool they have seen, however long ago.
         """
         gains = torch.zeros(len(TRUSTS), dtype=torch.float64)
         for u, whole in known:
@@ -161,7 +168,7 @@ class ItemsHead(nn.Module):
                 batch = whole.share(n, parts)
                 answers = right(batch, len(self.rows))  # (B', Y)
                 more = self.memory(batch, mine(batch))  # type: ignore[misc]
-                hidden = self.memory.seen(batch) & ~answers  # type: ignore[union-attr]
+                hidden = met(batch) & ~answers
                 scores = self.score(u[n::parts], item_table).masked_fill(hidden, float("-inf"))  # (B', Y)
                 gains += torch.stack([_ndcg(scores + trust * more, answers).sum() for trust in TRUSTS]).double().cpu()
         self.trust.fill_(TRUSTS[int(gains.argmax())])  # type: ignore[union-attr]

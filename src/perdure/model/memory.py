@@ -105,17 +105,12 @@ class Memory(nn.Module):
         return cells, both / (one.clamp(min=1).sqrt() * other.clamp(min=1) ** self.popularity)
 
     def held(self, users: np.ndarray, items: np.ndarray, batch: Batch) -> Tensor:
-        """(B, Y) bool: labels in the baskets of the users of a batch; of the baskets that were counted."""
+        """(B, Y) bool: labels in the baskets of the users of a batch; of baskets as `events.together` gives them."""
         rows = np.zeros(0, np.int64) if batch.users is None else batch.users.cpu().numpy()  # (B,)
         begin, end = np.searchsorted(users, rows), np.searchsorted(users, rows, "right")
         theirs = torch.from_numpy(items[ragged(begin, end - begin)]).to(batch.items.device)  # (H,)
         owner = torch.from_numpy(np.repeat(np.arange(len(rows)), end - begin)).to(batch.items.device)  # (H,)
         return _marked(batch, len(self.rows), owner, self.label_of[theirs])
-
-    def seen(self, batch: Batch) -> Tensor:
-        """(B, Y) bool: labels that stand in a user's history."""
-        users, at = batch.valid.nonzero().T
-        return _marked(batch, len(self.rows), users, self.label_of[batch.items[users, at]])
 
 
 def right(batch: Batch, n_labels: int) -> Tensor:

@@ -57,7 +57,7 @@ from torch.nn import functional as F
 
 from perdure.encoders.base import Encoder
 from perdure.events.batch import Batch
-from perdure.events.together import baskets
+from perdure.events.together import baskets, met
 from perdure.model.heads import ItemsHead
 from perdure.model.memory import Memory
 from perdure.model.user_model import without_dropout
@@ -246,11 +246,13 @@ class Axes(Method):
         overlay.deviation.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
         head = model.heads[task]
         if isinstance(head, ItemsHead) and head.memory is not None:
-            users, items = baskets(datas, model.backbone.max_length)
-            head.memory.count(users, items)
+            counted = baskets(datas, model.backbone.max_length)
+            head.memory.count(*counted)
+            asked = [user for batch in few if batch.users is not None for user in batch.users.tolist()]
+            mine, seen = (partial(head.memory.held, *those) for those in (counted, met(datas[-1], asked)))
             with without_dropout(model):
                 known = ((model.represent(batch, task), batch) for batch in few)
-                head.weigh(known, model.item_table(task), partial(head.memory.held, users, items))
+                head.weigh(known, model.item_table(task), mine, seen)
 
     def relations(self, model: UserModel, task: str) -> dict[str, float]:
         """How far one standard deviation on each earlier axis moves a user vector, as shares of 1."""
