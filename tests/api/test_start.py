@@ -14,6 +14,7 @@ import perdure
 from perdure import registry
 from perdure.errors import ModelError, SettingsError
 from perdure.model import store
+from perdure.tuning.ewc import EWC
 
 BERT = ["encoder.name=bert4rec", "encoder.width=16", "tuning.method=frozen"]
 DUPN = ["encoder.name=dupn", "encoder.gaps=[5.0]"]
@@ -134,6 +135,23 @@ def test_a_first_task_with_parts_is_taken_over_by_its_own_objective_only(tmp_pat
         perdure.learn(recipe, tmp_path / "no", overrides=[ours[0], f"pretrain.model={run.model}"])
 
 
+def test_what_a_method_remembers_of_a_task_taken_over_is_of_the_objective_as_prepared(tmp_path, monkeypatch):
+    """Negatives by popularity know what is popular when EWC takes its Fisher of the first task."""
+    recipe = make(tmp_path, ("watch", "gender"))
+    ours = ["objective.loss=sampled", "objective.alpha=1.0"]
+    run = perdure.learn(recipe, tmp_path / "run", overrides=[*ours, "tuning.method=frozen"])
+    remember, drawn = EWC.remember, []
+
+    def watched(self, model, *told):
+        drawn.append(model.objective.sampler.log_q.unique().numel())
+        return remember(self, model, *told)
+
+    monkeypatch.setattr(EWC, "remember", watched)
+    options = [*ours, "tuning.method=ewc", f"pretrain.model={run.model}"]
+    perdure.learn(recipe, tmp_path / "taken", overrides=options)
+    assert len(drawn) == 2 and min(drawn) > 1
+
+
 def test_a_model_from_before_an_option_of_its_encoder_is_taken_over(tmp_path):
     """What its folder does not tell has its default; what it tells must be as here."""
     recipe = make(tmp_path, ("watch", "gender"))
@@ -242,12 +260,15 @@ def test_an_encoder_that_clusters_items_begins_with_the_same_items_only(tmp_path
     vectors = pl.DataFrame({"item": [f"s{n:04d}" for n in range(40)], "vector": [[float(n), 1.0] for n in range(40)]})
     vectors.write_parquet(tmp_path / "items.parquet")
     read = ["tuning.method=frozen", "objective.name=lurm", "encoder.name=smen", "encoder.interests=4"]
-    read += [f'input.vectors="{tmp_path}/items.parquet"', *STAY]
+    read += [f'input.vectors="{tmp_path}/items.parquet"', *STAY, "run.seed=1"]
     run = perdure.learn(recipe, tmp_path / "run", overrides=read)
-    options = [*read, f"pretrain.start={run.model}"]
+    options = [*read[:-1], f"pretrain.start={run.model}", "run.seed=2"]  # which would cluster in another way
     then = perdure.learn(recipe, tmp_path / "then", overrides=options)
     before, after = weights(run.model), weights(then.model)
     torch.testing.assert_close(after["layers.input.items"], before["layers.input.items"], rtol=0, atol=1e-9)
+    assert torch.equal(after["interest_of"], before["interest_of"]) and before["interest_of"].unique().numel() > 4
+    anew = weights(perdure.learn(recipe, tmp_path / "anew", overrides=[*read[:-1], "run.seed=2"]).model)
+    assert not torch.equal(anew["interest_of"], before["interest_of"])
     with (tmp_path / "world" / "events.csv").open("a", encoding="utf-8") as log:
         log.write("u0000,s9999,1702046499,watch,source,5\n")
     with pytest.raises(ModelError, match="new to it, such as 's9999'"):

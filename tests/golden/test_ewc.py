@@ -224,6 +224,17 @@ def test_what_becomes_of_the_item_table():
     assert not any(n.endswith("input/items") for n, _ in free.method.named_buffers())
 
 
+@pytest.mark.parametrize("table", ["held", "frozen", "free"])
+def test_the_table_of_an_encoder_of_interests_is_theirs(table):
+    """Item vectors are looked up in it, and are no parameter."""
+    model = members.new_model("smen", "ewc", table=table)
+    members.learn(model, "watch", "next_item")
+    model.add(members.card("buy", "item"), torch.Generator())
+    interests = model.backbone.event_table
+    assert any(p is interests for p in model.method.trains(model, "buy", "train")) == (table != "frozen")
+    assert any(p is interests for p in model.method.held(model).values()) == (table == "held")
+
+
 def test_a_sparse_table_cannot_be_held():
     model = members.new_model("sasrec", "ewc", encoder={"sparse": True})
     with pytest.raises(SettingsError, match="sparse"):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from contracts import members
 from torch import Tensor
 
+from perdure.errors import SettingsError
 from perdure.events.batch import Batch
 from perdure.tuning.pcl import Attention, Context, Prompt
 
@@ -103,3 +105,9 @@ def test_a_shared_attention_belongs_to_no_task_and_collapses_with_it():
     prompt.settle()
     torch.nn.init.ones_(attention.query.weight)  # what a later task does
     assert torch.equal(prompt.combined(), before) and not list(prompt.parameters())
+
+
+@pytest.mark.parametrize("context", ["prefix", "gate"])
+def test_a_place_for_a_context_that_never_comes_is_refused(context):
+    with pytest.raises(SettingsError, match=f'context = "{context}" and values = "none"'):
+        members.new_model("sasrec", "pcl", values="none", context=context)

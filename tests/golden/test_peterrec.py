@@ -99,6 +99,30 @@ def test_one_or_two_patches_a_block():
     assert list(two_tasks("nextitnet", patches="one").overlays["buy"].patches) == both[1::2]
 
 
+@pytest.mark.parametrize(
+    ("encoder", "patched", "second"),
+    [
+        ("sasrec", ["feedforward"], ["norm2"]),
+        ("esasrec", ["feedforward"], ["norm2"]),
+        ("bert4rec", ["feedforward"], ["norm2"]),
+        ("hstu", ["attention"], ["norm"]),
+    ],
+)
+def test_one_patch_and_the_second_norm_are_the_last_of_every_block(encoder, patched, second):
+    overlay = two_tasks(encoder, patches="one", tune_norms="second").overlays["buy"]
+    assert list(overlay.patches) == [f"block{i}/{layer}" for i in range(2) for layer in patched]
+    assert list(overlay.norms) == [f"block{i}/{layer}" for i in range(2) for layer in second]
+    both = list(two_tasks(encoder).overlays["buy"].patches)
+    assert [site for site in both if site != "projection"] == [
+        f"block{i}/{layer}" for i in range(2) for layer in dict.fromkeys(["attention", *patched])
+    ]  # no gate has one
+
+
+def test_where_there_are_no_blocks_the_last_layer_and_the_last_norm_count():
+    overlay = two_tasks("gru4rec", patches="one", tune_norms="second").overlays["buy"]
+    assert list(overlay.patches) == ["gru0"] and list(overlay.norms) == ["norm"]
+
+
 @pytest.mark.parametrize(("tune_norms", "count"), [(True, 16), ("second", 8), (False, 0)])
 def test_private_norms(tune_norms, count):
     model = two_tasks("nextitnet", tune_norms=tune_norms)

@@ -63,17 +63,37 @@ def test_tokens_in_front_and_the_profile_behind():
         seen = {}
 
         def watched(site, layer, y, *context):
-            seen[site] = overlay.via(batch)(site, layer, y, *context)
+            seen[site] = overlay.door(x)(site, layer, y, *context)
             return seen[site]
 
         model.backbone(batch, watched)
     assert seen["input"].shape[1] == 2 + batch.items.shape[1]
     torch.testing.assert_close(seen["input"][:, :2], tokens.view(6, 2, 16))
     torch.testing.assert_close(seen["input"][:, 2:], model.backbone.layers["input"](batch.items))
-    end = list(model.backbone.sites())[-1]
     with torch.no_grad():
-        bare = model.backbone(batch, overlay.door(x, adds=False))
-    torch.testing.assert_close(seen[end] - bare, (0.5 * torch.ones(16)).expand_as(bare), atol=1e-5, rtol=0)
+        bare, states = model.backbone(batch, overlay.door(x)), overlay.states(model.backbone, batch)
+    torch.testing.assert_close(states - bare, (0.5 * torch.ones(16)).expand_as(bare), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("readout", ["last", "mean", "max", "cls", "attention", "anchors"])
+@pytest.mark.parametrize("tokens", [0, 2])
+def test_the_profile_is_added_to_the_user_however_states_become_one(readout, tokens):
+    model, batch = learned(encoder={"readout": readout}, objective="clue_seq", tokens=tokens)
+    overlay: Personal = model.overlays["buy"]
+    with torch.no_grad():
+        overlay.add[2].weight.normal_(generator=torch.Generator().manual_seed(1))
+        x = overlay.profile(batch)
+        bare = model.backbone.vector(batch, overlay.door(x))
+        torch.testing.assert_close(model.represent(batch, "buy"), bare + overlay.add(x))
+
+
+def test_nothing_is_added_that_nothing_is_read_for():
+    """And a later next_item task scored with a frozen table then has nothing to learn, which is no error."""
+    model = members.new_model("sasrec", "ppr", tokens=0, contrast="none")
+    members.learn(model, "watch", "next_item")
+    model.add(members.card("next", "next_item"), torch.Generator())
+    assert model.overlays["next"].add is None and not list(model.overlays["next"].parameters())
+    assert learned(add=False)[0].overlays["buy"].add is None
 
 
 def test_what_a_user_did_is_the_mean_of_the_items_read():
@@ -177,7 +197,7 @@ def test_the_event_that_asks_is_in_every_view():
     members.learn(model, "watch", "next_item")
     members.learn(model, "buy", "item")
     asked, overlay = model.backbone.question(members.batch(3)), model.overlays["buy"]
-    door = overlay.door(overlay.profile(asked), False, lambda shape: torch.zeros(shape, dtype=torch.bool))
+    door = overlay.door(overlay.profile(asked), lambda shape: torch.zeros(shape, dtype=torch.bool))
     with torch.no_grad():
         y = door("input", model.backbone.sites()["input"], asked.items)[:, 1:]  # (B, T, d), the token in front cut off
     assert torch.equal(y.any(-1), asked.items == MASK)

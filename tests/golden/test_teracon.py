@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from perdure.errors import SettingsError
 from perdure.events.batch import Batch
 from perdure.tuning import teracon
-from perdure.tuning.parts import histories
+from perdure.tuning.parts import factors, histories
 from perdure.tuning.teracon import TERACON, _drawn, _in_order, _masked, _relations, _sites
 
 TASKS = [("watch", "next_item"), ("buy", "item"), ("age", "one_of"), ("like", "item")]
@@ -207,7 +207,7 @@ def test_the_retention_loss_is_that_of_one_pass_a_task(encoder, monkeypatch):
             masks = [method.masks(_in_order(m.overlays), s) for m in (model, method.teacher)]
             for place, i in enumerate(held):
                 at, old = drawn[0][drawn[1] == place], list(model.tasks)[i]
-                asked = Batch(data.items[at], data.lengths[at])
+                asked = model.backbone.question(Batch(data.items[at], data.lengths[at]))
                 u, v = (
                     m.backbone.vector(asked, _masked(_sites(m), masks[j][i, None]))
                     for j, m in enumerate((model, method.teacher))
@@ -225,6 +225,18 @@ def test_the_retention_loss_is_that_of_one_pass_a_task(encoder, monkeypatch):
     assert set(ours) == set(theirs)
     for n in ours:
         torch.testing.assert_close(ours[n], theirs[n], rtol=1e-3, atol=1e-5, msg=n)
+
+
+def test_what_is_distilled_is_what_is_served(monkeypatch):
+    """Of an encoder that asks by a mask behind the events, too: user vectors are the teacher's own."""
+    model, _, data = begun("bert4rec", budget=0.0, min_rows=64)
+    model.eval().method.s, told = model.method.s_max, []
+    monkeypatch.setattr(teracon, "factors", lambda one, name, u: told.append((one, name, u)) or factors(one, name, u))
+    model.method.kept(model, data, torch.Generator().manual_seed(0))
+    assert len(told) == 2 * len(model.method.teacher.tasks)
+    for one, name, u in told:
+        served = one.represent(data, name)  # (B, d)
+        assert ((u[:, None] - served).abs().amax(2) < 1e-5).any(1).all()
 
 
 def test_a_task_that_ranks_nothing_is_not_distilled():

@@ -133,6 +133,7 @@ def _start(model: UserModel, settings: Settings, events: Events, notes: list[str
         raise refused
     for site in mine.keys() - differ:
         mine[site].load_state_dict(theirs[site].state_dict())
+    model.backbone.begin_as(found.backbone)
 
 
 def _grow(found: UserModel, model: UserModel, folder: str) -> list[str]:

@@ -93,9 +93,14 @@ class Encoder(nn.Module, ABC):
         return embedding
 
     @property
-    def item_table(self) -> nn.Parameter:
-        """(n_items + 2, d) event vectors."""
+    def event_table(self) -> nn.Parameter:
+        """(rows, d) the vectors that events are read with."""
         return self._input.items
+
+    @property
+    def item_table(self) -> nn.Parameter:
+        """(n_items + 2, d) the vectors of items: those that events are read with, where events are items."""
+        return self.event_table
 
     def read(self, marks: Marks) -> None:
         """Told once, before weights are drawn: what events bring besides their items. They become part of the event's
@@ -108,6 +113,11 @@ class Encoder(nn.Module, ABC):
         mine, features = self._input.features, other._input.features
         if mine is not None and features is not None:
             mine.resettle(features, torch.from_numpy(theirs.rows_in(own)))
+
+    def begin_as(self, other: Encoder) -> None:
+        """Take over what another encoder of the same options has found, beside the weights of its layers: what it
+        studied is not studied again."""
+        return
 
     def study(self, data: TaskData, generator: torch.Generator) -> None:
         """Told once, before the first training: its task, and what draws. For encoders that must see the data whole

@@ -3,7 +3,7 @@
 input   histories become vectors: prompts enter here
 mix     an attention, feed-forward, convolution or recurrent layer: adapters and masks go here
 norm    a normalisation (with its activation, where the paper joins them): cheap to re-tune per task
-read    what only user vectors pass, a pooling or a token: no method changes it (readouts.py)
+read    what only user vectors pass, a pooling or a token: left alone but by who copies or re-tunes all (readouts.py)
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ class SMEN(Encoder):
         if not scales:
             raise SettingsError("scales = []", expected="a number of windows for each scale", where="encoder.scales")
         self.interests, self.scales, self.weight, self.reach = interests, scales, weight, reach
-        self.reads_times, self.given = windows == "time", None
+        self.reads_times, self.given, self.found = windows == "time", None, False
         rows = torch.arange(n_items + FIRST, dtype=torch.int32)  # (N + 2,)
         self.register_buffer("interest_of", torch.where(rows < FIRST, 0, (rows - FIRST) % interests + FIRST))
         self.layers["input"] = EventEmbedding(interests, width, 0, dropout, scale=True)
@@ -191,9 +191,17 @@ class SMEN(Encoder):
             )
         self.given = None if marks.vectors is None else torch.from_numpy(marks.vectors)  # (N + 2, S)
 
+    def begin_as(self, other: Encoder) -> None:
+        """The other's clusters: its interests' vectors are of those."""
+        if isinstance(other, SMEN):
+            self.interest_of.copy_(other.interest_of)
+            self.found = True
+
     def study(self, data: TaskData, generator: torch.Generator) -> None:
         """Cluster the items that stand in the training histories. Where none has a vector, interests stay as they are
         before: items one after the other, again from the first when there are no more interests."""
+        if self.found:
+            return
         events, owners = training_events(data)
         items = torch.from_numpy(events).long() - FIRST  # (E,)
         if self.given is None:

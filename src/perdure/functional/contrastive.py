@@ -24,10 +24,11 @@ def info_nce(a: Tensor, b: Tensor, tau: float | Tensor, same: Tensor | None = No
     Returns:
         Scalar, in float32 or better; 0 for a single user.
     """
-    a, b = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (a, b))  # (B, d)
+    a, b = _exact(a), _exact(b)  # (B, d)
     if cosine:
         a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)  # (B, d)
-    scores = a @ b.T / tau  # (B, B)
+    with torch.autocast(a.device.type, enabled=False):
+        scores = a @ b.T / tau  # (B, B)
     if same is not None:
         own = torch.eye(len(a), dtype=torch.bool, device=a.device)  # (B, B)
         scores = scores.masked_fill(same & ~own, -torch.inf)
@@ -77,15 +78,20 @@ def similarity_order(a: Tensor, b: Tensor, users: Tensor, weighed: str = "user")
     Returns:
         Scalar, in float32 or better.
     """
-    a, b = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (a, b))  # (2B, d)
-    a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)  # (2B, d)
+    a, b = F.normalize(_exact(a), dim=1), F.normalize(_exact(b), dim=1)  # (2B, d)
     half, owners = len(a) // 2, users.repeat(4)  # (4B,)
     own = (a * b).sum(1)  # (2B,)
     twins = torch.stack([(a * x.roll(half, 0)).sum(1) for x in (a, b)], 1)  # (2B, 2)
-    every = a @ torch.cat([a, b]).T  # (2B, 4B)
+    with torch.autocast(a.device.type, enabled=False):
+        every = a @ torch.cat([a, b]).T  # (2B, 4B)
     other = every.masked_fill(owners[: 2 * half, None] == owners, -1.0).amax(1)  # (2B,)
     met = twins.detach().mean(1)  # (2B,)
     if weighed == "batch":
         met = met.view(2, half).mean(1).repeat_interleave(half)  # (2B,)
     c = 1 - met.clamp(0, 1)  # (2B,)
     return F.softplus(-(c * (own - twins.amax(1)) + (1 - c) * (twins.amin(1) - other))).mean()
+
+
+def _exact(x: Tensor) -> Tensor:
+    """Of halves of a float a float: a product of them, divided by a small temperature, is rounded too coarsely."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

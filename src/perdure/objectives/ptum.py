@@ -24,7 +24,8 @@ vector p added to all candidates of a choice adds u . p to each score, and the s
 nothing, and none is kept. With places = "user" it is added to u, where it counts, but for the nearest of the next
 events. Candidates are events of other users of the batch (of other windows, where histories are split), as often as
 they stand there, or any item ("uniform"); one that is the right answer does not count. A history of n <= K events has
-n - 1 next ones, asked from its first event.
+n - 1 next ones, asked from its first event. An encoder that asks behind a full history (BERT4Rec) leaves out its oldest
+event, which is then at times the hidden one.
 
 Left out, of the authors' code (github.com/wuch15/PTUM): masks are PAD rows, and attention and pooling read the padding;
 all NBP histories of a batch read the places and time gaps of the last MBP history; input places count from 1, those of

@@ -265,9 +265,12 @@ def vector(learner: Learner, batch: Batch) -> Tensor:
 
 def near_by_square(u: Tensor, c: Tensor, weight: Tensor, near: Tensor) -> Tensor:
     """Scalar: mean over u of -log softmax of sim(u, c) at its own c; (K, d), (K, d), w_s (d,), and which pairs are no
-    negatives (K, K) bool, the diagonal not looked at. sum_j w_j (u_j - c_j)^2 is spelled out, so no (K, K, d) exists.
+    negatives (K, K) bool, the diagonal not looked at. sum_j w_j (u_j - c_j)^2 is spelled out, so no (K, K, d) exists;
+    in float32 at least, as what is left of the three is small.
     """
-    square = (u.square() @ weight)[:, None] + (c.square() @ weight) - 2 * (u * weight) @ c.T  # (K, K)
+    with torch.autocast(u.device.type, enabled=False):
+        u, c = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (u, c))  # (K, d)
+        square = (u.square() @ weight)[:, None] + (c.square() @ weight) - 2 * (u * weight) @ c.T  # (K, K)
     own = torch.eye(len(u), dtype=torch.bool, device=u.device)  # (K, K)
     scores = (-square).masked_fill(near & ~own, -torch.inf)  # (K, K)
     return F.cross_entropy(scores, torch.arange(len(u), device=u.device))

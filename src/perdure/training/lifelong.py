@@ -164,6 +164,8 @@ class _Teacher:
                 life.stage = index
                 self._stage(group, self.method.stages[index], running)
                 running = None
+        else:
+            self._prepare()
         for task in group:
             self._remember(task)
             model.settle(task)
@@ -220,9 +222,7 @@ class _Teacher:
             life.trainable = max(life.trainable, sum(p.numel() for p in trained))
         if life.task == life.stage == 0 and running is None:
             model.backbone.study(self.datas[group[0]], self._generator(group[0], "study"))
-        if pairs := [self.datas[task] for task, card in model.tasks.items() if card.kind == "next_item"]:
-            counts = item_counts(pairs[-1], model.backbone.n_items)  # of the newest such task; it may be replayed
-            self.model.objective.prepare(torch.from_numpy(counts).to(self.fabric.device), pairs[-1])
+        self._prepare()
         rng = torch.Generator(self.fabric.device)
         rng.manual_seed(seed_of(self.seed, name, stage, "loss", *self.processes.names))
         self.processes.hold(model.state_dict(), f"before {name}, stage {stage}")
@@ -248,6 +248,12 @@ class _Teacher:
         if life.ground:
             hold(life.ground, self._ground(name, trained, shut), method.name, name)
         life.fits.append({"stage": stage, **{k: v for k, v in asdict(at).items() if k in ("epoch", "seconds", "best")}})
+
+    def _prepare(self) -> None:
+        """The objective meets the data of the newest task that it learns, which may be replayed or looked at again."""
+        if pairs := [self.datas[task] for task, card in self.model.tasks.items() if card.kind == "next_item"]:
+            counts = item_counts(pairs[-1], self.model.backbone.n_items)
+            self.model.objective.prepare(torch.from_numpy(counts).to(self.fabric.device), pairs[-1])
 
     def _ground(self, name: str, trained: Set[Parameter] = frozenset(), shut: Mapping | None = None) -> dict[str, str]:
         """What older tasks stand on, before and after a stage; nothing where the method promises nothing."""

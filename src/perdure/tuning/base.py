@@ -62,7 +62,7 @@ class Method(nn.Module, ABC):
 
     Attributes:
         keeps: promise that older tasks answer bit for bit as before; the training loop holds the method to it.
-        begins_as_backbone: a new task's user vectors equal the backbone's before its first step.
+        begins_as_backbone: before its first step a new task's vectors of users with events equal the backbone's.
         stages: names of the phases of one task; a run can stop and resume between them.
         needs_teacher: learns from the model as it was before the task: the loop sets `teacher` while later tasks are
             learned.

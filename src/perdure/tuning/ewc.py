@@ -114,13 +114,13 @@ class EWC(Method):
 
     def held(self, model: UserModel) -> dict[str, nn.Parameter]:
         """What the penalty holds, by the name of its buffers."""
-        table = model.backbone.item_table
+        table = model.backbone.event_table
         named = model.backbone.named_parameters()
         return {n.replace(".", "/"): p for n, p in named if p is not table or self.table == "held"}
 
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
         """The backbone and the task's head; the item table too unless it is frozen."""
-        still = model.backbone.item_table if self.table == "frozen" and not model.is_first(task) else None
+        still = model.backbone.event_table if self.table == "frozen" and not model.is_first(task) else None
         return [p for p in everything(model, task) if p is not still]
 
     def loss(self, model: UserModel, task: str, batch: Batch, rng: torch.Generator, progress: float) -> Tensor:

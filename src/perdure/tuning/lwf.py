@@ -48,7 +48,8 @@ class LwF(Method):
     """Train everything on every task, with the answers of earlier tasks held near what they were.
 
     Args:
-        strength: weight of an earlier task's term beside the new task's loss; 0 is fine-tuning.
+        strength: weight of an earlier task's term beside the new task's loss; 0 is fine-tuning, only that
+            weight decay reaches older heads too.
         temperature: scores are divided by it before they become probabilities; larger tells more of unlikely labels.
         warm_up: a stage before, by the same settings, in which only the new head learns.
     """

@@ -187,6 +187,13 @@ class PCL(Method):
         text_width: Annotated[int, Ge(8)] = 64,
     ) -> None:
         super().__init__()
+        if values == "none" and context != "add":
+            raise SettingsError(
+                f'context = "{context}" and values = "none", which brings no context in',
+                expected='values = "memory" or "text"',
+                where="tuning.context, tuning.values",
+                fix="leave context out",
+            )
         self.length, self.values, self.context = length, values, context
         self.heads, self.init_std, self.text_width = heads, init_std, text_width
         self.attention = attention

@@ -4,7 +4,7 @@ F. Yuan, X. He, A. Karatzoglou, L. Zhang, "Parameter-Efficient Transfer from Seq
 Recommendation", SIGIR 2020.
 
     MP(y)      = y + sum_{i=1..q} W_up_i gelu(W_down_i y + b_i) + b'
-    serial     y <- MP(layer(x))                      after each layer ("two" a block) or each second one ("one")
+    serial     y <- MP(layer(x))                      after each layer ("two" a block) or its last ("one")
     parallel   y <- layer(x) + MP(x) - x              with skip: y <- layer(x) + MP(x)
 
     u          = h_n                  of [x_1 .. x_n]              readout "last"
@@ -28,7 +28,8 @@ that pre-training used for unknown items and padding; row 0 is no vector here, s
 encoder that looks back only never trained: each task therefore adds a vector of its own to it, zero at the start,
 unless `token = "mask"`. A full history gives up its oldest events for the tokens. In the parallel form the official
 code's inner identity (`parallel_skip`) is off by default, because with it a new patch does not begin as the backbone.
-The normalisation layers re-tuned (`tune_norms`) are all of the encoder's; the official code re-tunes each second one.
+The normalisation layers re-tuned (`tune_norms`) are all of the encoder's; the official code re-tunes the "second" of
+each block. Gates that let a layer in get no patch.
 Their fine-tuning loss, one uniform negative for each answer and a penalty on the target table (.02), is here the task's
 own cross-entropy.
 """
@@ -43,6 +44,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perdure.encoders.base import MASK, Encoder, Via
+from perdure.encoders.parts import Gate
 from perdure.errors import SettingsError
 from perdure.events.batch import Batch
 from perdure.tuning.base import Method, Overlay, own_unless_first, through
@@ -201,10 +203,12 @@ class PeterRec(Method):
         self._check(model.backbone)
         sites, width = model.backbone.sites(), model.backbone.width
         hidden = self.cardinality * max(1, width // (self.reduction * self.cardinality))
-        roles = {site: getattr(layer, "role", "") for site, layer in sites.items()}
-        mixing, norms = ([site for site in sites if roles[site] == role] for role in ("mix", "norm"))
-        chosen = mixing if self.patches == "two" or len(mixing) == 1 else mixing[1::2]
-        tuned = norms[1::2] if self.tune_norms == "second" else norms if self.tune_norms else []
+        mixing = [
+            s for s, layer in sites.items() if getattr(layer, "role", "") == "mix" and not isinstance(layer, Gate)
+        ]
+        norms = [site for site, layer in sites.items() if getattr(layer, "role", "") == "norm"]
+        chosen = mixing if self.patches == "two" else _last_of_blocks(mixing)
+        tuned = _last_of_blocks(norms) if self.tune_norms == "second" else norms if self.tune_norms else []
         readout: Readout = "last" if card.kind == "next_item" else self.readout
         return Patches(
             {site: Patch(width, hidden, generator) for site in chosen},
@@ -240,3 +244,9 @@ class PeterRec(Method):
     def trains(self, model: UserModel, task: str, stage: str) -> list[nn.Parameter]:
         """Patches, private norms, the token and the head."""
         return own_unless_first(model, task)
+
+
+def _last_of_blocks(sites: list[str]) -> list[str]:
+    """The last site of each block; the last of all where there are no blocks."""
+    last = {block: site for site in sites if (block := site.rpartition("/")[0])}
+    return list(last.values()) or sites[-1:]

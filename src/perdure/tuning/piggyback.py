@@ -87,7 +87,7 @@ class Piggyback(Method):
     Args:
         threshold: tau; a weight is used where its score is larger.
         init: score of every weight at the start, above the threshold.
-        tune_vectors: a private copy of every norm and bias per task.
+        tune_vectors: a private copy of every norm, bias and other vector that is no matrix, per task.
     """
 
     name: ClassVar[str] = "piggyback"

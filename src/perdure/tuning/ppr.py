@@ -23,8 +23,9 @@ TKDE 2024 (arXiv 2205.09666).
 
 `variant = "light"` trains generator, MLP and head of the task alone, on a frozen backbone: older tasks answer as
 before. "full" trains all weights and keeps nothing. A user of whom nothing is known gets the prompt of x_u = 0; with a
-profile and no event, the last token alone answers (zero-shot). `tokens = 0` with "full" and no contrast is the paper's
-baseline "fine-tuning": the profile MLP beside the backbone, and nothing but it where there is no event.
+profile and no event, the last token alone answers (zero-shot; where the states of events are pooled, an empty event
+behind the tokens). `tokens = 0` with "full" and no contrast is the paper's baseline "fine-tuning": the profile MLP
+beside the backbone, and nothing but it where there is no event.
 
 Differs: L_p is the task's own loss (the paper's: BPR against drawn negatives), and L_p and L_CL are means where the
 paper sums, so lambda weighs a user against an answer. The paper leaves open a, tau, the width of fields and whether
@@ -44,6 +45,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from perdure.encoders.base import MASK, Encoder, Via
 from perdure.errors import SettingsError
@@ -66,7 +68,7 @@ class Personal(Overlay):
 
     Args:
         fields: what the model knows of users. hides: the field this task may not read.
-        backbone: whose last site the profile MLP is added behind.
+        backbone: whose width and item vectors it takes.
         method: the options.
     """
 
@@ -76,8 +78,7 @@ class Personal(Overlay):
         self, fields: Fields | None, hides: str, backbone: Encoder, method: PPR, generator: torch.Generator
     ) -> None:
         super().__init__()
-        width = self.width_of_states = backbone.width
-        self.end = [site for site, layer in backbone.sites().items() if getattr(layer, "role", "") != "read"][-1]
+        width = backbone.width
         self.tokens, self.activation = method.tokens, ACTIVATIONS[method.activation]
         self.x = ProfileVector(fields, hides, method.field_width, generator)
         self._backbone = (backbone,) if method.history else ()  # in a tuple, as it is no part of the overlay
@@ -86,30 +87,32 @@ class Personal(Overlay):
         self.down, self.up = None, None
         if self.tokens:
             self.down, self.up = nn.Linear(size, method.hidden), nn.Linear(method.hidden, self.tokens * width)
-        self.add = nn.Sequential(nn.Linear(size, method.hidden), nn.ReLU(), nn.Linear(method.hidden, width))
-        for layer in (self.down, self.up, cast(nn.Linear, self.add[0])):
+        self.add: nn.Sequential | None = None  # MLP_a
+        if method.add and self.told:
+            self.add = nn.Sequential(nn.Linear(size, method.hidden), nn.ReLU(), nn.Linear(method.hidden, width))
+        for layer in (self.down, self.up, None if self.add is None else cast(nn.Linear, self.add[0])):
             if layer is not None:
                 nn.init.xavier_uniform_(layer.weight, generator=generator)
                 nn.init.zeros_(layer.bias)
-        last = cast(nn.Linear, self.add[2])
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.adds = method.add and self.told
+        if self.add is not None:
+            last = cast(nn.Linear, self.add[2])
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def vector(self, backbone: Encoder, batch: Batch) -> Tensor:
         """u_p (B, d); without tokens MLP_a(x_u) alone where there is no event."""
-        u = super().vector(backbone, batch)  # (B, d)
-        return u if self.tokens else torch.where(batch.lengths[:, None] > 0, u, self._alone(batch).to(u.dtype))
+        asked = backbone.question(batch)
+        x = self.profile(asked)  # (B, D)
+        u = backbone.vector(asked, self.door(x))  # (B, d) u_s
+        u = u if self.tokens else torch.where(batch.lengths[:, None] > 0, u, 0.0)
+        return u if self.add is None else u + self.add(x).to(u.dtype)  # eq. (4)
 
     def states(self, backbone: Encoder, batch: Batch) -> Tensor:
         """u_p before and after every event (B, n + T, d), n at least 1."""
-        h = super().states(backbone, batch)  # (B, n + T, d)
-        return h if self.tokens else torch.cat([self._alone(batch)[:, None].to(h.dtype), h], 1)
-
-    def _alone(self, batch: Batch) -> Tensor:
-        """What a user without events is told by, where no token stands in front of them: (B, d)."""
         x = self.profile(batch)  # (B, D)
-        return self.add(x) if self.adds else x.new_zeros(len(x), self.width_of_states)
+        h = backbone(batch, self.door(x))  # (B, n + T, d)
+        h = h if self.tokens else F.pad(h, (0, 0, 1, 0))  # before the first event zeros
+        return h if self.add is None else h + self.add(x)[:, None].to(h.dtype)
 
     def profile(self, batch: Batch) -> Tensor:
         """x_u (B, D): zeros where nothing is known."""
@@ -120,16 +123,11 @@ class Personal(Overlay):
             parts.append(total / there.sum(1, keepdim=True).clamp(min=1))  # (B, d)
         return torch.cat(parts, 1)  # (B, D)
 
-    def via(self, batch: Batch) -> Via:
-        """Tokens in front of the events, the profile MLP behind the last layer."""
-        return self.door(self.profile(batch), self.adds)
-
-    def door(self, x: Tensor, adds: bool, kept: Callable[[torch.Size], Tensor] | None = None) -> Via:
-        """The door for profiles x (B, D); where kept(B, T) is False an event's vector is zero."""
+    def door(self, x: Tensor, kept: Callable[[torch.Size], Tensor] | None = None) -> Via:
+        """Tokens of profiles x (B, D) in front of the events; where kept(B, T) is False an event's vector is zero."""
         p = None
         if self.down is not None and self.up is not None:
             p = self.up(self.activation(self.down(x))).view(len(x), self.tokens, -1)  # (B, n, d)  eq. (3)
-        more = self.add(x)[:, None] if adds else None  # (B, 1, d)
 
         def via(site: str, layer: nn.Module, x: Tensor, *context: Tensor) -> Tensor:
             y = layer(x, *context)  # (B, T, d)
@@ -137,7 +135,7 @@ class Personal(Overlay):
                 if kept is not None:  # what asks, behind the events, is no event
                     y = y * (kept(y.shape[:2]) | (x == MASK))[..., None]  # (B, T, d)
                 y = y if p is None else torch.cat([p.to(y.dtype), y], 1)  # (B, n + T, d)
-            return y + more.to(y.dtype) if more is not None and site == self.end else y  # eq. (4)
+            return y
 
         return via
 
@@ -219,7 +217,7 @@ class PPR(Method):
         same = batch.users[:, None] == batch.users if batch.users is not None else None  # (B, B)
 
         def read(x: Tensor, kept: Callable[[torch.Size], Tensor] | None = None) -> Tensor:
-            return model.backbone.vector(batch, overlay.door(x, adds=False, kept=kept))  # (B, d)
+            return model.backbone.vector(batch, overlay.door(x, kept))  # (B, d)
 
         def drawn(shape: torch.Size) -> Tensor:
             return torch.rand(shape, generator=rng, device=rng.device) >= self.mask

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from perdure.encoders.base import Encoder, Via
+from perdure.encoders.base import Encoder
 from perdure.events.batch import Batch
 from perdure.tuning.base import Method, Overlay, own_unless_first
 
@@ -31,16 +31,19 @@ __all__ = ["Single"]
 
 
 class Twin(Overlay):
-    """A whole encoder that answers in place of the backbone, site by site."""
+    """A whole encoder that answers in place of the backbone."""
 
     def __init__(self, own: Encoder) -> None:
         super().__init__()
         self.own = own
 
-    def via(self, batch: Batch) -> Via:
-        """Every site is served by the twin's layer."""
-        sites = self.own.sites()
-        return lambda site, layer, x, *context: sites[site](x, *context)
+    def vector(self, backbone: Encoder, batch: Batch) -> Tensor:
+        """The twin's user vectors (B, d)."""
+        return self.own.vector(self.own.question(batch))
+
+    def states(self, backbone: Encoder, batch: Batch) -> Tensor:
+        """The twin's states (B, T, d)."""
+        return self.own(batch)
 
     def item_table(self, backbone_table: Tensor) -> Tensor:
         """The twin's own (N + 2, d)."""

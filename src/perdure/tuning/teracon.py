@@ -49,7 +49,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -126,7 +126,7 @@ class TERACON(Method):
         alpha: Annotated[float, Ge(0)] = 0.7,
         s_max: Annotated[float, Gt(1)] = 50.0,
         rises: Annotated[int, Ge(1)] = 20,
-        steepness: Annotated[float, Ge(0)] = 2.0,
+        steepness: Annotated[float, Ge(0), Le(80)] = 2.0,
         rates_at: Literal["s_max", "s"] = "s_max",
         min_rows: Annotated[int, Ge(0)] = 20,
         budget: Annotated[float, Ge(0)] = 0.5,
@@ -189,7 +189,8 @@ class TERACON(Method):
         at, of = _drawn(expected, len(batch), rng)  # (R,), (R,)
         if not len(at):
             return rho.new_zeros(())
-        asked, masked = batch.of(at), torch.tensor(held, device=of.device)[of]  # (R,) the mask of each row
+        asked = model.backbone.question(batch.of(at))
+        masked = torch.tensor(held, device=of.device)[of]  # (R,) the mask of each row
         with torch.no_grad():
             via = _masked(mine[0].sites, self.masks(theirs, self.s)[masked])
             old = teacher.backbone.vector(asked, via)  # (R, d)
@@ -211,7 +212,7 @@ class TERACON(Method):
         """rho of every earlier task, (k - 1,)."""
         s = self.s if self.rates_at == "s" else self.s_max
         cosine = _cosine(self.masks(theirs, s), self.masks(mine, s)[-1])  # (k - 1, L)
-        return torch.sigmoid(-self.steepness * cosine).mean(1)  # eq. (15), above 0 for any c up to 80
+        return torch.sigmoid(-self.steepness * cosine).mean(1)  # eq. (15), above 0 for all c up to 80
 
     def rows(self, rho: Tensor, size: int) -> Tensor:
         """How many of `size` users each earlier task is distilled on in the mean, (k - 1,) float64."""
