@@ -159,7 +159,7 @@ def settings() -> str:
 A recipe is one TOML file. Whatever it leaves out has the default below; whatever it gives is checked before anything
 runs, all faults at once, each with its key and the nearest name that exists. A single value is overridden on the
 command line: `-s train.epochs=3`, `-s tasks.watch.train.epochs=3`; the value as in TOML, or bare, as one types it:
-text, `.2`, `1,10`. `perdure check RECIPE` checks a recipe without running it. The complete effective settings, with
+text, `.2`, `1,10`. `perdure check RECIPE` checks a recipe without running it. All settings that have a value, with
 the origin of each, go into the run folder and the report.
 
 Paths count from the folder of the recipe, those given by `-s` too; `$PERDURE_DATA/...` counts from the folder that this

@@ -298,7 +298,7 @@ def test_learn_tells_leaks_and_a_task_of_one_answer(learned, tmp_path):
     run = perdure.learn(recipe, tmp_path / "run", overrides=overrides)
     told = "\n".join(run.notes)
     assert "leak: task 'buy'" in told and "to mend it: [split] kind" in told
-    assert "task gender: there is one answer only, 'f', so every model is right" in run.notes
+    assert "task gender: there is one answer only in training, 'f', so every model tells it" in run.notes
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "to mend it" in page and "one answer only" in page
 

@@ -109,6 +109,17 @@ def test_vectors_of_a_later_log_are_those_of_its_histories(asked, tmp_path, caps
     assert json.loads(capsys.readouterr().out)["notes"] == done["notes"]
 
 
+def test_whose_vectors_are_zeros_is_told(asked, tmp_path):
+    model, _, kind = asked
+    with (log(tmp_path, True) / "log.csv").open("a", encoding="utf-8") as events:
+        events.write("b0,i99,view,1700009999\n")  # whom nobody knows, with an item that nobody knows
+    perdure.prepare(recipe(tmp_path, **KINDS[kind]), tmp_path / "store")
+    done = perdure.embed(model, tmp_path / "x.parquet", task="next", store=tmp_path / "store")
+    assert done["notes"][-1] == "users without an event that the model knows, whose vectors are zeros: 1"
+    vectors = dict(pl.read_parquet(tmp_path / "x.parquet").iter_rows())
+    assert not any(vectors["b0"]) and any(vectors["a0"])
+
+
 def test_all_are_answered_at_once_as_one_by_one(asked, tmp_path):
     model, store, _ = asked
     done = as_one_by_one(model, tmp_path / "all.parquet", task="again", k=4, store=store)

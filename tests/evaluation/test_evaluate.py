@@ -74,6 +74,11 @@ def test_popularity_is_measured_beside_the_model():
     classes = fixed(np.zeros((4, 3)), "one_of", popularity=[5, 9, 1])
     told = evaluate(classes, data_of(card(classes), [[2]] * 3, [[0], [1], [1]]), popularity=True)
     assert told.popularity == pytest.approx(2 / 3)  # the largest class of training
+    classes = fixed(np.zeros((4, 3)), "one_of", popularity=[5, 5, 5])
+    told = evaluate(classes, data_of(card(classes), [[2]] * 3, [[0], [1], [1]]), popularity=True)
+    assert told.popularity == pytest.approx(1 / 3)  # of equals the first is told, as recommend does
+    level = evaluate(fixed(SCORES, popularity=[7, 7, 7, 7]), data, metric="mrr@10", popularity=True, seen="keep")
+    assert level.popularity == pytest.approx((1 / 2 + 1 / 4 + 1 / 3) / 3)
 
 
 def test_a_constant_model_looks_bad():
@@ -109,7 +114,8 @@ def test_classes():
     expected = [*(-math.log(x) for x in p), 23 * math.log(2)]
     assert score.per_user["log_loss"].tolist() == pytest.approx(expected, rel=1e-5)
     # class 0: F1 1; class 1: never predicted, right once: 0; class 2: TP 1, FP 2: 0.5
-    assert score.values["macro_f1"] == pytest.approx(0.5)
+    # and a class that is no label, right once: 0
+    assert score.values["macro_f1"] == pytest.approx((1 + 0 + 0.5 + 0) / 4)
     assert score.primary == "accuracy" and score.value == 0.5 and score.protocol == "all classes"
     assert list(score.values) == ["accuracy", "log_loss", "macro_precision", "macro_recall", "macro_f1", "auc"]
     low, high = score.interval("macro_f1")

@@ -230,6 +230,14 @@ def test_date_becomes_text(recipe):
     assert told["valid_from"] == "2023-11-20" and told["test_from"] == "2023-12-01T00:00:00"
 
 
+def test_a_list_that_is_too_short_and_a_text_of_another_form_are_told_as_found(recipe):
+    with pytest.raises(SettingsError) as fault:
+        load(recipe, ["train.betas=[0.9]", "run.device=tpu"], parts=registry)
+    short, device = sorted(fault.value.faults, key=lambda one: one.key, reverse=True)
+    assert "train.betas" in short.key and short.found == "found [0.9]" and "2 numbers" in short.expected
+    assert device.found == "found 'tpu'" and device.expected == 'text such as "cpu", "cuda", "cuda:1"'
+
+
 def test_round_trip(recipe):
     settings = load(recipe, ["train.betas=[0.8, 0.9]", "tasks.buy.train.clip=1.5"], parts=registry)
     again = from_dict(tomllib.loads(settings.to_toml()), parts=registry, folder=recipe.parent)

@@ -52,6 +52,14 @@ def _left_out(shared: Sequences, left_out: int) -> list[str]:
     return [f"{left_out:,} of {total:,} events are left out: the model does not know their items"] if left_out else []
 
 
+def _unknown(model: Any, task: str | None, shared: Sequences, profiles: Any) -> list[str]:
+    """What there is to say of users whose vectors are zeros."""
+    from perdure.inference.represent import blank
+
+    n = int(blank(model, task, shared.starts[:-1], shared.starts[1:], profiles).sum())
+    return [f"users without an event that the model knows, whose vectors are zeros: {n:,}"] if n else []
+
+
 def _none_left(card: Any, allow: Sequence[str]) -> list[str]:
     """Why an allow list leaves no answer."""
     named = bool(allow) and bool((card.labels.rows(allow) >= 0).any())
@@ -291,7 +299,7 @@ def embed(
         show: what tells the progress, as in `learn`.
 
     Returns:
-        path, users, width, model (digest), task, notes.
+        path, users, width, model (digest), task, notes; one tells how many users nothing is known of.
 
     Raises:
         UsageError, DataError, ModelError, MachineError.
@@ -311,5 +319,5 @@ def embed(
         "width": int(told["perdure.width"]),
         "model": told["perdure.model"],
         "task": task,
-        "notes": _left_out(shared, left_out),
+        "notes": [*_left_out(shared, left_out), *_unknown(model, task, shared, known)],
     }

@@ -100,9 +100,11 @@ def compare(
     began, out = time.monotonic(), Path(out)
     check_show(show)
     plan, asked = Plan.read(recipe, overrides, out), (methods, encoders, seeds, orders, protocols)
-    _axes(plan, _standing(out), asked)  # what does not exist is refused before the folder is made
+    standing = _standing(out)
+    compared = _axes(plan, standing, asked)["methods"]  # what does not exist is refused before the folder is made
     if against is not None:
-        cells.chosen([against], [], plan.known("methods"), "method", "against")
+        compared += [one["method"] for one in standing.get("cells", [])]
+        cells.chosen([against], [], list(dict.fromkeys(compared)), "compared method", "against")
     with machine_faults(out):
         out.mkdir(parents=True, exist_ok=True)
     lock = Lock(out)

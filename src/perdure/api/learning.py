@@ -144,6 +144,7 @@ def check(recipe: Recipe, *, overrides: Sequence[str] = (), show: Any = None) ->
             folder = Path(temporary) / "store"
         events = prepared(settings, folder, show)
         datas = plan.tasks_of(settings, events)
+        plan.refuse_untested(settings, datas)
         labels = {name: len(data.labels) for name, data in datas.items()}
         memory = plan.check_memory(settings, events.n_items, labels)
         start.begin(settings, events, datas, notes)
@@ -179,16 +180,17 @@ def _warnings(settings: Settings, events: Any, datas: Mapping[str, Any]) -> list
     notes += _strangers(settings, events, next(iter(datas.values())).profiles)
     for place, (name, data) in enumerate(datas.items()):
         if len(data.labels) == 1:
-            notes.append(f"task {name}: there is one answer only, {data.labels.series[0]!r}, so every model is right")
+            notes.append(
+                f"task {name}: there is one answer only in training, {data.labels.series[0]!r}, so every model tells it"
+            )
         batch = settings.train_for(place).batch_size
         if batch > len(data.train):
             notes.append(f"task {name}: batch_size {batch} is more than its {len(data.train)} training examples")
         most = max(settings.evaluate.ks)
         if data.task.kind != "one_of" and most > len(data.labels):
             notes.append(f"task {name}: evaluate.ks has {most}, and there are {len(data.labels)} answers")
-        for part in ("valid", "test"):
-            if not len(data.part(part)):
-                notes.append(f"task {name}: no {part} users")
+        if not len(data.valid):
+            notes.append(f"task {name}: no valid users")
         strange, asked = data.notes["answers_outside_labels"]["test"], data.notes["answers"]["test"]
         if strange > MANY * asked:
             notes.append(f"task {name}: {strange} of {asked} test answers were never met in training: misses, always")
@@ -270,6 +272,7 @@ def run(
         settings = vectors.keep(settings, out)
         events = prepared(settings, Path(settings.run.store or out / "store"), show)
         datas = plan.tasks_of(settings, events)
+        plan.refuse_untested(settings, datas)
         notes += [*_warnings(settings, events, datas), *(_audited(events, datas)[0] if page else [])]
         plan.check_memory(settings, events.n_items, {name: len(data.labels) for name, data in datas.items()})
         plan.sizes(settings, events.item_ids, datas)  # a task that cannot be added is refused before anything trains

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from perdure import registry
-from perdure.errors import MachineError, SettingsError
+from perdure.errors import DataError, MachineError, SettingsError
 from perdure.events.examples import TaskData
 from perdure.events.friends import read_friends
 from perdure.events.ids import Ids
@@ -23,7 +23,7 @@ from perdure.events.tasks import compile_tasks
 from perdure.model import store
 from perdure.model.user_model import UserModel
 from perdure.settings import Settings
-from perdure.training.cards import card_of
+from perdure.training.cards import asked, card_of
 from perdure.training.life import seed_of
 from perdure.tuning.base import method_of
 
@@ -135,6 +135,20 @@ def tasks_of(
     given = settings.profile.friends if names is None else None  # some tasks alone are asked for, not learned
     friends = read_friends(given.path, given.user, given.friend, events.user_ids) if given else None
     return {name: replace(data, profiles=profiles, friends=friends, sequences=shared) for name, data in datas.items()}
+
+
+def refuse_untested(settings: Settings, datas: Mapping[str, TaskData]) -> None:
+    """DataError where a task has nobody to be tested on."""
+    fix = {"last": "a smaller [split] last", "time": "another [split] test_from"}
+    for name, data in datas.items():
+        if not asked(data.test):
+            raise DataError(
+                f"task {name} has no test user with an answer",
+                expected="one or more",
+                where=settings.file or f"tasks.{name}",
+                fix=fix.get(settings.split.kind, "give [split] test a larger share")
+                + ", or users with longer histories",
+            )
 
 
 def fresh(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData] | None = None) -> UserModel:

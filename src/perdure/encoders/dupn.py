@@ -240,7 +240,7 @@ class DUPN(Encoder):
                 "these histories have no times, and the encoder reads them",
                 expected="the time of every event",
                 where="encoder.gaps",
-                fix="evaluate and embed read times from the log; to answer bare histories, train without encoder.gaps",
+                fix="evaluate and embed read times from the log; of a bare history tell those of its events by marks",
             )
         since = batch.times.diff(dim=1).to(torch.float64)  # (B, T - 1)
         p[:, 1:] = 1 + torch.bucketize(since, self.gaps, right=True)  # type: ignore[arg-type]

@@ -271,8 +271,11 @@ def _answers(
 
 
 def _popular(card: TaskCard, examples: Examples) -> Answers:
-    """The same answers for everybody: what is popular in training."""
+    """The same answers for everybody: what is popular in training, and of equals the first, or all would be beaten by
+    each other."""
     row = popular(card)  # (Y,)
+    place = row.argsort(descending=True, stable=True).argsort()  # (Y,) 0 is first
+    row = row.double() - 1e-12 * place if card.kind == "one_of" else -place.float()
     yield 0, len(examples), lambda a, b: row.repeat(b - a, 1)
 
 

@@ -166,9 +166,11 @@ def _right(table: np.ndarray) -> np.ndarray:
 
 
 def _macro(table: np.ndarray, each: np.ndarray) -> np.ndarray:
-    """Mean of (..., Y) over the classes that are right or predicted anywhere."""
+    """Mean of (..., Y) over the classes that are right or predicted anywhere; right ones that are no labels, which
+    nobody can tell, are together one of them, of value 0."""
     there = _right(table) + table.sum(-2) > 0  # (..., Y)
-    return (each * there).sum(-1) / np.maximum(there.sum(-1), 1)
+    outside = table[..., table.shape[-1] :, :].sum((-2, -1)) > 0  # (...)
+    return (each * there).sum(-1) / np.maximum(there.sum(-1) + outside, 1)
 
 
 def area(scores: np.ndarray, right: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from perdure.errors import ModelError
+from perdure.errors import ModelError, UsageError
 from perdure.events.data_settings import DataSettings
 from perdure.events.detect import Told, untold
 from perdure.events.ids import FIRST_ITEM, Ids
@@ -136,8 +136,14 @@ def prepare(data: DataSettings, folder: Path | str, *, now: float | None = None,
     folder = Path(folder)
     reading, sources = open_sources(data)
     fingerprint = fingerprint_of(data, reading, sources)
-    if (folder / CARD_FILE).is_file() and read_card(folder).get("fingerprint") == fingerprint:
-        return load(folder)
+    if (folder / CARD_FILE).is_file():
+        if read_card(folder).get("fingerprint") == fingerprint:
+            return load(folder)
+        raise UsageError(
+            f"{folder} is the store of another log, or of other settings of [data]",
+            expected="the files and settings that it was made from",
+            fix="choose another folder; runs that learned from this store go on reading it",
+        )
     write_store(data, reading, sources, folder, fingerprint, now, told)
     return load(folder)
 

@@ -118,7 +118,7 @@ def _fault(
             continue
         node, known, key = below, properties(below, schema), f"{key}.{part}"
         value = _at(value, part)
-    if error["type"] == "missing":
+    if error["type"] == "missing" and not isinstance(error["loc"][-1], int):  # or else a list is too short
         return Fault(key, "is missing", words(node, schema))
     if error["type"] == "perdure":
         return Fault(key, error["msg"], error["ctx"]["expected"], error["ctx"]["fix"])

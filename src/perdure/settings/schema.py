@@ -87,6 +87,8 @@ def words(node: dict[str, Any], root: dict[str, Any]) -> str:
         return "one of " + ", ".join(_literal(value) for value in node["enum"])
     if "const" in node:
         return _literal(node["const"])
+    if "examples" in node:
+        return "text such as " + ", ".join(_literal(value) for value in node["examples"])
     kind = node.get("type")
     if kind == "array":
         items = node.get("items") or next(iter(node.get("prefixItems", [])), {})

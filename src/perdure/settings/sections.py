@@ -202,7 +202,7 @@ class RunSettings(BaseModel):
     seed: int = Field(0, ge=0, le=2**63 - 1)
     threads: int | None = Field(None, ge=1, le=1024)
     processes: int = Field(1, ge=1, le=64)
-    device: str = Field("cpu", pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$")
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$", examples=["cpu", "cuda", "cuda:1"])
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = False
     name: str | None = Field(None, max_length=200)
