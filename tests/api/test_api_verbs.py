@@ -292,6 +292,13 @@ def test_what_cannot_be_meant_is_refused_before_a_folder_is_made(learned, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_marks_that_a_model_does_not_read_are_told(learned):
+    _, run = learned
+    asked = perdure.recommend(run.model, task="buy", history=["s0001"], marks=[{"time": 1_600_000_000}])
+    assert asked["notes"] == ["sasrec reads nothing of events but their items: what marks tell is unused"]
+    assert perdure.recommend(run.model, task="buy", history=["s0001"])["items"] == asked["items"]
+
+
 def test_learn_tells_leaks_and_a_task_of_one_answer(learned, tmp_path):
     recipe, _ = learned
     overrides = ["split.kind=example", "evaluate.seen=keep", "tasks.gender.users=\"gender = 'f'\""]

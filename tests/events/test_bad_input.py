@@ -485,7 +485,8 @@ def _(folder):
     good = [json.dumps(dict(zip(("user", "item", "time"), line.split(","), strict=True))) for line in lines(1000)]
     event = '"user": "u", "item": "i", "time": 1600000000'
     bad = ["[1, 2]", "{" + event + ",}", "{" + event + "} // x", "{" + event + ', "user": "v"}', "[" * 10_000,
-           '{"user": ' + "9" * 300 + "}", '{"a":' * 10_000, "{"]  # fmt: skip
+           '{"user": ' + "9" * 300 + "}", '{"a":' * 10_000, "{",
+           "{" + event.replace('"u"', '["u"]') + "}", "{" + event.replace('"i"', '{"id": 1}') + "}"]  # fmt: skip
     events = stored(folder, "\n".join([*good, *bad]), "log.jsonl")
     assert reasons(events) == [(1001 + k, "", "json") for k in range(len(bad))] and balanced(events)
     refused(3, "json", work=lambda: stored(folder, "[\n" + ",\n".join(good) + "\n]", "array.jsonl"))

@@ -149,6 +149,9 @@ def test_attribute_tables(tmp_path: Path):
     (tmp_path / "u.jsonl").write_text('{"id": 1, "age": 30, "x": null}\n{"id": 2, "age": null}\n')
     frame, _ = read_attributes(Attributes(Table((tmp_path / "u.jsonl",), {}), "id", ("age",)))
     assert frame.rows() == [("1", 30), ("2", None)]
+    (tmp_path / "u.jsonl").write_text('{"id": 1, "age": 30, "likes": ["a", "b"]}\n{"id": 2, "age": null}\n')
+    with pytest.raises(DataError, match="line 1, json several values in 'likes'"):
+        read_attributes(Attributes(Table((tmp_path / "u.jsonl",), {}), "id", ("age", "likes")))
 
 
 def test_wrong_kinds_of_columns_are_named(tmp_path: Path):

@@ -82,6 +82,9 @@ def _row(raw: bytes, wanted: list[str], seen: dict[str, None]) -> tuple[list[str
     if not isinstance(record, dict):
         return None, "json", f"no object: {shorten(text, 60)}"
     seen.update(dict.fromkeys(record if len(seen) < MOST_KEYS else [name for name in wanted if name in record]))
+    nested = next((name for name in wanted if isinstance(record.get(name), list | dict)), None)
+    if nested is not None:
+        return None, "json", f"several values in {shorten(nested, 60)!r}: leave it out, or write lists as Parquet"
     row = [_text(record.get(name)) for name in wanted]
     if any(cell is not None and not cell.isascii() and _lone_surrogate(cell) for cell in row):
         return None, "encoding", "a lone surrogate"
