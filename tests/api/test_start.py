@@ -60,6 +60,13 @@ def test_it_is_trained_on_and_resumes_as_the_same_run(first, tmp_path):
         perdure.learn(recipe, tmp_path / "then", overrides=options[:-1], resume="must")
 
 
+@pytest.mark.parametrize("key", ["start", "model"])
+def test_a_model_that_is_not_there_is_told_by_its_key(first, key):
+    with pytest.raises(ModelError, match="no model in") as fault:
+        perdure.check(first[0], overrides=[*BERT, "objective.name=masked_item", f"pretrain.{key}=nowhere"])
+    assert fault.value.where == f"pretrain.{key}"
+
+
 @pytest.mark.parametrize("change", [["encoder.width=8"], ["encoder.blocks=2"], ["encoder.name=sasrec"]])
 def test_a_backbone_of_another_shape_is_refused(first, tmp_path, change):
     recipe, run = first

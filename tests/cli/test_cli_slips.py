@@ -108,6 +108,10 @@ def test_a_file_that_is_nearly_one_is_named(recipe, capsys):
     ("change", "never"),
     [
         ("tasks.buy.where=domain = 'targte'", "domain is never 'targte' but 'source', 'target'"),
+        (
+            "tasks.buy.where=domain = 'source'",
+            "all events that its where selects are history, and answers lie outside it",
+        ),
         ("tasks.gender.users=user.gender = 'x' and age = 'y'", "user.gender is never 'x' but 'f', 'm'"),
     ],
 )

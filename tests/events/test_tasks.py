@@ -58,6 +58,16 @@ def shop():
 SOURCE = History(where="domain = 'source'")
 
 
+def test_a_class_is_one_and_users_with_more_are_told(shop):
+    """Of a list the first counts; of kind "item" all do, and there is nothing to tell."""
+    several = {
+        kind: compile_tasks(shop, [Task("tag", kind, answer="user.tags")], SOURCE)["tag"] for kind in ("one_of", "item")
+    }
+    assert several["one_of"].notes["several"] == 20 and several["item"].notes["several"] == 0
+    assert several["one_of"].labels.text(np.arange(1)) == ["x"] and len(several["item"].labels) == 2
+    assert compile_tasks(shop, [Task("age", "one_of", answer="user.age")], SOURCE)["age"].notes["several"] == 0
+
+
 def test_history_is_what_was_chosen(shop):
     data = compile_tasks(shop, [WATCH], SOURCE)["watch"]
     domain = shop.columns().collect()["domain"].to_numpy()

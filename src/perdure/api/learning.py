@@ -183,6 +183,9 @@ def _warnings(settings: Settings, events: Any, datas: Mapping[str, Any]) -> list
             notes.append(
                 f"task {name}: there is one answer only in training, {data.labels.series[0]!r}, so every model tells it"
             )
+        if data.notes.get("several"):
+            found = f"{data.notes['several']:,} users have several classes, of which the first counts"
+            notes.append(f'task {name}: {found}; of kind "item" all do')
         batch = settings.train_for(place).batch_size
         if batch > len(data.train):
             notes.append(f"task {name}: batch_size {batch} is more than its {len(data.train)} training examples")

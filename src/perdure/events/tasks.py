@@ -123,6 +123,7 @@ class _Workshop:
 
     def compile(self, task: Task) -> TaskData:
         self.left_out: dict[str, int] = {}
+        self.several = 0  # users with more than one value of an attribute that is a class
         selected = np.ones(self.sequences.n_users, bool)
         if task.users is not None:
             selected = self.log.select_users(task.users, task.place("users"))
@@ -134,6 +135,10 @@ class _Workshop:
             outside = task.kind != "next_item" and not task.attribute and task.answer != NOISE
             if outside and (self.held is None or self.held.all()):
                 never.append("the history is the whole log, and answers lie outside it: set [history] where or share")
+            elif outside and task.where is not None and self.held is not None:
+                asked = self.log.select(task.where, task.place("where"))  # (E,)
+                if asked.any() and self.held[asked].all():
+                    never.append("all events that its where selects are history, and answers lie outside it")
             left = "; ".join(f"{why}: {n}" for why, n in self.left_out.items()) or "none"
             raise DataError(
                 f"task {task.name!r} has no training example",
@@ -324,6 +329,7 @@ class _Workshop:
         good = among & ~short & (given >= task.min_answers)
         answers = answers.take(good[answers.users])
         if task.kind == "one_of":
+            self.several += int((given[good] > 1).sum()) if task.attribute else 0
             answers = answers.take(np.unique(answers.users, return_index=True)[1])
         return np.flatnonzero(good), answers
 
@@ -369,6 +375,7 @@ class _Workshop:
                 name: int((e.answers < 0).sum()) for name, e in parts.items() if name != "train"
             },
             "labels": len(data.labels),
+            "several": self.several,
             "left_out": dict(self.left_out),
             "warnings": [f"{name} is empty" for name in ("valid", "test") if not len(parts[name])],
         }
