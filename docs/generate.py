@@ -360,7 +360,7 @@ def measured(found: list[dict[str, Any]]) -> str:
     return (
         "## Measured\n\nWhat stands in `docs/results/`: means over tasks, seeds and test users at the end, with 95 %"
         " intervals where they were kept.\n`benchmarks/collect.py` writes it from finished runs; a table may hold several comparisons of one split. A row tells what the\n"
-        "code of its date reached: `axes` has had its memory since 2026-11-22, in the rows of Amazon and Yelp.\n\n"
+        "code of its date reached: `axes` has had its memory since 2026-11-22, in those of Amazon, Yelp and five folds of MovieLens-1M.\n\n"
         + table(heads, rows)
         + "\n"
     )
