@@ -308,7 +308,7 @@ def status(kind: str, name: str, paper: str, found: list[dict[str, Any]], publis
     if kind == "methods" and paper.startswith("baseline"):
         return "baseline"
     recipes = [one["recipe"] for one in found if any(_has(kind, name, one, group) for group in one["groups"])]
-    return "partly: " + ", ".join(recipes) if recipes else "not yet"
+    return "partly: " + ", ".join(dict.fromkeys(recipes)) if recipes else "not yet"
 
 
 def _has(kind: str, name: str, result: dict[str, Any], group: dict[str, Any]) -> bool:
@@ -339,7 +339,7 @@ def measured(found: list[dict[str, Any]]) -> str:
     for result in found:
         for group in result["groups"]:
             where = [
-                f"{result['recipe']}, {result['date']}",
+                ", ".join(filter(None, [result["recipe"], result.get("about"), result["date"]])),
                 f"`{group['encoder']}`",
                 f"{group['order']}, {group['protocol']}",
             ]
