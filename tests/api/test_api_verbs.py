@@ -292,6 +292,16 @@ def test_what_cannot_be_meant_is_refused_before_a_folder_is_made(learned, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_task_that_nobody_tests_is_refused_before_there_is_a_run(learned, tmp_path):
+    recipe, _ = learned
+    overrides = ["split.kind=last", "split.last=500"]
+    for verb in (perdure.check, lambda r, **how: perdure.learn(r, tmp_path / "run", **how)):
+        with pytest.raises(DataError, match="has no test user with an answer") as fault:
+            verb(recipe, overrides=overrides)
+        assert fault.value.fix == "a smaller [split] last, or users with longer histories"
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 def test_marks_that_a_model_does_not_read_are_told(learned):
     _, run = learned
     asked = perdure.recommend(run.model, task="buy", history=["s0001"], marks=[{"time": 1_600_000_000}])

@@ -195,7 +195,7 @@ class SMEN(Encoder):
         """The other's clusters: its interests' vectors are of those."""
         if isinstance(other, SMEN):
             self.interest_of.copy_(other.interest_of)
-            self.found = True
+            self.found, self.given = True, None
 
     def study(self, data: TaskData, generator: torch.Generator) -> None:
         """Cluster the items that stand in the training histories. Where none has a vector, interests stay as they are
