@@ -123,6 +123,10 @@ class Personal(Overlay):
             parts.append(total / there.sum(1, keepdim=True).clamp(min=1))  # (B, d)
         return torch.cat(parts, 1)  # (B, D)
 
+    def via(self, batch: Batch) -> Via:
+        """Tokens of the users of a batch in front of their events."""
+        return self.door(self.profile(batch))
+
     def door(self, x: Tensor, kept: Callable[[torch.Size], Tensor] | None = None) -> Via:
         """Tokens of profiles x (B, D) in front of the events; where kept(B, T) is False an event's vector is zero."""
         p = None
