@@ -159,8 +159,8 @@ def settings() -> str:
 A recipe is one TOML file. Whatever it leaves out has the default below; whatever it gives is checked before anything
 runs, all faults at once, each with its key and the nearest name that exists. A single value is overridden on the
 command line: `-s train.epochs=3`, `-s tasks.watch.train.epochs=3`; the value as in TOML, or bare, as one types it:
-text, `.2`, `1,10`. `perdure check RECIPE` checks a recipe without running it. All settings that have a value, with
-the origin of each, go into the run folder and the report.
+text, `.2`, `1,10`. `perdure check RECIPE` checks a recipe without running it. All settings that a result depends
+on, where they have a value, go into the run folder and the report, each with its origin.
 
 Paths count from the folder of the recipe, those given by `-s` too; `$PERDURE_DATA/...` counts from the folder that this
 environment variable names. Nothing else is expanded, `~` neither.
@@ -359,8 +359,9 @@ def measured(found: list[dict[str, Any]]) -> str:
     ]
     return (
         "## Measured\n\nWhat stands in `docs/results/`: means over tasks, seeds and test users at the end, with 95 %"
-        " intervals where they were kept.\n`benchmarks/collect.py` writes it from finished runs; a table may hold several comparisons of one split. A row tells what the\n"
-        "code of its date reached: `axes` has had its memory since 2026-11-22, in those of Amazon, Yelp and five folds of MovieLens-1M.\n\n"
+        " intervals where they were kept.\n`benchmarks/collect.py` writes it from finished runs; a table may hold"
+        " several comparisons of one split. A row tells what the\ncode of its date reached: `axes` has had its"
+        " memory since 2026-11-22, in those of Amazon, Yelp and five folds of MovieLens-1M.\n\n"
         + table(heads, rows)
         + "\n"
     )

@@ -199,7 +199,7 @@ def recommend(
         notes.append(
             f"{model.spec['method']['name']} answers {card.name} without a profile: the one that was given is unused"
         )
-    if marks and user is None and model.marks is None and not model.backbone.reads_times:
+    if marks and model.marks is None and not model.backbone.reads_times:
         notes.append(f"{model.backbone.name} reads nothing of events but their items: what marks tell is unused")
     if raw and told is None and model.marks is not None and model.marks.names:
         notes.append(f"nothing but its items is told of this history; the model reads {', '.join(model.marks.names)}")

@@ -103,8 +103,8 @@ def compare(
     standing = _standing(out)
     compared = _axes(plan, standing, asked)["methods"]  # what does not exist is refused before the folder is made
     if against is not None:
-        compared += [one["method"] for one in standing.get("cells", [])]
-        cells.chosen([against], [], list(dict.fromkeys(compared)), "compared method", "against")
+        known = dict.fromkeys([*compared, *(one["method"] for one in standing.get("cells", []))])
+        cells.chosen([against], [], list(known), "compared method", "against")
     with machine_faults(out):
         out.mkdir(parents=True, exist_ok=True)
     lock = Lock(out)

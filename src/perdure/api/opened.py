@@ -59,7 +59,7 @@ def _let_go(model: Any) -> None:
                 made.pop(key, None)
 
 
-def locate(path: str | Path) -> Path:
+def locate(path: str | Path, where: str = "MODEL") -> Path:
     """The model folder that `path` is, or holds; also one that stepped aside in a save that was killed.
 
     Raises:
@@ -78,7 +78,7 @@ def locate(path: str | Path) -> Path:
         fix = f"{shorten(path)} is a comparison: perdure report tells it; its runs are in {shorten(path / 'runs')}"
     if (path / "tries" / "compare.json").is_file():
         fix = f"{shorten(path)} is a search: its runs are in {shorten(path / 'tries' / 'runs')}"
-    raise ModelError(f"no model in {shorten(path)}", expected="a folder with model.json", where="MODEL", fix=fix)
+    raise ModelError(f"no model in {shorten(path)}", expected="a folder with model.json", where=where, fix=fix)
 
 
 def homes(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from perdure import registry
-from perdure.errors import DataError, MachineError, SettingsError
+from perdure.errors import MachineError, SettingsError
 from perdure.events.examples import TaskData
 from perdure.events.friends import read_friends
 from perdure.events.ids import Ids
@@ -23,7 +23,7 @@ from perdure.events.tasks import compile_tasks
 from perdure.model import store
 from perdure.model.user_model import UserModel
 from perdure.settings import Settings
-from perdure.training.cards import asked, card_of
+from perdure.training import cards
 from perdure.training.life import seed_of
 from perdure.tuning.base import method_of
 
@@ -138,17 +138,10 @@ def tasks_of(
 
 
 def refuse_untested(settings: Settings, datas: Mapping[str, TaskData]) -> None:
-    """DataError where a task has nobody to be tested on."""
-    fix = {"last": "a smaller [split] last", "time": "another [split] test_from"}
-    for name, data in datas.items():
-        if not asked(data.test):
-            raise DataError(
-                f"task {name} has no test user with an answer",
-                expected="one or more",
-                where=settings.file or f"tasks.{name}",
-                fix=fix.get(settings.split.kind, "give [split] test a larger share")
-                + ", or users with longer histories",
-            )
+    """DataError where a task has nobody to be tested on, with what this kind of split can do about it."""
+    ways = {"last": "a smaller [split] last", "time": "another [split] test_from"}
+    fix = ways.get(settings.split.kind, "give [split] test a larger share") + ", or users with longer histories"
+    cards.refuse_untested(datas, datas, settings.file or "tasks", fix)
 
 
 def fresh(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData] | None = None) -> UserModel:
@@ -172,7 +165,7 @@ def sizes(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData]) -> t
     model, told, before = fresh(settings, item_ids, datas), {}, 0
     backbone = sum(p.numel() for p in model.backbone.parameters())
     for name, data in datas.items():
-        card, method = card_of(data), method_of(model)
+        card, method = cards.card_of(data), method_of(model)
         if card.kind == "next_item":
             model.objective.prepare(torch.from_numpy(card.popularity), data)
         model.add(card, torch.Generator())

@@ -179,8 +179,10 @@ def _downstream(settings: Settings, task: str | None) -> list[str]:
         )
     names = [one.name for one in settings.tasks if one.kind != "next_item"]
     if not names or (task is not None and task not in names):
-        found = "the recipe has no task of kind item or one_of" if not names else f"no such task {shorten(repr(task))}"
-        if names and task in {one.name for one in settings.tasks}:
+        found = f"no such task {shorten(repr(task))}"
+        if not names:
+            found = "the recipe has no task of kind item or one_of"
+        elif task in {one.name for one in settings.tasks}:
             found = f"task {shorten(repr(task))} is of kind next_item, and heads are solved for item and one_of"
         raise UsageError(found, expected="one of " + ", ".join(names) if names else "one or more", where="task")
     return names if task is None else [task]

@@ -52,11 +52,7 @@ def _found(
 ) -> UserModel:
     """A model that reads of events what `model` reads, and whose backbone was not taught the answer of a task, as its
     objective and its split tell. It may know `other` items, and other values of what it reads."""
-    try:
-        found = opened.load(folder)
-    except ModelError as fault:
-        fault.where = fault.where if fault.where != "MODEL" else f"pretrain.{'start' if other else 'model'}"
-        raise
+    found = opened.load(opened.locate(folder, "pretrain.start" if other else "pretrain.model"))
     notes += _apart(found, settings, events, folder)
     for task in settings.tasks:
         found.objective.refuse_answer(task.name, task.attribute, found.fields)

@@ -82,21 +82,22 @@ def _row(raw: bytes, wanted: list[str], seen: dict[str, None]) -> tuple[list[str
     if not isinstance(record, dict):
         return None, "json", f"no object: {shorten(text, 60)}"
     seen.update(dict.fromkeys(record if len(seen) < MOST_KEYS else [name for name in wanted if name in record]))
-    nested = next((name for name in wanted if isinstance(record.get(name), list | dict)), None)
-    if nested is not None:
-        return None, "json", f"several values in {shorten(nested, 60)!r}: leave it out, or write lists as Parquet"
-    row = [_text(record.get(name)) for name in wanted]
+    try:
+        row = [_text(name, record.get(name)) for name in wanted]
+    except _Refused as fault:
+        return None, "json", str(fault)
     if any(cell is not None and not cell.isascii() and _lone_surrogate(cell) for cell in row):
         return None, "encoding", "a lone surrogate"
     return row, "", ""
 
 
-def _text(value: object) -> str | None:
+def _text(name: str, value: object) -> str | None:
+    """A value as text; numbers are text already."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
-    return json.dumps(value, ensure_ascii=False)
+    raise _Refused(f"several values in {shorten(name, 60)!r}: leave it out, or write lists as Parquet")
 
 
 def _lone_surrogate(text: str) -> bool:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["both_ways", "info_nce", "nt_xent", "similarity_order"]
+__all__ = ["both_ways", "exact", "info_nce", "nt_xent", "similarity_order"]
 
 
 def info_nce(a: Tensor, b: Tensor, tau: float | Tensor, same: Tensor | None = None, cosine: bool = True) -> Tensor:
@@ -24,7 +24,7 @@ def info_nce(a: Tensor, b: Tensor, tau: float | Tensor, same: Tensor | None = No
     Returns:
         Scalar, in float32 or better; 0 for a single user.
     """
-    a, b = _exact(a), _exact(b)  # (B, d)
+    a, b = exact(a), exact(b)  # (B, d)
     if cosine:
         a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)  # (B, d)
     with torch.autocast(a.device.type, enabled=False):
@@ -78,7 +78,7 @@ def similarity_order(a: Tensor, b: Tensor, users: Tensor, weighed: str = "user")
     Returns:
         Scalar, in float32 or better.
     """
-    a, b = F.normalize(_exact(a), dim=1), F.normalize(_exact(b), dim=1)  # (2B, d)
+    a, b = F.normalize(exact(a), dim=1), F.normalize(exact(b), dim=1)  # (2B, d)
     half, owners = len(a) // 2, users.repeat(4)  # (4B,)
     own = (a * b).sum(1)  # (2B,)
     twins = torch.stack([(a * x.roll(half, 0)).sum(1) for x in (a, b)], 1)  # (2B, 2)
@@ -92,6 +92,6 @@ def similarity_order(a: Tensor, b: Tensor, users: Tensor, weighed: str = "user")
     return F.softplus(-(c * (own - twins.amax(1)) + (1 - c) * (twins.amin(1) - other))).mean()
 
 
-def _exact(x: Tensor) -> Tensor:
+def exact(x: Tensor) -> Tensor:
     """Of halves of a float a float: a product of them, divided by a small temperature, is rounded too coarsely."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

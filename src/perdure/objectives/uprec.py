@@ -47,6 +47,7 @@ from perdure.errors import DataError, SettingsError, shorten
 from perdure.events.batch import Batch
 from perdure.events.examples import Examples
 from perdure.events.loader import Loader
+from perdure.functional.contrastive import exact
 from perdure.objectives.base import Learner, Objective
 from perdure.objectives.masked_item import MaskedItem
 
@@ -269,7 +270,7 @@ def near_by_square(u: Tensor, c: Tensor, weight: Tensor, near: Tensor) -> Tensor
     in float32 at least, as what is left of the three is small.
     """
     with torch.autocast(u.device.type, enabled=False):
-        u, c = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (u, c))  # (K, d)
+        u, c = exact(u), exact(c)  # (K, d)
         square = (u.square() @ weight)[:, None] + (c.square() @ weight) - 2 * (u * weight) @ c.T  # (K, K)
     own = torch.eye(len(u), dtype=torch.bool, device=u.device)  # (K, K)
     scores = (-square).masked_fill(near & ~own, -torch.inf)  # (K, K)

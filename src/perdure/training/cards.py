@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import numpy as np
 
+from perdure.errors import DataError
 from perdure.evaluation.evaluate import PRIMARY
 from perdure.events.examples import Examples, TaskData
 from perdure.model.user_model import TaskCard
@@ -14,6 +17,20 @@ BLOCK = 2**22  # events counted at a time
 def asked(examples: Examples) -> bool:
     """Whether there is somebody with an answer to be found."""
     return bool(len(examples) and examples.answer_starts is not None and examples.answer_starts[-1] > 0)
+
+
+def refuse_untested(
+    datas: Mapping[str, TaskData],
+    tasks: Iterable[str],
+    where: str = "tasks",
+    fix: str = "give [split] test a larger share",
+) -> None:
+    """DataError where one of the tasks has nobody to be tested on."""
+    for name in tasks:
+        if name not in datas or not asked(datas[name].test):
+            raise DataError(
+                f"task {name} has no test user with an answer", expected="one or more", where=where, fix=fix
+            )
 
 
 def item_counts(data: TaskData, n_items: int) -> np.ndarray:

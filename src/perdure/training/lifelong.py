@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from perdure.errors import DataError, ModelError, UsageError
+from perdure.errors import ModelError, UsageError
 from perdure.evaluation.evaluate import PRIMARY, evaluate
 from perdure.evaluation.matrix import Matrix
 from perdure.events.examples import TaskData
@@ -28,7 +28,7 @@ from perdure.model import store
 from perdure.model.files import check_tensors, remove_tree
 from perdure.model.user_model import UserModel
 from perdure.train_settings import TrainSettings
-from perdure.training.cards import asked, card_of, item_counts
+from perdure.training.cards import asked, card_of, item_counts, refuse_untested
 from perdure.training.checkpoint import Checkpoint, Checkpoints, Saver, global_state, restore_global_state
 from perdure.training.life import Learned, Life, as_json, geometric_mean, seed_of
 from perdure.training.loop import ALONE, Batches, Snapshot, fit, make_fabric
@@ -82,11 +82,7 @@ def learn(
             f"the model knows {', '.join(known)}", expected=f"the first tasks of {', '.join(order)}", where="tasks"
         )
     refuse_torn_groups(method_of(model), known, order)
-    for name in order:
-        if name not in datas or not asked(datas[name].test):
-            raise DataError(
-                f"task {name} has no test user with an answer", where="tasks", fix="give [split] test a larger share"
-            )
+    refuse_untested(datas, order)
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []), Signals() as signals:
         return _Teacher(
             model=model.to(fabric.device),

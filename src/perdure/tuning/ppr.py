@@ -84,20 +84,22 @@ class Personal(Overlay):
         self._backbone = (backbone,) if method.history else ()  # in a tuple, as it is no part of the overlay
         self.reads_profile, self.told = self.x.known, self.x.known or method.history
         size = self.x.size + (backbone.item_table.shape[1] if method.history else 0)  # D
+
+        def linear(inputs: int, outputs: int) -> nn.Linear:
+            layer = nn.Linear(inputs, outputs)
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            nn.init.zeros_(layer.bias)
+            return layer
+
         self.down, self.up = None, None
         if self.tokens:
-            self.down, self.up = nn.Linear(size, method.hidden), nn.Linear(method.hidden, self.tokens * width)
+            self.down, self.up = linear(size, method.hidden), linear(method.hidden, self.tokens * width)
         self.add: nn.Sequential | None = None  # MLP_a
         if method.add and self.told:
-            self.add = nn.Sequential(nn.Linear(size, method.hidden), nn.ReLU(), nn.Linear(method.hidden, width))
-        for layer in (self.down, self.up, None if self.add is None else cast(nn.Linear, self.add[0])):
-            if layer is not None:
-                nn.init.xavier_uniform_(layer.weight, generator=generator)
-                nn.init.zeros_(layer.bias)
-        if self.add is not None:
-            last = cast(nn.Linear, self.add[2])
+            last = nn.Linear(method.hidden, width)
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
+            self.add = nn.Sequential(linear(size, method.hidden), nn.ReLU(), last)
 
     def vector(self, backbone: Encoder, batch: Batch) -> Tensor:
         """u_p (B, d); without tokens MLP_a(x_u) alone where there is no event."""
@@ -135,11 +137,11 @@ class Personal(Overlay):
 
         def via(site: str, layer: nn.Module, x: Tensor, *context: Tensor) -> Tensor:
             y = layer(x, *context)  # (B, T, d)
-            if site == "input":
-                if kept is not None:  # what asks, behind the events, is no event
-                    y = y * (kept(y.shape[:2]) | (x == MASK))[..., None]  # (B, T, d)
-                y = y if p is None else torch.cat([p.to(y.dtype), y], 1)  # (B, n + T, d)
-            return y
+            if site != "input":
+                return y
+            if kept is not None:  # what asks, behind the events, is no event
+                y = y * (kept(y.shape[:2]) | (x == MASK))[..., None]  # (B, T, d)
+            return y if p is None else torch.cat([p.to(y.dtype), y], 1)  # (B, n + T, d)
 
         return via
 
