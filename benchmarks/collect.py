@@ -3,6 +3,8 @@
     python benchmarks/collect.py runs/compared              writes docs/results/<recipe>.json
     python benchmarks/collect.py runs/one                   the same of one run of `perdure learn`, by the run's name
     python benchmarks/collect.py runs/compared --print      only shows it
+    python benchmarks/collect.py runs/folds --about "five folds"   writes <recipe>-five-folds.json and says so in it
+    python benchmarks/collect.py runs/more --add            keeps the methods that stand there and were not run again
 
 No times, nothing of the machine: recipe, date, seeds, and per encoder, order, protocol and method the means with their
 intervals. Run `python docs/generate.py` afterwards.
@@ -94,6 +96,25 @@ def _short(value: float | None) -> float | None:
     return None if value is None else round(value, 7)
 
 
+def add(document: dict[str, Any], standing: dict[str, Any]) -> dict[str, Any]:
+    """The document with the methods of the one that stands, where they were measured alike and not measured again.
+
+    Raises:
+        SystemExit: the standing one is of another recipe or objective, or measured its tasks in another way.
+    """
+    key, alike = ("encoder", "order", "protocol"), ("metrics", "measured")
+    if (document["recipe"], document["objective"]) != (standing["recipe"], standing["objective"]):
+        raise SystemExit("the document that stands is of another recipe or objective: give --about, or leave --add out")
+    groups = {tuple(group[one] for one in key): group for group in document["groups"]}
+    for old in standing["groups"]:
+        new = groups.setdefault(tuple(old[one] for one in key), old)
+        if any(new[one] != old[one] for one in alike):
+            raise SystemExit(f"{', '.join(old[one] for one in key)}: tasks were measured in another way before")
+        new["methods"] = dict(sorted({**old["methods"], **new["methods"]}.items()))
+        new["seeds"] = sorted({*old["seeds"], *new["seeds"]})
+    return document | {"groups": [groups[one] for one in sorted(groups)]}
+
+
 def render(document: dict[str, Any]) -> str:
     """JSON with a line for each method."""
     groups = []
@@ -109,13 +130,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("out", type=Path, help="the folder of a finished comparison or run")
     parser.add_argument("--print", action="store_true", help="show the document and write nothing")
+    parser.add_argument("--about", metavar="WORDS", help="what sets it apart from others of its recipe")
+    parser.add_argument("--add", action="store_true", help="keep the methods that stand there and were not run again")
     asked = parser.parse_args()
     document = (collect if (asked.out / "compare.json").exists() else collect_run)(asked.out)
+    name = document["recipe"]
+    if asked.about:
+        groups = document.pop("groups")
+        document |= {"about": asked.about, "groups": groups}
+        name += "-" + "-".join(asked.about.split())
+    path = RESULTS / f"{name}.json"
+    if asked.add and path.exists():
+        document = add(document, json.loads(path.read_text(encoding="utf-8")))
     if asked.print:
         print(render(document), end="")
         return
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{document['recipe']}.json").write_text(render(document), encoding="utf-8")
+    path.write_text(render(document), encoding="utf-8")
 
 
 if __name__ == "__main__":

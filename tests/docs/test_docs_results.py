@@ -138,3 +138,27 @@ def test_the_page_shows_every_stored_mean():
         for group in one["groups"]:
             for told in group["methods"].values():
                 assert f"{told['average'][0]:.4f}" in page
+
+
+def test_what_stands_is_kept_beside_what_was_run_again(tmp_path):
+    new, old = (
+        collect.collect(compare_folder.write(tmp_path / name, methods=methods, seeds=seeds))
+        for name, methods, seeds in (("new", ("pcl", "single"), (1, 2)), ("old", ("finetune", "pcl"), (1,)))
+    )
+    old["groups"][0]["methods"]["pcl"]["average"] = [0.9, 0.9, 0.9]
+    kept = collect.add(json.loads(json.dumps(new)), old)["groups"][0]
+    assert list(kept["methods"]) == ["finetune", "pcl", "single"] and kept["seeds"] == [1, 2]
+    assert kept["methods"]["pcl"] == new["groups"][0]["methods"]["pcl"]
+    assert kept["methods"]["finetune"] == old["groups"][0]["methods"]["finetune"]
+    old["groups"][0]["metrics"] = {"age": "auc"}
+    with pytest.raises(SystemExit, match="another way"):
+        collect.add(new, old)
+
+
+def test_a_comparison_set_apart_has_a_file_of_its_own(tmp_path, monkeypatch):
+    out = compare_folder.write(tmp_path / "out", methods=("pcl", "single"), seeds=(1,))
+    monkeypatch.setattr(collect, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr("sys.argv", ["collect.py", str(out), "--about", "five folds"])
+    collect.main()
+    (file,) = (tmp_path / "results").iterdir()
+    assert file.name == "six-tasks-five-folds.json" and json.loads(file.read_text())["about"] == "five folds"
