@@ -28,7 +28,7 @@ DECLARED = {
 
 def _near(name: str, known: Iterable[str]) -> str:
     """`did you mean pcl?`, or nothing."""
-    close = difflib.get_close_matches(name.lower(), list(known), n=1)
+    close = difflib.get_close_matches(str(name).lower(), list(known), n=1)
     return f"did you mean {close[0]}?" if close else ""
 
 

@@ -90,6 +90,8 @@ def test_a_user_of_the_log_and_a_stranger_with_the_same_events_get_the_same_answ
     bare = perdure.recommend(learned, task="next", history=log["item"].to_list())
     assert user["items"] == told["items"] and user["scores"] == told["scores"] != bare["scores"]
     assert "the model reads behaviour, time.hour, time.gap" in bare["notes"][0] and not told["notes"] + user["notes"]
+    some = perdure.recommend(learned, task="next", history=["i01"], marks=[{"behaviour": "view"}])
+    assert "the model reads time.hour, time.gap (from `time`, in seconds)" in some["notes"][0]
     with pytest.raises(UsageError, match="other events are told of"):
         perdure.recommend(learned, task="next", history=["i01"], marks=[])
     with pytest.raises(UsageError, match="a user, and marks"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 
@@ -17,7 +18,9 @@ from perdure.events.ids import Ids
 from perdure.model.store import build
 
 PAGE = ROOT / "docs" / "add-a-method.md"
-OWN = {("methods", "rescale"): "Rescale", ("encoders", "average"): "Average", ("objectives", "skipgram"): "SkipGram"}
+METHODS = ("rescale", "bitfit")
+OWN = {("methods", "rescale"): "Rescale", ("methods", "bitfit"): "BitFit"}
+OWN |= {("encoders", "average"): "Average", ("objectives", "skipgram"): "SkipGram"}
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +54,21 @@ def made(page, encoder, method, objective):
     return build(spec, items, page, torch.Generator().manual_seed(0)).eval()
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("encoder", members.ENCODERS)
-def test_the_method_keeps_its_promise(page, encoder):
+def test_the_method_keeps_its_promise(page, encoder, method):
     plain = "next_item" if registry.find("encoders", encoder).causal else "masked_item"
-    model = made(page, encoder, "rescale", members.STATELESS.get(encoder, plain))
+    model = made(page, encoder, method, members.STATELESS.get(encoder, plain))
     members.learn(model, "first", "next_item")
-    data = members.batch(99)
+    data, begun = members.batch(99), copy.deepcopy(model)
     with torch.inference_mode():
         before = model.score(data, "first")
     members.learn(model, "second", "one_of")
+    begun.add(members.card("second", "one_of"), torch.Generator())
     with torch.inference_mode():
         assert torch.equal(model.score(data, "first"), before)
-    assert any((scale != 1).any() for scale in model.overlays["second"].parameters())
+    pairs = zip(model.overlays["second"].parameters(), begun.overlays["second"].parameters(), strict=True)
+    assert any((own != first).any() for own, first in pairs)
 
 
 def contracts(name, monkeypatch):

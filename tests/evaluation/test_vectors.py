@@ -135,6 +135,8 @@ def test_a_head_is_measured_as_a_model_is(kind):
     score, same = judge(head, table[[0, 2, 1]], data, model.tasks["t"], 3, **told), evaluate(model, data, **told)
     assert score.primary == same.primary == told["metric"] and score.values == same.values
     assert all((score.per_user[name] == same.per_user[name]).all() for name in same.per_user)
+    assert score.notes == same.notes
+    assert any("say nothing: 3 answers are ranked" in note for note in score.notes) == (kind == "next_item")
 
 
 def test_a_wrong_class_with_the_same_score_wins():

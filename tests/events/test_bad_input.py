@@ -20,6 +20,7 @@ from events.logs import HEADER, NOW, balanced, csv, lines, reasons, settings, st
 
 from perdure.errors import DataError, PerdureError
 from perdure.events import detect
+from perdure.events.data_settings import DataSettings
 from perdure.events.sequences import prepare
 
 ROWS: dict[str, Callable[[Path], None]] = {}
@@ -531,8 +532,8 @@ def test_a_file_of_one_long_line_is_not_held_whole(tmp_path, monkeypatch, name):
     monkeypatch.setattr("perdure.events.text.LONGEST", 16384)
     monkeypatch.setattr(detect, "CHUNK", 4096)
     (tmp_path / name).write_text("1,2,3," * 9000)
-    form = {"format": "ttl"} if name == "log.ttl" else {}
-    refused(3, f"{name}, line 1", "more than", work=lambda: prepare(settings(tmp_path / name, **form), tmp_path / "s"))
+    told = DataSettings(path=str(tmp_path / name), format="ttl") if name == "log.ttl" else settings(tmp_path / name)
+    refused(3, f"{name}, line 1", "more than", work=lambda: prepare(told, tmp_path / "s"))
     assert nothing_left(tmp_path)
 
 

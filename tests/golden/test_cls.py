@@ -18,7 +18,7 @@ from perdure.objectives.base import Learner
 from perdure.objectives.clue_seq import ClueSeq
 from perdure.tuning.base import Overlay
 
-ENCODERS = [name for name in members.ENCODERS if name not in ("dupn", "smen")]  # which have no choice of readouts
+ENCODERS = [name for name in members.ENCODERS if "readout" in members.options("encoders", name)]
 CASES = [(name, {}) for name in [*ENCODERS, *(f"{name}+input" for name in ENCODERS)]]
 CASES += [
     ("hstu", {"time": True}),

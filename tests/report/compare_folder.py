@@ -49,7 +49,8 @@ def write(
     done = [cell for cell in cells if cell.folder not in states]
     for cell in done:
         _run(folder, cell, list(tasks), users, sampled)
-    frame, people = tables.results(folder, done), tables.users(folder, done)
+    frame = tables.results(folder, done, lambda cell: False)
+    people = tables.users(folder, done)
     keeps = {method: METHODS[method][5] for method in methods}
     groups = summarise(frame, people, keeps=keeps, noise=NOISE)
     frame.write_parquet(folder / "results.parquet")

@@ -14,7 +14,7 @@ from report.test_report_page import Reader, words
 
 from perdure import api
 from perdure.errors import ModelError, UsageError
-from perdure.report import knowledge, plots
+from perdure.report import knowledge, plots, standing
 from perdure.report.compared import Compared, Group, read
 from perdure.report.comparison import build
 from perdure.report.facts import Facts
@@ -399,3 +399,19 @@ def test_a_search_tells_where_its_comparison_is(tmp_path):
         with pytest.raises(ModelError) as caught:
             verb(tries.parent)
         assert "a search: its" in caught.value.fix and str(tries) in caught.value.fix
+
+
+def test_methods_with_fewer_seeds_are_marked_wherever_they_stand(tmp_path):
+    gone = {"runs/sasrec/pcl/forward/2": ("missing", None)}
+    made = compare_folder.write(tmp_path, methods=("pcl", "single"), seeds=(1, 2), users=10, states=gone)
+    html, text = pages(made)
+    assert text.count("1 of 2 seeds") >= 2 and html.count("1 of 2 seeds") >= 2  # over all tasks, and by task
+
+
+def test_a_backbone_that_methods_share_is_counted_once(tmp_path):
+    made = compare_folder.write(tmp_path, methods=("pcl", "peterrec"), seeds=(1,), tasks=["watch", "age"], users=10)
+    assert standing._spent(read(made)) == 2 * (40 + 70)  # seconds a task
+    frame = pl.read_parquet(made / "results.parquet").with_columns(backbone_shared=pl.lit(True), seconds=pl.lit(9.0))
+    frame = frame.with_columns(pl.when(pl.col("task_index") == pl.col("after_index")).then("seconds"))
+    frame.write_parquet(made / "results.parquet")
+    assert standing._spent(read(made)) == 9 + 2 * 9  # the backbone, and the later task of each

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from perdure.api.opened import compiled, log_of, model_of, owned_of, profiles_of, read_of, settings_of, told_of
-from perdure.errors import UsageError, shorten
+from perdure.errors import DataError, UsageError, shorten
 
 if TYPE_CHECKING:
     from perdure.events.examples import Sequences
@@ -57,7 +57,29 @@ def _unknown(model: Any, task: str | None, shared: Sequences, profiles: Any) -> 
     from perdure.inference.represent import blank
 
     n = int(blank(model, task, shared.starts[:-1], shared.starts[1:], profiles).sum())
+    if n and n == len(shared.starts) - 1:
+        raise DataError("the model knows nothing of any user of this log", expected="a log of the items it learned",
+                        where="store", fix="name the store that its items come from")  # fmt: skip
     return [f"users without an event that the model knows, whose vectors are zeros: {n:,}"] if n else []
+
+
+def _unread(model: Any) -> list[str]:
+    """What there is to say where only a part of each user's history is read."""
+    share = settings_of(model).history.share
+    told = f"of users of the log the first {share:.0%} of their history is read: [history] share"
+    return [told] if share < 1 else []
+
+
+def _untold(model: Any, marks: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    """What there is to say of marks that the model reads and nobody tells."""
+    if model.marks is None:
+        return []
+    given = {name for one in marks or [] if isinstance(one, Mapping) for name in one}
+    lacking = [name for name in model.marks.names if name not in given and not ("time" in given and "time." in name)]
+    if not lacking:
+        return []
+    how = " (from `time`, in seconds)" if any(name.startswith("time.") for name in lacking) else ""
+    return [f"the model reads {', '.join(lacking)}{how} of events, and nothing of it is told of this history"]
 
 
 def _none_left(card: Any, allow: Sequence[str]) -> list[str]:
@@ -201,8 +223,10 @@ def recommend(
         )
     if marks and model.marks is None and not model.backbone.reads_times:
         notes.append(f"{model.backbone.name} reads nothing of events but their items: what marks tell is unused")
-    if raw and told is None and model.marks is not None and model.marks.names:
-        notes.append(f"nothing but its items is told of this history; the model reads {', '.join(model.marks.names)}")
+    if raw and user is None:
+        notes += _untold(model, marks)
+    if raw and user is not None:
+        notes += _unread(model)
     return {"task": card.name, "user": user, **answer, "notes": notes}
 
 
@@ -263,7 +287,7 @@ def recommend_all(
     told, fewer = answer(
         model, task, shared, begin, end, names, out, k, barred=barred, met=met, profiles=profiles, told=phase_of(show)
     )
-    notes = _left_out(shared, left_out)
+    notes = [*_left_out(shared, left_out), *_unread(model)]
     if strangers := names.filter(~there).head(20).to_list():
         notes.append(
             f"users not in the log, answered with what is popular: {(~there).sum():,} ({', '.join(strangers)})"
@@ -314,6 +338,7 @@ def embed(
     events = log_of(model, store, later=True)
     shared, left_out = read_of(model, events)
     known, to = profiles_of(model, events), Path(out)
+    notes = [*_left_out(shared, left_out), *_unread(model), *_unknown(model, task, shared, known)]
     told = export(model, shared, events.user_ids, to, task, profiles=known, told=phase_of(show))
     return {
         "path": str(out),
@@ -321,5 +346,5 @@ def embed(
         "width": int(told["perdure.width"]),
         "model": told["perdure.model"],
         "task": task,
-        "notes": [*_left_out(shared, left_out), *_unknown(model, task, shared, known)],
+        "notes": notes,
     }

@@ -98,8 +98,7 @@ class Plan:
         settings = from_dict(raw, overrides, parts=registry, folder=folder, file=file)
         for section in OWN:
             raw.pop(section, None)
-        names = [task.name for task in settings.tasks]
-        kept = [_by_name(text, names) for text in overrides if text.partition(".")[0].strip() not in OWN]
+        kept = _by_name((text for text in overrides if text.partition(".")[0].strip() not in OWN), settings)
         return cls(settings, raw, tuple(kept), out.absolute())
 
     def request(self, cell: Cell, *, shared: bool) -> dict[str, Any]:
@@ -111,20 +110,20 @@ class Plan:
         method, encoder = (tuned.part(self.settings.compare, name) for name in (cell.method, cell.encoder))
         tables = copy.deepcopy(tuned.for_method(self.tables, method))
         tables["tasks"] = _ordered(tables["tasks"], cell.order)
-        changes = [*self.overrides]
+        own = [cell.encoder, *([cell.method] if cell.order != FIRST else [])]
+        tuned_for = [text for name in own for text in tuned.overrides(self.settings.compare.get(name, {}))]
+        changes, later = [*self.overrides], _by_name(tuned_for, self.settings)
         if cell.order == FIRST:
-            first = tables["tasks"][0]["name"]
-            changes = [text for text in changes if not text.startswith("tasks.") or text.startswith(f"tasks.{first}.")]
-            changes = [text for text in changes if not text.startswith("tuning.")]
+            gone = ["tuning.", *(f"tasks.{task.name}." for task in self.settings.tasks[1:])]
             if self.settings.evaluate.metric and not self.settings.evaluate.fits(self.settings.tasks[0].kind):
-                changes = [text for text in changes if not text.startswith("evaluate.metric")]
+                gone.append("evaluate.metric")
                 tables.get("evaluate", {}).pop("metric", None)
+            changes, later = ([text for text in some if not text.startswith(tuple(gone))] for some in (changes, later))
         changes += [f"encoder.name={encoder}", f"tuning.method={method}", f"run.seed={cell.seed}"]
         if folds := self.settings.split.folds:
             changes.append(f"split.fold={fold_of(cell.seed, folds)}")
         changes += [f"run.store={json.dumps(str(self.out / 'store'))}", *PROTOCOLS[cell.protocol]]
-        for name in [cell.encoder, *([cell.method] if cell.order != FIRST else [])]:
-            changes += tuned.overrides(self.settings.compare.get(name, {}))
+        changes += later
         if shared:
             changes.append(f"pretrain.model={json.dumps(str(self.out / cell.backbone.folder / 'model'))}")
         folder, file = str(self.settings.folder), self.settings.file
@@ -171,12 +170,16 @@ def settings_of(request: Mapping[str, Any]) -> Settings:
     return from_dict(tables, overrides, parts=registry, folder=Path(request["folder"]), file=request["file"])
 
 
-def _by_name(override: str, names: Sequence[str]) -> str:
+def _by_name(overrides: Iterable[str], settings: Settings) -> list[str]:
     """`tasks.0.train.epochs=3` with the task's name in place of its number: orders change places, not names."""
-    section, _, rest = override.partition(".")
-    place, _, key = rest.partition(".")
-    named = section.strip() == "tasks" and place.isdecimal() and int(place) < len(names)
-    return f"tasks.{names[int(place)]}.{key}" if named else override
+    names, told = [task.name for task in settings.tasks], []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        parts = [part.strip() for part in key.split(".")]
+        if parts[0] == "tasks" and parts[1] not in names and parts[1].isdecimal() and int(parts[1]) < len(names):
+            parts[1] = names[int(parts[1])]
+        told.append(".".join(parts) + equals + value)
+    return told
 
 
 def _ordered(tasks: Sequence[Mapping[str, Any]], order: str) -> list[dict[str, Any]]:
@@ -211,11 +214,15 @@ def shares(settings: Settings, item_ids: Any, datas: Mapping[str, Any]) -> bool:
 
 def _listed(asked: Any, known: Sequence[Any] | None, what: str, where: str) -> list[Any]:
     """Each thing asked for, once. Where nobody knows which there are, they are whole numbers."""
-    given = list(dict.fromkeys(asked)) if isinstance(asked, Iterable) and not isinstance(asked, str) else None
-    if given is None or (known is None and not all(hasattr(one, "__index__") for one in given)):
-        expected = "a list of whole numbers" if known is None else "a list of names"
+    given = list(asked) if isinstance(asked, Iterable) and not isinstance(asked, str) else None
+    if known is None:
+        wrong = given is None or any(not hasattr(one, "__index__") or int(one) < 0 for one in given)
+    else:
+        wrong = given is None or not all(isinstance(one, str) for one in given)
+    if given is None or wrong:
+        expected = "a list of whole numbers, 0 or more" if known is None else "a list of names"
         raise UsageError(f"{what}s = {shorten(repr(asked))}", expected=expected, where=where)
-    return [int(one) for one in given] if known is None else given
+    return list(dict.fromkeys(int(one) if known is None else one for one in given))
 
 
 def chosen(

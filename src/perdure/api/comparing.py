@@ -91,6 +91,22 @@ def compare(
         exist. DataError: the audit found a leak. RunLocked: another process writes there.
         Interrupted: a signal came; all is saved, and the same call goes on.
     """
+    asked = (methods, encoders, seeds, orders, protocols)
+    return compared(recipe, out, asked, overrides, against=against, allow_leaks=allow_leaks, show=show)
+
+
+def compared(
+    recipe: Recipe,
+    out: str | Path,
+    asked: Sequence[Sequence[Any] | None],
+    overrides: Sequence[str] = (),
+    *,
+    against: str | None = None,
+    allow_leaks: bool = False,
+    validated: bool = False,
+    show: Any = None,
+) -> Comparison:
+    """`compare`, with what is asked by axis (see AXES); `validated` refuses tasks without validation users."""
     from perdure.model.disk import machine_faults
     from perdure.training.display import check_show
     from perdure.training.lock import Lock
@@ -99,22 +115,23 @@ def compare(
 
     began, out = time.monotonic(), Path(out)
     check_show(show)
-    plan, asked = Plan.read(recipe, overrides, out), (methods, encoders, seeds, orders, protocols)
+    plan = Plan.read(recipe, overrides, out)
     standing = _standing(out)
-    compared = _axes(plan, standing, asked)["methods"]  # what does not exist is refused before the folder is made
+    named = _axes(plan, standing, asked)["methods"]  # what does not exist is refused before the folder is made
     if against is not None:
-        known = dict.fromkeys([*compared, *(one["method"] for one in standing.get("cells", []))])
+        known = dict.fromkeys([*named, *(one["method"] for one in standing.get("cells", []))])
         cells.chosen([against], [], list(known), "compared method", "against")
     with machine_faults(out):
         out.mkdir(parents=True, exist_ok=True)
     lock = Lock(out)
-    lock.take(now())
+    with machine_faults(out):
+        lock.take(now())
     try:
         standing = _standing(out)
         with Signals() as signals:
             work = _Work(plan, standing, _axes(plan, standing, asked), signals, show)
             work.check()
-            work.survey(allow_leaks)
+            work.survey(allow_leaks, validated)
             work.run()
         return work.end(against, began)
     except Interrupted as stop:
@@ -209,11 +226,13 @@ class _Work:
                 settings = cells.settings_of(self._request(cell))
             except SettingsFaults as fault:
                 own = cell.method if cell.encoder == self.plan.settings.encoder.name else cell.encoder
-                raise fault.mended(f"settings of {own} alone stand in [compare.{own}]") from None
+                if self.plan.settings.compare.get(own):
+                    fault = fault.mended(f"settings of {own} alone stand in [compare.{own}]")
+                raise fault from None
             if (self.plan.out / cell.folder / "run.json").is_file():
                 check_same(self.plan.out / cell.folder, settings)
 
-    def survey(self, allow_leaks: bool) -> None:
+    def survey(self, allow_leaks: bool, validated: bool) -> None:
         """Prepare the store; ask the audit about every protocol and order; write what is compared."""
         from perdure.training.runlog import machine, now
 
@@ -239,6 +258,12 @@ class _Work:
                 "others": {some[0]: one for some, one in zip(readers[1:], others, strict=True)},
             }
             answer = apart.ask("survey", asked, self.signals)
+            if validated and answer["unvalidated"]:
+                raise SettingsError(
+                    f"nobody validates task {answer['unvalidated'][0]}", where=self.plan.settings.file,
+                    expected="validation users with an answer, by whom the best try is chosen",
+                    fix="give [split] valid a larger share",
+                )  # fmt: skip
             found = answer["findings"]
             for (encoder, method), able in zip(new, answer["shares"], strict=True):
                 self.shared[encoder, method] = able and not self.plan.own(method)
@@ -317,7 +342,7 @@ class _Work:
         told = {**self.told, "state": state, "written": now(), "cells": [self._line(cell) for cell in self.cells]}
         told["backbones"] = [self._line(cell) for cell in self.backbones]
         write_file(out / "compare.json", render(told))
-        write_frame(out / "results.parquet", results.results(out, self.done))
+        write_frame(out / "results.parquet", results.results(out, self.done, self._shares))
 
     # -- after -------------------------------------------------------------------------------------------------------
 
@@ -330,7 +355,7 @@ class _Work:
         from perdure.training.life import as_json
 
         out, done = self.plan.out, self.done
-        frame, users = results.results(out, done), results.users(out, done)
+        frame, users = results.results(out, done, self._shares), results.users(out, done)
         keeps = {cell.method: self.plan.keeps(cell) for cell in done}
         groups = as_json(summarise(frame, users, keeps=keeps, noise=NOISE, against=against))
         write_frame(out / results.USERS, users)

@@ -16,6 +16,7 @@ __all__ = ["check_same", "effective", "identity"]
 def effective(settings: Settings) -> dict[str, Any]:
     """The settings that a result depends on: threads, names, folders and where epochs are drawn change none. A model
     that was taken over is told by its digest, wherever it stands."""
+    from perdure.api import opened
     from perdure.model import files
 
     told = settings.as_dict()
@@ -24,7 +25,7 @@ def effective(settings: Settings) -> dict[str, Any]:
     for key in ("model", "start"):
         if folder := getattr(settings.pretrain, key):
             with contextlib.suppress(ModelError):
-                told["pretrain"][key] = files.read_manifest(Path(folder))["digest"]
+                told["pretrain"][key] = files.read_manifest(opened.locate(folder))["digest"]
     return told
 
 

@@ -125,12 +125,27 @@ def model_of(model: UserModel | str | Path) -> UserModel:
     return load(model) if isinstance(model, str | Path) else model
 
 
+def folder_of(model: UserModel | str | Path) -> Path:
+    """A folder, or that which a model was loaded from. UsageError where it is neither."""
+    if isinstance(model, str | Path):
+        return Path(model)
+    if (folder := model_of(model).folder) is None:
+        raise UsageError("the model stands in no folder", expected="one that was saved and loaded", where="model")
+    return folder
+
+
+def _beside(folder: Path) -> list[Path]:
+    """Where the store of a model may stand: beside it, or in the comparison that its run is a part of."""
+    compared = next((home for home in folder.absolute().parents if (home / "compare.json").is_file()), None)
+    return [*(home / "store" for home in homes(folder)), *([compared / "store"] if compared else [])]
+
+
 def log_of(model: UserModel, store: str | Path | None, later: bool = False) -> Events:
     """The store that the model learned from; where another is named, `later` says whether it may be read."""
     from perdure.events import sequences
 
     folder, wanted = model.folder, model.manifest.get("data_digest", "")
-    beside = [Path(store)] if store else [home / "store" for home in homes(folder)] if folder else []
+    beside = [Path(store)] if store else _beside(folder) if folder else []
     found = next((place for place in beside if (place / "store.json").is_file()), None)
     if found is None:
         raise DataError(

@@ -163,6 +163,11 @@ def sizes(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData]) -> t
         SettingsError, DataError: objective or method cannot learn a task.
     """
     model, told, before = fresh(settings, item_ids, datas), {}, 0
+    for part, what in ((model.backbone, "encoder"), (model.objective, "objective")):
+        if part.reads_times and any(data.sequences.times is None for data in datas.values()):
+            raise SettingsError(f"{what} {part.name} reads times, and the log has none", where=f"[{what}]",
+                                expected="a log with times, or options that read none",
+                                fix="name the column of times: [data] columns.time")  # fmt: skip
     backbone = sum(p.numel() for p in model.backbone.parameters())
     for name, data in datas.items():
         card, method = cards.card_of(data), method_of(model)

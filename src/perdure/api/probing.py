@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Probe", "probe"]
 
+ROWS = ("popularity", "profile")  # of the table, that belong to no model
 OTHERS = ("accuracy", "macro_f1", "auc", "log_loss", "hr@10", "ndcg@10")  # measures that the page tells, if there
 
 
@@ -189,11 +190,12 @@ def _downstream(settings: Settings, task: str | None) -> list[str]:
 
 
 def _labels(models: Sequence[Any]) -> list[str]:
-    """A short name for each model: its run folder's; its path where two are alike."""
+    """A short name for each model: its run folder's; its path where two are alike, or a row has the name already."""
     paths = [Path(getattr(model, "folder", None) or (model if isinstance(model, str | Path) else f"model {at + 1}"))
              for at, model in enumerate(models)]  # fmt: skip
     names = [(path.absolute().parent if path.name == "model" else path.absolute()).name for path in paths]
-    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
+    taken = [*names, *ROWS]
+    return [name if taken.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
 
 
 # -- repeats -----------------------------------------------------------------------------------------------------------
@@ -225,7 +227,7 @@ class _Trial:
         nothing = {
             (name, part): torch.zeros(len(data.part(part)), 0) for name, data in self.datas.items() for part in PARTS
         }
-        vectors: dict[str, Vectors] = {"popularity": nothing, "profile": profiled(self.datas)}
+        vectors: dict[str, Vectors] = dict(zip(ROWS, (nothing, profiled(self.datas)), strict=True))
         drawn: dict[str, str] = {}  # an encoder and its seed -> whose untrained vectors stand for all that share them
         for one in judged:
             key = json.dumps([one.model.spec["encoder"], one.settings.run.seed, repr(one.settings.input)])

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perdure.errors import MachineError, ModelError, UsageError
+
+if TYPE_CHECKING:
+    from perdure.model.user_model import UserModel
 
 __all__ = ["report", "reported"]
 
 
-def report(run: str | Path, out: str | Path | None = None) -> Path:
+def report(run: UserModel | str | Path, out: str | Path | None = None) -> Path:
     """Write the page of a run or of a comparison, finished or not; its path.
 
     Args:
-        run: the folder of a run, of its model, or of a comparison.
+        run: the folder of a run, of its model, or of a comparison; or a model that was loaded.
         out: the page's file; report.html in the folder itself when not given. A comparison's tables go beside it as
             Markdown.
 
     Raises:
         ModelError: it is neither. UsageError: out is a folder. MachineError: the report extra is not installed.
     """
+    from perdure.api.opened import folder_of
     from perdure.report import build, comparison
 
     if out is not None and Path(out).is_dir():
         raise UsageError(f"{out} is a folder", expected="a file to write, such as page.html", where="report, out")
-    folder = Path(run)
+    folder = folder_of(run)
     if (folder / "compare.json").is_file():
         return comparison.build(folder, out)
     return build.build(_run_of(folder), out)

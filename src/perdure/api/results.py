@@ -8,7 +8,7 @@ summary.json      per encoder, order and protocol: what every method reached, ga
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +53,16 @@ def read(path: Path) -> Any:
         raise ModelError(f"{path.name} cannot be read: {shorten(fault)}", where=str(path)) from None
 
 
-def results(out: Path, cells: Sequence[Cell]) -> pl.DataFrame:
-    """One row per cell of every R of some finished cells; see RESULTS."""
-    rows = [row for cell in cells for row in _rows(out, cell)]
+def results(out: Path, cells: Sequence[Cell], shares: Callable[[Cell], bool]) -> pl.DataFrame:
+    """One row per cell of every R of some finished cells, told which began with their backbone; see RESULTS."""
+    rows = [row for cell in cells for row in _rows(out, cell, shares(cell))]
     return pl.DataFrame(rows, schema=RESULTS, orient="row")
 
 
-def _rows(out: Path, cell: Cell) -> list[dict[str, Any]]:
+def _rows(out: Path, cell: Cell, shared: bool) -> list[dict[str, Any]]:
     folder = out / cell.folder
     tasks = read(folder / "matrix.json")["tasks"]
     costs = {cost["task"]: cost for cost in read(folder / "cost.json")}
-    shared = bool(read(folder / "run.json")["settings"]["pretrain"].get("model"))
     if shared:  # what its first task cost, the backbone was charged; what is stored of it is the method's own
         first = read(out / cell.backbone.folder / "cost.json")
         costs |= {cost["task"]: {**cost, "bytes": costs[cost["task"]]["bytes"]} for cost in first}

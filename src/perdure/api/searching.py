@@ -18,7 +18,7 @@ from typing import Any
 
 from perdure.api import asking, cells, results
 from perdure.api.cells import Cell, Plan
-from perdure.api.comparing import compare
+from perdure.api.comparing import compared
 from perdure.api.identity import effective
 from perdure.api.learning import Recipe
 from perdure.errors import SettingsError, UsageError, shorten
@@ -101,6 +101,8 @@ def search(
     from perdure.model.files import render, write_file
 
     began, out = time.monotonic(), Path(out)
+    if tries is not None and (not isinstance(tries, int) or tries < 2):
+        raise UsageError(f"tries = {shorten(repr(tries))}", expected="a whole number, 2 or more", where="tries")
     plan = Plan.read(recipe, overrides, out / "tries")
     _validated(plan.settings)
     names = cells.chosen(methods, [plan.settings.tuning.name], plan.known("methods"), "method")
@@ -109,15 +111,9 @@ def search(
     _same(out, named)
     with machine_faults(out):
         out.mkdir(parents=True, exist_ok=True)
-    done = compare(
-        recipe,
-        out / "tries",
-        methods=list(named),
-        seeds=seeds,
-        overrides=[*overrides, *(text for name in named for text in _variant(plan, name, *named[name]))],
-        allow_leaks=allow_leaks,
-        show=show,
-    )
+    changes = [*overrides, *(text for name in named for text in _variant(plan, name, *named[name]))]
+    axes = ([*named], None, seeds, None, None)
+    done = compared(recipe, out / "tries", axes, changes, allow_leaks=allow_leaks, validated=True, show=show)
     asked = [cell for cell in done.cells if cell["seed"] in seeds]
     runs = {name: [cell for cell in asked if cell["method"] == name] for name in named}
     told = _judged([_try(out / "tries", runs[name], *one) for name, one in named.items()])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from perdure.api.opened import homes, load, locate
+from perdure.api.opened import folder_of, homes, load, locate
 from perdure.report.facts import document
+
+if TYPE_CHECKING:
+    from perdure.model.user_model import UserModel
 
 __all__ = ["show"]
 
 
-def show(path: str | Path) -> dict[str, Any]:
-    """Tell a model folder or a run folder, every digest of the model verified.
+def show(path: UserModel | str | Path) -> dict[str, Any]:
+    """Tell a model folder or a run folder, or that of a loaded model, every digest of the model verified.
 
     Returns:
         folder (the model's), run (its folder, None where there is none) and its state, encoder, method, keeps, capacity
@@ -24,7 +27,7 @@ def show(path: str | Path) -> dict[str, Any]:
     """
     from perdure.evaluation.matrix import Matrix
 
-    folder = Path(path)
+    folder = folder_of(path)
     home = next((one for one in (folder, *homes(folder)) if (one / "run.json").is_file()), folder)
     run = document(home, "run.json") or {}
     model = load(locate(folder))

@@ -22,7 +22,7 @@ COPY = "user-vectors.parquet"  # in the folder of a run
 
 
 def keep(settings: Settings, folder: Path) -> Settings:
-    """The same settings, reading the copy in `folder`; one that is there already stands.
+    """The same settings, reading the copy in `folder`; that of a run which began there stands.
 
     Raises:
         DataError: the source cannot be read. MachineError: the copy cannot be written.
@@ -30,7 +30,7 @@ def keep(settings: Settings, folder: Path) -> Settings:
     source, copy = settings.profile.vectors, folder / COPY
     if source is None:
         return settings
-    if not copy.is_file():
+    if not (copy.is_file() and (folder / "run.json").is_file()):
         try:
             data = DISK.read(Path(source))
         except OSError as fault:

@@ -29,12 +29,13 @@ def survey(request: Mapping[str, Any], show: Any = None) -> dict[str, Any]:
     Returns:
         digest, card, findings, also of the requests `others`, method -> with a history of its own; differ: method of
         those -> tasks that ask something else of it; shares: for each request of `methods`, whether it can begin with a
-        backbone.
+        backbone; unvalidated: tasks without a validation user who has an answer.
     """
     from perdure.api.cells import shares
     from perdure.api.learning import prepared
     from perdure.api.plan import tasks_of, threads
     from perdure.evaluation.leakage import audit
+    from perdure.training.cards import asked
 
     settings = settings_of(request)
     with threads(settings):
@@ -49,7 +50,8 @@ def survey(request: Mapping[str, Any], show: Any = None) -> dict[str, Any]:
         findings = [asdict(finding) for finding in sorted(found, key=lambda one: one.severity)]
         able = [shares(settings_of(one), events.item_ids, datas) for one in request["methods"]]
     return {
-        "digest": events.digest, "card": dict(events.card), "findings": findings, "shares": able, "differ": differ
+        "digest": events.digest, "card": dict(events.card), "findings": findings, "shares": able, "differ": differ,
+        "unvalidated": [name for name, data in datas.items() if not asked(data.valid)],
     }  # fmt: skip
 
 

@@ -22,6 +22,8 @@ def compare(console: Console, told: Told) -> None:
         lines = []
         for name, one in methods:
             reached = [one["tasks"][task]["mean"] for task in tasks]
+            if len(one["seeds"]) < len(group["seeds"]):
+                name = f"{name} ({len(one['seeds'])} of {len(group['seeds'])} seeds)"
             lines.append([name, *reached, around(one["average"]), around(one["gain"]), one["p_holm"]])
         if any(group["popularity"][task] is not None for task in tasks):
             lines.append(["popularity", *[group["popularity"][task] for task in tasks], None, None, None])

@@ -100,7 +100,7 @@ def _listen() -> dict[int, Any]:
     if threading.current_thread() is not threading.main_thread():
         return {}
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    return {number: signal.signal(number, stop) for number in numbers}
+    return {number: signal.signal(number, stop) for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
 
 
 def _failed(fault: BaseException, as_json: bool, verb: str) -> int:

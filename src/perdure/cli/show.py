@@ -27,7 +27,8 @@ def result(told: Told, as_json: bool, table: Callable[[Console, Told], None]) ->
         sys.stdout.write(json.dumps(plain(told), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
     else:
         pipe = not sys.stdout.isatty()
-        table(Console(file=sys.stdout, highlight=False, soft_wrap=pipe, width=WIDE if pipe else None), told)
+        wide = WIDE if pipe else None
+        table(Console(file=sys.stdout, highlight=False, emoji=False, soft_wrap=pipe, width=wide), told)
     sys.stdout.flush()
 
 
@@ -50,7 +51,7 @@ def progress() -> Iterator[Any]:
     from perdure.training.display import Display
 
     display = Display()
-    display.console = Patient(file=sys.stderr, highlight=False)
+    display.console = Patient(file=sys.stderr, highlight=False, emoji=False)
     with display:
         yield display
 
@@ -72,7 +73,8 @@ def ids(text: str | None, option: str) -> list[str] | None:
     if text is None or not text.startswith("@"):
         return names(text)
     try:
-        return [line for line in Path(text[1:]).read_text(encoding="utf-8-sig").splitlines() if line]
+        lines = Path(text[1:]).read_text(encoding="utf-8-sig").split("\n")  # an id may hold other separators of lines
+        return [line for line in lines if line]
     except (OSError, UnicodeDecodeError) as fault:
         why = getattr(fault, "strerror", None) or "it is no text in UTF-8"
         raise UsageError(f"cannot read {shorten(text[1:])}: {why}", where=option) from None
@@ -231,7 +233,7 @@ def check(console: Console, told: Told) -> None:
     pairs(
         console, {key: told[key] for key in ("recipe", "users", "items", "events", "encoder", "method", "parameters")}
     )
-    console.print(f"memory      about {told['memory'] / 2**20:,.0f} MiB to train\n")
+    console.print(f"memory      about {told['memory'] / 2**20:,.0f} MiB to train, besides Python and PyTorch\n")
     heads = ["name", "kind", "train", "valid", "test", "labels", "trainable", "bytes"]
     lines = [[*[task[head] for head in heads], sum(task["notes"]["left_out"].values())] for task in told["tasks"]]
     rows(console, ["task", *heads[1:], "users left out"], lines)

@@ -152,7 +152,7 @@ def judge(
     else:
         labels = label_of_item(card, n_items) if seen == "drop" else None
         found = ranked(card, data.test, answers, cuts(ks, metric), data.sequences.items, labels)
-    return Score.of(found, card, data.test, "test", outside(data.test)).by(metric)
+    return Score.of(found, card, data.test, "test", [*outside(data.test), *found.notes]).by(metric)
 
 
 # -- solving -----------------------------------------------------------------------------------------------------------

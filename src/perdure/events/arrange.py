@@ -38,7 +38,7 @@ def arrange(columns: Gathered, data: DataSettings, books: Books, files: list[str
     rows = order_of(columns, data.ties)
     if columns.origin is not None:
         rows = _by_event_id(columns, rows, books, files, left_out)
-    if data.duplicates == "drop":
+    if data.duplicates == "drop" and len(_moments(columns)) > 1:  # else nothing tells a duplicate from a repeat
         before = len(rows)
         rows = without_duplicates(columns, rows)
         left_out["duplicate"] += before - len(rows)

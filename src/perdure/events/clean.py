@@ -180,7 +180,8 @@ def numbers(column: pl.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def whole(column: pl.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(values (n,) int64, given (n,) bool, readable (n,) bool); a decimal fraction is cut, huge numbers are clipped."""
+    """(values (n,) int64, given (n,) bool, readable (n,) bool): what has a fraction or 64 bits do not hold is no whole
+    number; `3.0` and `3e2` are."""
     if column.dtype.is_integer() and column.dtype not in (pl.UInt64, pl.Int128, pl.UInt128):
         given = column.is_not_null().to_numpy()
         return column.cast(pl.Int64).fill_null(0).to_numpy(), given, given
@@ -189,12 +190,13 @@ def whole(column: pl.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if exact.null_count() == 0:
             all_ = np.ones(len(column), bool)
             return exact.to_numpy(), all_, all_
-    values, given, readable = numbers(column)
-    readable = readable & ~np.isnan(values)
-    cut = np.floor(np.clip(np.where(readable, values, 0), -9e18, 9e18)).astype(np.int64)
+    values, given, _ = numbers(column)
+    readable = (np.abs(values) <= 9e18) & (values % 1 == 0)
+    found = np.where(readable, values, 0).astype(np.int64)
     if column.dtype == pl.String:
-        cut = np.where(exact.is_not_null().to_numpy(), exact.fill_null(0).to_numpy(), cut)
-    return cut, given, readable
+        precise = exact.is_not_null().to_numpy()
+        found, readable = np.where(precise, exact.fill_null(0).to_numpy(), found), readable | precise
+    return found, given, readable
 
 
 @dataclass
@@ -220,8 +222,10 @@ class Clock:
         """Seconds of the last believed time."""
         return FAR if self.now is None else min(FAR, int(self.now) + AHEAD)
 
-    def ticks(self, column: pl.Series, verdict: Verdict, books: Books, where: str) -> np.ndarray:
-        """(n,) int64 times in the declared unit (datetime: microseconds); faults go to the verdict."""
+    def ticks(self, column: pl.Series, verdict: Verdict, books: Books, where: str) -> tuple[np.ndarray, int]:
+        """(n,) int64 times, and how many of them a second has: those of the declared unit, a million for `datetime` and
+        where seconds have fractions. Faults go to the verdict."""
+        fine = np.zeros(0)
         if self.unit == "datetime":
             values, given, readable = self._datetimes(column, where)
         else:
@@ -229,6 +233,8 @@ class Clock:
                 raise DataError(f"column {column.name!r} holds {column.dtype}, but time_unit is {self.unit!r}",
                                 where="data.time_unit", fix='set time_unit = "datetime"')  # fmt: skip
             values, given, readable = whole(column)
+            if (rest := given & ~readable).any():
+                values, readable, fine = self._fractions(column, values, readable, rest)
         verdict.fault(~given, column.name, "null_time")
         verdict.fault(~readable, column.name, "time")
         per = PER_SECOND[self.unit]
@@ -240,7 +246,22 @@ class Clock:
             most = max(books.future[1], int(values[rows].max() // per - self.now))
             books.future = books.future[0] + int(rows.sum()), most
         verdict.fault(ahead, column.name, "time_future")
-        return values
+        if self.unit != "s" or not fine.any():
+            return values, per
+        micro = PER_SECOND["us"]
+        return np.where(verdict.good, values, 0) * micro + np.rint(fine * micro).astype(np.int64), micro
+
+    @staticmethod
+    def _fractions(
+        column: pl.Series, values: np.ndarray, readable: np.ndarray, rest: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(values, readable, fractions (n,) in [0, 1)) with those of `rest` that are numbers, cut to whole ones; huge
+        ones are clipped, and lie out of any range."""
+        told, _, number = numbers(column)
+        rest = rest & number & ~np.isnan(told)
+        told = np.clip(np.where(rest, told, 0.0), -9e18, 9e18)
+        cut = np.floor(told)
+        return np.where(rest, cut, values).astype(np.int64), readable | rest, told - cut
 
     def _datetimes(self, column: pl.Series, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         given = column.is_not_null()

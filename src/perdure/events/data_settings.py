@@ -8,6 +8,9 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+LAYOUT = ("columns", "features", "time_unit", "time_zone", "separator", "encoding", "header", "quote")
+"""Settings that tell how files are laid out; most formats know that of theirs."""
+
 TimeUnit = Literal["s", "ms", "us", "ns", "datetime"]
 
 
@@ -76,11 +79,12 @@ class DataSettings(BaseModel):
 
     Attributes:
         path: a file, a glob, several of them, or `{name: file}`; with names, each file's events get `domain = name`
-            unless `columns.domain` is given. A folder for the formats `movielens` and `recbole`.
+            unless `columns.domain` is given. A folder for `movielens`, `recbole`, `alidisplay` and `cikm2019`.
         format: layout of the files; `perdure list formats` tells them.
         columns: names of the columns (a format that knows its own columns needs none).
         features: further event columns to keep for `where` filters and answers.
-        time_unit: unit of `columns.time`; required with it (a format may declare its own).
+        time_unit: unit of `columns.time`; required with it (a format may declare its own). Fractions of seconds order
+            events; whole seconds are stored.
         time_zone: IANA zone of local times without an offset (`Europe/Paris`); only with `time_unit = "datetime"`.
         separator: `,` unless the name ends in .tsv or .tab (tab) or .dat (`::`).
         encoding: of text files; UTF-16 with a byte order mark is found by itself.
@@ -91,7 +95,8 @@ class DataSettings(BaseModel):
             and so are items and users that have no others.
         min_item_count, min_user_count: leave out items, then users, with fewer events. Each counts once, items
             first (no iterated k-core), so an item may end a little below its bound.
-        duplicates: "drop" stores rows that are equal in every stored column once; "keep" stores them all.
+        duplicates: "drop" stores rows that are equal in every stored column once; "keep" stores them all, as does a
+            log without times and order, where nothing tells a duplicate from a repeat.
         ties: order of events of one user with equal time (and order): "file" keeps the order of the source;
             "item" sorts by item id, then by the other columns, and so makes the store independent of row order.
         earliest: ISO date; an earlier time goes to quarantine (`time_range`).

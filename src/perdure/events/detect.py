@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import polars as pl
+import zstandard
 
 from perdure.errors import DataError, ModelError, UsageError, shorten
 
 CHUNK = 1 << 23  # bytes read at a time
+PACKED = 1 << 10  # packed bytes given to zstd at a time: it may make 128 KiB of 4 of them
 FREE_BYTES = 1 << 26  # a compressed file may always unpack to this much
 
 NEVER = {".pkl", ".pickle", ".npy", ".npz", ".pt", ".pth", ".joblib", ".xlsx", ".xlsm", ".xls", ".h5", ".hdf5", ".db"}
@@ -27,9 +28,11 @@ MAGIC = [
     (b"\x80\x02", "a pickle"), (b"\x80\x03", "a pickle"), (b"\x80\x04", "a pickle"), (b"\x80\x05", "a pickle"),
     (b"\x93NUMPY", "a NumPy array"), (b"PK\x03\x04", "a zip archive (xlsx, npz, a PyTorch file)"),
     (b"\xd0\xcf\x11\xe0", "an old Office file"), (b"\x89HDF", "an HDF5 file"), (b"SQLite format 3", "an SQLite file"),
-    (b"BZh", "a bzip2 file"), (b"\xfd7zXZ", "an xz file"), (b"ARROW1", "an Arrow file"), (b"ORC", "an ORC file"),
-    (b"%PDF", "a PDF"), (b"\x7fELF", "a program"),
+    *((b"BZh%d1AY" % level, "a bzip2 file") for level in range(1, 10)), (b"\xfd7zXZ", "an xz file"),
+    (b"ARROW1", "an Arrow file"), (b"%PDF-", "a PDF"), (b"\x7fELF", "a program"),
 ]  # fmt: skip
+LETTERS = [(b"ORC", "an ORC file")]  # a header may begin so, as ORCID does: then no control characters come
+BINARY = bytes({*range(32), 127} - {9, 10, 13})
 
 
 Told = Callable[[str, int, int, str], None]  # what is done, how much of it, of how much, of what
@@ -127,8 +130,8 @@ def look(path: Path, kind: str | None = None, where: str = "data.path") -> Sourc
         raise _refused(path, f"{inner} files")
     head = _head(path, status, where)
     packed = "gzip" if head[:2] == b"\x1f\x8b" else "zstd" if head[:4] == b"\x28\xb5\x2f\xfd" else ""
-    for magic, what in MAGIC:
-        if head.startswith(magic) and not (magic == b"ORC" and kind == "text"):
+    for magic, what in MAGIC if head.translate(None, BINARY) == head else [*MAGIC, *LETTERS]:
+        if head.startswith(magic):
             raise _refused(path, what)
     notes = []
     named = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}.get(names[-1] if names else "", "")
@@ -197,9 +200,6 @@ def chunks(source: Source, encoding: str = "utf-8", max_ratio: int = 200) -> Ite
         yield first
         yield from raw
         return
-    if source.packed == "zstd":
-        raise DataError(f"zstd files are read as UTF-8 only, not {encoding}", where=str(source.path),
-                        fix="unpack the file, or pack it with gzip")  # fmt: skip
     handler = "surrogatepass" if encoding.startswith("utf-16") else "surrogateescape"
     decoder = codecs.getincrementaldecoder(encoding)(handler)
     try:
@@ -235,9 +235,7 @@ def _gzip(source: Source) -> Iterator[bytes]:
             try:
                 part = unpacked.read(CHUNK)
             except (EOFError, OSError, zlib.error) as error:
-                raise DataError(f"the gzip file is cut off or damaged: {shorten(error)}",
-                                where=f"{source.path}, at byte {file.tell()} of {source.stamp[0]}",
-                                fix="fetch the file again; nothing was stored") from None  # fmt: skip
+                raise _broken(source, file.tell(), error) from None
             if not part:
                 return
             source.read = file.tell()
@@ -245,13 +243,27 @@ def _gzip(source: Source) -> Iterator[bytes]:
 
 
 def _zstd(source: Source) -> Iterator[bytes]:
-    lines = pl.scan_csv(source.path, has_header=False, separator="\x01", schema={"line": pl.String},
-                        quote_char=None, encoding="utf8-lossy", truncate_ragged_lines=True,
-                        empty_string_is_null=False)  # fmt: skip
-    try:
-        for frame in lines.collect_batches(chunk_size=1 << 17):
-            text = "\n".join(frame["line"].to_list()).encode() + b"\n"
-            yield text.replace(b"\xef\xbf\xbd", b"\xff")  # polars shows a bad byte as U+FFFD: make it bad again
-    except Exception as error:
-        raise DataError(f"the zstd file is cut off or damaged: {shorten(error)}", where=str(source.path),
-                        fix="fetch the file again; nothing was stored") from None  # fmt: skip
+    frame, held, size = None, [], 0
+    with open(source.path, "rb") as file:
+        try:
+            while packed := (frame.unused_data if frame is not None and frame.eof else b"") or file.read(PACKED):
+                if frame is None or frame.eof:
+                    frame = zstandard.ZstdDecompressor().decompressobj()
+                held.append(frame.decompress(packed))
+                size += len(held[-1])
+                if size >= CHUNK:
+                    source.read = file.tell()
+                    yield b"".join(held)
+                    held, size = [], 0
+        except zstandard.ZstdError as error:
+            raise _broken(source, file.tell(), error) from None
+        if frame is None or not frame.eof:
+            raise _broken(source, file.tell(), "it ends within a frame")
+    if size:
+        yield b"".join(held)
+
+
+def _broken(source: Source, at: int, why: object) -> DataError:
+    return DataError(f"the {source.packed} file is cut off or damaged: {shorten(why)}",
+                     where=f"{source.path}, at byte {at} of {source.stamp[0]}",
+                     fix="fetch the file again; nothing was stored")  # fmt: skip

@@ -78,7 +78,8 @@ class Task:
         kind: "next_item", "item" or "one_of".
         description: a sentence in words; some methods read it.
         answer: what is to be told: "item", an event column, "item.<attribute>" or "user.<attribute>" (a column of
-            lists gives several answers); or "noise", a class drawn at random for every user: nothing to learn.
+            lists gives several answers); or "noise", a class drawn at random for every user: nothing to learn. Of a
+            column or attribute of events one_of takes that of the user's first answering event.
         where: a filter over events: which events outside the history are answers. Not for next_item, nor for user
             attributes.
         users: a filter over user attributes, `n_events` (events of the user in the log) and `cold`: who takes part.

@@ -84,6 +84,8 @@ def check(expression: str, known: Iterable[str], *, where: str, own: str = "") -
         at = token.end()
         if kind == "scoped":
             text = '"' + (text.removeprefix(own) if own else text) + '"'
+        elif kind == "quoted" and own:
+            text = '"' + text[1:].removeprefix(own)
         elif kind == "word":
             called = expression[at:].lstrip().startswith("(")
             _check_word(text.lower(), text, called, known, fault)

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from perdure.errors import DataError, shorten
-from perdure.events.clean import PER_SECOND, Books, Clock, Texts, Verdict, clock_of, judge_ids, numbers, whole
+from perdure.events.clean import Books, Clock, Texts, Verdict, clock_of, judge_ids, numbers, whole
 from perdure.events.data_settings import DataSettings
 from perdure.events.detect import Source, Told, untold
 from perdure.events.sources import Reading, Table, as_numbers, pieces
@@ -65,7 +65,7 @@ class Gatherer:
     books: Books = field(default_factory=Books)
     texts: dict[str, Texts] = field(default_factory=dict)
     parts: dict[str, list[pl.Series]] = field(default_factory=dict)
-    ticks: list[np.ndarray] = field(default_factory=list)
+    ticks: list[tuple[np.ndarray, int]] = field(default_factory=list)  # of a piece, and how many a second has
     origin: list[np.ndarray] = field(default_factory=list)
 
     def take(self, piece: Piece, table: Table, source: Source, file: int) -> None:
@@ -81,7 +81,9 @@ class Gatherer:
                                 expected="text or whole numbers", fix="write the ids as text or integers")  # fmt: skip
             taken.append(self.texts.setdefault(role, Texts()))
             judge_ids(taken[-1], column, role, is_text, verdict)
-        ticks = None if self.clock is None else self.clock.ticks(frame[columns["time"]], verdict, self.books, where)
+        ticks, per = None, 1
+        if self.clock is not None:
+            ticks, per = self.clock.ticks(frame[columns["time"]], verdict, self.books, where)
         kept: dict[str, pl.Series] = {}
         if "order" in columns:
             order, given, readable = whole(frame[columns["order"]])
@@ -101,7 +103,7 @@ class Gatherer:
         for name, series in kept.items():
             self.parts.setdefault(name, []).append(series)
         if ticks is not None:
-            self.ticks.append(ticks if good.all() else ticks[good])
+            self.ticks.append((ticks if good.all() else ticks[good], per))
         if "event" in columns:
             self.origin.append((np.int64(file) << 40 | piece.lines)[good])
         self.books.add(source.path.name, [*piece.bad, *verdict.bad(piece)])
@@ -150,9 +152,10 @@ class Gatherer:
             if name in texts and (typed := as_numbers(texts[name])).dtype != pl.String:
                 found[name] = typed.gather(pl.Series(codes.pop(name)).replace(-1, None))
                 del texts[name]
-        ticks = np.concatenate(self.ticks) if self.ticks else (np.zeros(0, np.int64) if self.clock else None)
+        per_second = max((per for _, per in self.ticks), default=1)
+        parts = [part if per == per_second else part * (per_second // per) for part, per in self.ticks]
+        ticks = np.concatenate(parts) if parts else (np.zeros(0, np.int64) if self.clock else None)
         self.ticks = []
-        per_second = PER_SECOND[self.clock.unit] if self.clock else 1
         return Gathered(codes, texts, found, ticks, per_second, np.concatenate(self.origin) if self.origin else None,
                        [name for name in self.free if name not in user_columns], user_columns)  # fmt: skip
 
@@ -186,14 +189,15 @@ def gather(data: DataSettings, reading: Reading, sources: list[list[Source]], no
                 told("reading the log", sum(source.read for source in every) >> 20, size >> 20, "MiB")
             file += 1
     books = gatherer.books
-    if books.bad > data.max_bad_share * books.received:
-        raise too_many_bad(books, data, clock)
+    refuse_bad(books, data, clock)
     merges = {role: texts.merges() for role, texts in gatherer.texts.items() if role in IDS}
     return gatherer.finish(user_columns), books, merges
 
 
-def too_many_bad(books: Books, data: DataSettings, clock: Clock | None) -> DataError:
-    """The error for a log with more bad rows than allowed: reasons, the first rows, and what to do."""
+def refuse_bad(books: Books, data: DataSettings, clock: Clock | None = None) -> None:
+    """DataError for a log with more bad rows than allowed: reasons, the first rows, and what to do."""
+    if books.bad <= data.max_bad_share * books.received:
+        return
     reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(books.quarantined.items(), key=lambda x: -x[1]))
     head = books.table().head(3).to_dicts()
     first = "; ".join(
@@ -207,9 +211,9 @@ def too_many_bad(books: Books, data: DataSettings, clock: Clock | None) -> DataE
         fix = f'times look like {unit}: set data.time_unit = "{unit}" (now: "{clock.unit}")'
     elif clock is not None and (sample := next((row["sample"] for row in head if row["reason"] == "time"), "")):
         fix = f"{_unreadable(sample, clock.unit)}; or raise data.max_bad_share"
-    return DataError(f"{books.bad} of {books.received} rows are bad: {shorten(reasons, 200)}",
-                     expected=f"at most {data.max_bad_share:.2%}; nothing was stored", where=shorten(first, 250),
-                     fix=fix)  # fmt: skip
+    raise DataError(f"{books.bad} of {books.received} rows are bad: {shorten(reasons, 200)}",
+                    expected=f"at most {data.max_bad_share:.2%}; nothing was stored", where=shorten(first, 250),
+                    fix=fix)  # fmt: skip
 
 
 def _unreadable(sample: str, unit: str) -> str:

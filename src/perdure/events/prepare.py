@@ -16,7 +16,7 @@ from perdure.events.arrange import Arranged, arrange
 from perdure.events.clean import Books
 from perdure.events.data_settings import DataSettings
 from perdure.events.detect import Source, Told, look, sha256, untold
-from perdure.events.gather import Gathered, gather
+from perdure.events.gather import Gathered, gather, refuse_bad
 from perdure.events.ids import FIRST_ITEM, Ids
 from perdure.events.probe import probe
 from perdure.events.sources import Reading, read_attributes
@@ -30,7 +30,7 @@ from perdure.events.store import (
     write_table,
 )
 
-READING = 1  # raised when the same files and settings come to mean another store
+READING = 2  # raised when the same files and settings come to mean another store
 SLICE = 1 << 19  # events written at a time
 LONG = 100_000  # a history longer than this is told in the card
 TRAINABLE = "cannot train: needs ≥ 25 users with ≥ 2 events, ≥ 2 items"
@@ -40,7 +40,7 @@ def open_sources(data: DataSettings) -> tuple[Reading, list[list[Source]]]:
     """What the settings name, looked at."""
     from perdure.events import formats
 
-    reading = formats.find(data.format).read(data)
+    reading = formats.read(data)
     for attributes in filter(None, (reading.users, reading.items)):
         for path in attributes.table.paths:  # before anything opens them: a FIFO would never end
             look(path, None, attributes.where)
@@ -68,6 +68,8 @@ def fingerprint_of(data: DataSettings, reading: Reading, sources: list[list[Sour
     ]
     for attributes in (reading.users, reading.items):
         files.append([[path.name, sha256(path)] for path in attributes.table.paths] if attributes else [])
+    files.append([[path.name, sha256(path)] for path in reading.others])
+    files.append(list(data.path) if isinstance(data.path, dict) else [])
     elsewhere = {"path": True, "users": {"path"}, "items_table": {"path"}}  # told by the files themselves
     told = [FORMAT_VERSION, READING, data.model_dump(exclude=elsewhere), files]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
@@ -81,6 +83,7 @@ def write_store(data: DataSettings, reading: Reading, sources: list[list[Source]
         columns, books, merges = gather(data, reading, sources, now, told)
         files = [source.path.name for group in sources for source in group]
         arranged = arrange(columns, data, books, files)
+        refuse_bad(books, data)  # with the conflicts that were found in arranging
         _enough(arranged, books, data)
         user_ids = Ids(_left(columns.texts["user"], arranged.user_map))
         item_ids = Ids(_left(columns.texts["item"], arranged.item_map), first=FIRST_ITEM)
@@ -177,7 +180,7 @@ def _write_marks(part: Path, columns: Gathered, arranged: Arranged) -> None:
             there[columns.codes[name][rows][columns.codes[name][rows] >= 0]] = True
             found = columns.texts[name].filter(pl.Series(there))
         elif name in columns.numbers:
-            found = columns.numbers[name].gather(rows).unique().sort().cast(pl.String).drop_nulls()
+            found = _plain(columns.numbers[name].gather(rows)).unique().sort().cast(pl.String).drop_nulls()
         else:
             continue
         if 0 < len(found) <= MOST_VALUES:
@@ -187,13 +190,18 @@ def _write_marks(part: Path, columns: Gathered, arranged: Arranged) -> None:
 
     def held() -> Iterator[np.ndarray]:
         for begin in range(0, len(rows), SLICE):
-            found = [known.rows(columns.series(name, rows[begin : begin + SLICE]).cast(pl.String))
+            found = [known.rows(_plain(columns.series(name, rows[begin : begin + SLICE])).cast(pl.String))
                      for name, known in values.items()]  # fmt: skip
             yield np.maximum(np.stack(found, 1), 0)  # (SLICE, C)
 
     write_array(part / "marks.npy", np.int16, (len(rows), len(values)), held())
     told = [pl.DataFrame({"column": [name] * len(known), "value": known.series}) for name, known in values.items()]
     write_table(part / "marks.parquet", pl.concat(told))
+
+
+def _plain(column: pl.Series) -> pl.Series:
+    """0 for -0.0, which is the same number and another text."""
+    return column.set(column == 0, 0.0) if column.dtype.is_float() else column
 
 
 def _chain(first: pl.DataFrame, rest: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -281,7 +289,8 @@ def data_card(columns: Gathered, arranged: Arranged, books: Books, times: np.nda
         notes.append(f"the longest history has {counts.max()} events; training sees what its `windows` and "
                      "`max_length` let through")  # fmt: skip
     if times is None and "order" not in columns.numbers:
-        notes.append("no time and no order column: the order of the rows is taken as the order of the events")
+        notes.append("no time and no order column: the order of the rows is taken as the order of the events, and "
+                     "equal rows as repeats")  # fmt: skip
     return {**card, "notes": notes}
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from perdure.errors import DataError, SettingsError, UsageError, shorten
 from perdure.events.ids import Ids
+from perdure.events.probe import probe
 
 if TYPE_CHECKING:
     from perdure.events.sequences import Events
@@ -195,7 +196,7 @@ def read_vectors(path: Path, ids: Ids, column: Literal["user", "item"]) -> tuple
 
     Raises:
         DataError: it cannot be read, has other columns or types, vectors of different widths or numbers that are not
-            finite, no id that is known, or one that stands twice.
+            finite, no id that is known, or one that stands twice. ModelError: it is damaged.
     """
 
     def refuse(found: str) -> DataError:
@@ -205,6 +206,8 @@ def read_vectors(path: Path, ids: Ids, column: Literal["user", "item"]) -> tuple
 
     if path.exists() and not path.is_file():  # a FIFO would never end
         raise refuse("vectors cannot be read: that is no ordinary file")
+    if path.exists():
+        probe([(path, [column, "vector"])])
     try:
         frame = pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as fault:

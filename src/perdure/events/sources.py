@@ -6,7 +6,7 @@ into pieces. Judging the values is the work of `clean.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from polars import selectors as cs
 
 from perdure.errors import DataError, ModelError, shorten
 from perdure.events.detect import Source, chunks, look
+from perdure.events.ids import nfc
 from perdure.events.jsonl import read_jsonl
 from perdure.events.text import Dialect, Piece, header_of, missing_column, read_text
 
@@ -71,13 +72,15 @@ class Attributes:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a format makes of the settings: event tables, attribute tables, and how times are written."""
+    """What a format makes of the settings: event tables, attribute tables, how times are written; `others` are files
+    that the format itself has read besides."""
 
     tables: list[Table]
     users: Attributes | None = None
     items: Attributes | None = None
     time_unit: str | None = None
     notes: tuple[str, ...] = ()
+    others: tuple[Path, ...] = ()
 
 
 def dialect_of(table: Table, path: Path) -> Dialect:
@@ -179,7 +182,7 @@ def read_attributes(attributes: Attributes, max_ratio: int = 200) -> tuple[pl.Da
             first_bad = first_bad or (piece.bad[0] if piece.bad else None)
         source.unchanged()
         notes += source.notes
-    frame = pl.concat(frames, how="vertical_relaxed").with_columns(cs.float().fill_nan(None))
+    frame = pl.concat(_alike(frames, attributes), how="vertical_relaxed").with_columns(cs.float().fill_nan(None))
     if first_bad and bad > 0.01 * (frame.height + bad):
         raise DataError(f"{bad} of {frame.height + bad} rows are malformed; first: line {first_bad.line}, "
                         f"{first_bad.reason} {first_bad.sample}", where=str(table.paths[0]),
@@ -193,13 +196,38 @@ def read_attributes(attributes: Attributes, max_ratio: int = 200) -> tuple[pl.Da
         raise DataError(f"column {attributes.id!r} of {attributes.where} holds decimal numbers, no ids",
                         expected="whole numbers or text", where=str(table.paths[0]),
                         fix="write ids as text, or drop the rows without one")  # fmt: skip
-    keys = frame["id"].cast(pl.String).str.normalize("NFC")
-    frame = frame.with_columns(keys.alias("id")).filter(keys.is_not_null() & (keys != ""))
+    keys = frame["id"].cast(pl.String)
+    frame = frame.with_columns(keys).filter(keys.is_not_null() & (keys != ""))
+    frame = frame.with_columns(*map(_composed, frame.get_columns()))
     once = frame.unique("id", keep="first", maintain_order=True)
     if once.height < frame.height:
         repeats = frame.height - once.height
         notes.append(f"{attributes.where}: {repeats} rows repeat an id; the first row of each is kept")
-    return plain_numbers(once.select("id", *[c for c in once.columns if c != "id"]), {"id", *attributes.texts}), notes
+    return plain_numbers(once.select("id", *[c for c in once.columns if c != "id"]), attributes.texts), notes
+
+
+def _alike(frames: list[pl.DataFrame], attributes: Attributes) -> list[pl.DataFrame]:
+    """The frames of all files with their columns in the order of the first."""
+    names = frames[0].columns
+    for frame in frames:
+        if other := sorted({*names} ^ {*frame.columns}):
+            raise DataError(f"column {shorten(other[0])!r} is in one file of {attributes.where} and not in another",
+                            where=str(attributes.table.paths[0]), expected="the same columns in all of them",
+                            fix=f"name those to keep: {attributes.where}.columns")  # fmt: skip
+    return [frame.select(names) for frame in frames]
+
+
+def _composed(column: pl.Series) -> pl.Series:
+    """Texts, in lists too, in the form C of Unicode, in which they are looked for."""
+    if isinstance(column.dtype, pl.Array) and column.dtype.inner == pl.String:
+        column = column.arr.to_list()
+    if column.dtype == pl.List(pl.String):
+        plain = nfc(flat := column.explode()) is flat
+        return column if plain else column.list.eval(pl.element().str.normalize("NFC"))
+    if isinstance(column.dtype, pl.Categorical | pl.Enum):
+        plain = nfc(texts := column.cast(pl.String)) is texts
+        return column if plain else nfc(texts).cast(pl.Categorical)
+    return nfc(column) if column.dtype == pl.String else column
 
 
 def _attribute_pieces(attributes: Attributes, source: Source, max_ratio: int) -> Iterator[Piece]:
@@ -219,17 +247,16 @@ def _attribute_pieces(attributes: Attributes, source: Source, max_ratio: int) ->
         yield piece
 
 
-def plain_numbers(frame: pl.DataFrame, skip: set[str]) -> pl.DataFrame:
-    """Text columns whose every value is a plainly written number as numbers; an empty text is null.
+def plain_numbers(frame: pl.DataFrame, texts: Collection[str]) -> pl.DataFrame:
+    """Text columns whose every value is a plainly written number as numbers, but for `texts`; an empty text is null.
 
     `0`, `-3`, `2.50` are plain; `007`, `1e5`, `+1` and 16 or more digits are not, and keep their column as text.
     """
     changed = []
     for column in frame.get_columns():
-        if column.dtype != pl.String or column.name in skip:
-            continue
-        filled = column.set(column == "", None) if (column == "").any() else column
-        changed.append(as_numbers(filled))
+        if column.dtype == pl.String and column.name != "id":
+            filled = column.set(column == "", None) if (column == "").any() else column
+            changed.append(filled if column.name in texts else as_numbers(filled))
     return frame.with_columns(changed)
 
 

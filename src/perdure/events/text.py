@@ -317,8 +317,8 @@ def _records(block: bytes, line: int, dialect: Dialect, where: str) -> Iterator[
             if record:
                 yield line + k, record.split(dialect.separator), ""
         return
-    source = io.StringIO(text, newline="")
-    reader = csv.reader((part for part in source), delimiter=dialect.separator, strict=True)
+    source = (part + "\n" for part in text.removesuffix("\n").split("\n"))  # a carriage return ends no line
+    reader = csv.reader(source, delimiter=dialect.separator, strict=True)
     while True:
         start = line + reader.line_num
         try:

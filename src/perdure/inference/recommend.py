@@ -11,7 +11,7 @@ the last digits of the scores).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
@@ -290,7 +290,7 @@ def forbidden(
     for ids, verdict in ((allow, True), (deny, False)):
         if ids is None:
             continue
-        if isinstance(ids, str) or not all(isinstance(one, str) for one in ids):
+        if isinstance(ids, str) or not isinstance(ids, Iterable) or not all(isinstance(one, str) for one in ids):
             raise UsageError(
                 f"{'allow' if verdict else 'deny'} = {shorten(repr(ids))}",
                 expected="a list of ids as text",

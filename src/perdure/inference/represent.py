@@ -8,8 +8,11 @@ is popular in the task's training answers.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from threading import Lock, RLock
 from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -46,6 +49,16 @@ GRID = 8  # padded lengths are multiples of this
 CELLS = 2**20  # scores of one block on a CPU: 4 MiB, so that it is still in the cache when it is looked at again
 MOST_CELLS = 2**23  # never more scores than this at once, unless one user alone has more: larger blocks, above 32 MiB,
 # are given back and asked for anew each time by the C library, which costs more than reading a large table more often
+
+
+_locks: WeakKeyDictionary[nn.Module, AbstractContextManager] = WeakKeyDictionary()
+_guard = Lock()
+
+
+def alone(model: nn.Module) -> AbstractContextManager:
+    """Lets one thread at a time compute with a model: a task's own weights stand in the layers while it does."""
+    with _guard:
+        return _locks.setdefault(model, RLock())
 
 
 class HasItems(Protocol):
@@ -99,7 +112,7 @@ def represent(
             batch = _batch(items, times, marks, begin[rows], end[rows], width, model.backbone.n_items)
             if profiles is not None:
                 batch = replace(batch, **dict(zip(("profile", "source"), profiles.of(rows).tensors(), strict=True)))
-            with one_shape(often):
+            with one_shape(often), alone(model):
                 u[torch.from_numpy(rows).to(device)] = model.represent(batch.to(device), task).float()
     _finite(u, "user vectors", task)
     return u
@@ -138,7 +151,7 @@ def scores_of(
     Raises:
         NonFiniteError: a score is NaN or infinite.
     """
-    with without_dropout(model), torch.no_grad():
+    with without_dropout(model), torch.no_grad(), alone(model):
         few = max(FEWEST - len(u), 0)
         asked = u if not few else torch.cat([u, u.new_zeros(few, u.shape[1])])  # (max(B, FEWEST), d)
         scores = model.score_of(asked, task).float()[: len(u)]  # (B, Y)

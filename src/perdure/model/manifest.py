@@ -18,7 +18,8 @@ from perdure.events.profiles import MOST_FIELDS, MOST_VALUES
 __all__ = ["FORMAT", "check_manifest", "refusals"]
 
 FORMAT = 1
-LARGEST = 2**20  # of any whole number among the options of a part
+LARGEST = 2**40  # of any whole number among the options of a part; `Budget` bounds what is made of them
+WIDEST = 2**20  # vectors from elsewhere
 PARTS = {"encoder": "encoders", "method": "methods", "objective": "objectives"}
 KINDS = ("next_item", "item", "one_of")
 INPUT = {"events", "items", "dates", "gaps", "places", "width", "ids", "join"}
@@ -84,7 +85,7 @@ def _profile(told: Any, where: str) -> None:
     fine = isinstance(told, dict) and told.keys() == {"fields", "width"}
     if not fine or not _vocabularies(told["fields"], MOST_FIELDS, MOST_VALUES):
         raise ModelError(f"profile: {shorten(repr(told))}", expected="fields with their values", where=where)
-    _count(told["width"], "profile.width", where, LARGEST)
+    _count(told["width"], "profile.width", where, WIDEST)
 
 
 def _input(told: Any, where: str) -> None:

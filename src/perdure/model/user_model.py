@@ -151,7 +151,7 @@ class UserModel(nn.Module):
 
     def card(self, task: str) -> TaskCard:
         """The card of a task; UsageError names those that exist, and the nearest."""
-        if task in self.tasks:
+        if isinstance(task, str) and task in self.tasks:
             return self.tasks[task]
         near = difflib.get_close_matches(str(task), self.tasks, n=1, cutoff=0.5)
         raise UsageError(

@@ -121,18 +121,20 @@ def crossed(
     tasks: Sequence[Cell],
     cell: Callable[[str, str], Cell],
     mean: Callable[[str], Cell] | None = None,
+    note: Callable[[str], str] = lambda method: "",
 ) -> tuple[list[Cell], list[list[Cell]]]:
     """Heads and rows of methods by tasks, or of tasks by methods where the tasks are more than WIDE.
 
     Args:
         methods, tasks: in the order shown; a task's note is its measure.
-        cell: of a method and a task. mean: of a method, shown last.
+        cell: of a method and a task. mean: of a method, shown last. note: small, below a method's name.
     """
     if len(tasks) <= WIDE:
-        rows = [[Cell(m), *[cell(m, t.text) for t in tasks], *([mean(m)] if mean else [])] for m in methods]
+        rows = [[Cell(m, note(m)), *[cell(m, t.text) for t in tasks], *([mean(m)] if mean else [])] for m in methods]
         return [Cell("method"), *tasks, *([Cell("mean")] if mean else [])], rows
     rows = [[t, *[cell(m, t.text) for m in methods]] for t in tasks]
-    return [Cell("task"), *map(Cell, methods)], rows + ([[Cell("mean"), *map(mean, methods)]] if mean else [])
+    last = [[Cell("mean"), *map(mean, methods)]] if mean else []
+    return [Cell("task"), *[Cell(m, note(m)) for m in methods]], rows + last
 
 
 def markdown(section: Section) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import polars as pl
+
 from perdure.report import plots, words
 from perdure.report.compared import ALONE, Compared, Group
 from perdure.report.parts import Cell, Drawing, Grid, Section, Table, crossed
@@ -13,6 +15,7 @@ __all__ = ["alerts", "gains", "head", "scores", "scores_table", "title"]
 
 MANY = 8  # runs of one kind that are named
 POPULAR = "popularity"  # a row beside the methods
+BACKBONE = ("encoder", "protocol", "seed")  # what tells one backbone from another
 SURE = 0.05  # corrected p below which a difference is called certain
 
 
@@ -107,8 +110,15 @@ def _tiles(c: Compared) -> list[dict[str, str]]:
         value, method, encoder = max(lost)
         note = f"{method}, {encoder}" if value else "by no method"
         tiles.append({"label": "most forgotten", "value": words.lost(value), "note": note})
-    spent = sum(v for g in c.groups for v in g.rows["seconds"].drop_nulls().to_list())
-    return [*tiles, {**done, "note": f"{words.duration(spent)} of learning"}]
+    return [*tiles, {**done, "note": f"{words.duration(_spent(c))} of learning"}]
+
+
+def _spent(c: Compared) -> float:
+    """Seconds of learning; a backbone that methods share was learned once."""
+    rows = pl.concat(group.rows for group in c.groups).filter(pl.col("seconds").is_not_null())
+    shared = pl.col("backbone_shared") & (pl.col("task_index") == 0)
+    counted = pl.concat([rows.filter(~shared), rows.filter(shared).unique(BACKBONE)])
+    return sum(counted["seconds"].to_list())
 
 
 def alerts(c: Compared) -> list[str]:
@@ -277,5 +287,8 @@ def scores_table(c: Compared, group: Group) -> Table:
     caption += "" if (group.order, group.protocol) == ("forward", "clean") else f" ({group.order}, {group.protocol})"
     note = _over(c, group) + (f" Ranking: {group.sampled}." if group.sampled else "")
     tasks = [Cell(task, group.label(task)) for task in group.tasks]
-    heads, rows = crossed(names, tasks, lambda method, task: cells[method, task])
+    heads, rows = crossed(
+        names, tasks, lambda method, task: cells[method, task],
+        note=lambda method: "" if method == POPULAR else _fewer(group, method),
+    )  # fmt: skip
     return Table(caption, heads, rows, note)

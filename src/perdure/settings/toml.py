@@ -16,7 +16,7 @@ from perdure.settings.faults import Fault
 __all__ = ["override", "read", "render", "value", "written"]
 
 LIMIT = 1 << 20
-SECRET = re.compile(r"(password|passwd|secret|token(?!s)|api_?key|credential)", re.IGNORECASE)
+SECRET = re.compile(r"(password|passwd|secret|(?<!^tuning\.)token(?!s)|api_?key|credential)", re.IGNORECASE)
 BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -98,9 +98,9 @@ def override(raw: dict[str, Any], text: str, faults: list[Fault]) -> str | None:
 
 
 def _place(tables: list[Any], part: str) -> int | None:
-    if part.isdecimal():
-        return int(part) if len(part) < 5 and int(part) < len(tables) else None
     named = [n for n, one in enumerate(tables) if isinstance(one, dict) and one.get("name") == part]
+    if not named and part.isdecimal() and len(part) < 5:
+        named = [n for n in (int(part),) if n < len(tables)]
     return named[0] if named else None
 
 

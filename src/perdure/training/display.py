@@ -39,7 +39,7 @@ class Display:
     """
 
     def __init__(self, to: TextIO | None = None) -> None:
-        self.console = Console(file=to or sys.stderr, highlight=False)
+        self.console = Console(file=to or sys.stderr, highlight=False, emoji=False)
         self.bar: Progress | None = None
         self._row: Any = None
         self._whole: Any = None

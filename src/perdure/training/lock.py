@@ -40,9 +40,13 @@ class Lock:
                 where=str(self.folder),
                 fix="wait for it, stop it, or choose another folder",
             ) from None
+        try:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, render({"pid": os.getpid(), "since": since, "host": platform.node()}), 0)
+        except OSError:
+            os.close(handle)  # and with it the lock
+            raise
         self._handle = handle
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, render({"pid": os.getpid(), "since": since, "host": platform.node()}), 0)
 
     def leave(self) -> None:
         """Let go of it; nothing where it was not taken."""

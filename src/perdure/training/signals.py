@@ -14,6 +14,11 @@ from perdure.errors import Interrupted
 NAMES = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
+def heeded(number: int) -> bool:
+    """Whether a signal is not ignored, as `nohup` has some, and a shell those of what it puts into the background."""
+    return signal.getsignal(number) is not signal.SIG_IGN
+
+
 class Asked(BaseException):
     """Raised by the first signal inside `Signals.raising`, where nothing is lost by stopping in the middle."""
 
@@ -33,14 +38,14 @@ class Signals:
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
             for name in NAMES:
-                if hasattr(signal, name):
-                    number = getattr(signal, name)
+                number = getattr(signal, name, None)
+                if number is not None and heeded(number):
                     self._before[number] = signal.signal(number, self._came)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: C code had set it
 
     def _came(self, number: int, frame: FrameType | None) -> None:
         if self.asked is not None:

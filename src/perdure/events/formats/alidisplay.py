@@ -34,6 +34,7 @@ class AliDisplay:
 
     name = "alidisplay"
     summary = "Ali_Display_Ad_Click: behavior_log, raw_sample, user_profile, ad_feature (CSV)"
+    reads = ()
 
     @staticmethod
     def read(data: DataSettings) -> Reading:

@@ -26,6 +26,7 @@ class Cikm2019:
 
     name = "cikm2019"
     summary = "CIKM 2019 EComm AI: user_behavior.csv, user.csv, item.csv without headers"
+    reads = ()
 
     @staticmethod
     def read(data: DataSettings) -> Reading:

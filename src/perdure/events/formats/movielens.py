@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perdure.errors import UsageError
+from perdure.errors import SettingsError, UsageError, shorten
 from perdure.events.data_settings import DataSettings
 from perdure.events.formats.table import attribute_tables, paths_of
 from perdure.events.sources import Attributes, Reading, Table, columns_of
@@ -22,6 +22,7 @@ class MovieLens:
 
     name = "movielens"
     summary = "a MovieLens folder: ratings, users, movies (ml-1m, ml-latest-small, ml-25m, or Parquet)"
+    reads = ("features",)
 
     @staticmethod
     def read(data: DataSettings) -> Reading:
@@ -41,6 +42,9 @@ class MovieLens:
 
 
 def _dat(folder: Path, data: DataSettings) -> Reading:
+    if data.features:
+        raise SettingsError(f"ratings.dat has no column {shorten(repr(data.features[0]))}", where="data.features",
+                            expected="none: user, item, rating and time are read")  # fmt: skip
     events = Table((folder / "ratings.dat",), {"user": "user", "item": "item", "value": "rating", "time": "time"},
                    separator="::", header=("user", "item", "rating", "time"), quote=False)  # fmt: skip
     users, items = attribute_tables(data)

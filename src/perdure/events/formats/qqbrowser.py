@@ -34,6 +34,7 @@ class QQBrowser:
 
     name = "qqbrowser"
     summary = "QQBrowser/TTL histories with user attributes: `id,id,...,,class` a line"
+    reads = ()
 
     @staticmethod
     def read(data: DataSettings) -> Reading:
@@ -44,14 +45,15 @@ class QQBrowser:
         if taken := [name for name, _ in rest if name in COLUMNS]:
             raise UsageError(f"an attribute named {taken[0]!r}", expected="any name but " + ", ".join(COLUMNS),
                              where="data.path")  # fmt: skip
-        known = {name: _classes(find([path])[0], data.max_ratio) for name, path in rest}
+        others = {name: find([path])[0] for name, path in rest}
+        known = {name: _classes(path, data.max_ratio) for name, path in others.items()}
         table = Table(
             tuple(find([log])),
             {"user": "user", "item": "item", "order": "order"},
             rows=_reader(known),
             user_columns=tuple(known),
         )
-        return Reading([table], *attribute_tables(data))
+        return Reading([table], *attribute_tables(data), others=tuple(others.values()))
 
 
 def _classes(path: Path, max_ratio: int) -> dict[str, str]:

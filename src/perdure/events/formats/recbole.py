@@ -14,7 +14,7 @@ from pathlib import Path
 from perdure.errors import UsageError, shorten
 from perdure.events.data_settings import DataSettings
 from perdure.events.detect import chunks, find, look
-from perdure.events.formats.table import paths_of
+from perdure.events.formats.table import attribute_tables, paths_of
 from perdure.events.sources import Attributes, Reading, Table, columns_of
 from perdure.events.text import Dialect, header_of
 
@@ -26,6 +26,7 @@ class RecBole:
 
     name = "recbole"
     summary = "RecBole atomic files (.inter, .user, .item with typed headers)"
+    reads = ("columns", "features", "time_unit", "time_zone")
 
     @staticmethod
     def read(data: DataSettings) -> Reading:
@@ -35,7 +36,9 @@ class RecBole:
         names = columns_of(table, inter)
         columns = {role: name for role, name in KNOWN.items() if name in names or role in ("user", "item")}
         columns |= data.columns.named()
-        users, items = _attributes(inter, ".user", columns["user"]), _attributes(inter, ".item", columns["item"])
+        users, items = attribute_tables(data)
+        users = users or _attributes(inter, ".user", columns["user"])
+        items = items or _attributes(inter, ".item", columns["item"])
         return Reading([_table(inter, columns, tuple(data.features))], users, items, data.time_unit or "s")
 
 

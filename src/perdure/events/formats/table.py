@@ -7,7 +7,7 @@ Source: none; this is the layout of `perdure` itself, and the other formats are 
 from __future__ import annotations
 
 from perdure.errors import SettingsError
-from perdure.events.data_settings import DataSettings, TableSettings
+from perdure.events.data_settings import LAYOUT, DataSettings, TableSettings
 from perdure.events.detect import find
 from perdure.events.sources import Attributes, Reading, Table
 
@@ -17,6 +17,7 @@ class TableFormat:
 
     name = "table"
     summary = "any table with named columns (CSV, TSV, ::, JSON lines, Parquet)"
+    reads = LAYOUT
 
     @staticmethod
     def read(data: DataSettings) -> Reading:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from perdure.events.data_settings import DataSettings
+from perdure.events.data_settings import LAYOUT, DataSettings
 from perdure.events.formats.table import attribute_tables, event_table, paths_of
 from perdure.events.sources import Reading, Table, columns_of
 
@@ -25,6 +25,7 @@ class Tenrec:
 
     name = "tenrec"
     summary = "Tenrec CSV (user_id, item_id, click, follow, like, share, ..., gender, age; row order)"
+    reads = LAYOUT
 
     @staticmethod
     def read(data: DataSettings) -> Reading:

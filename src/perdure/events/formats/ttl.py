@@ -36,6 +36,7 @@ class Ttl:
 
     name = "ttl"
     summary = "PeterRec/CONURE/TERACON text: `id,id,...,,target` a line, users joined by their history"
+    reads = ()
 
     @staticmethod
     def read(data: DataSettings) -> Reading:
