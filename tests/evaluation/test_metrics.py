@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from evaluation.ready import rank
 
 from perdure.errors import UsageError
 from perdure.evaluation import metrics
-from perdure.evaluation.ranking import rank
 
 # three users: one answer at rank 3; answers at 1, 4 and one outside; two answers at 2 and 11
 RANKS, STARTS = np.array([3, 4, 0, 1, 11, 2]), np.array([0, 1, 4, 6])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from evaluation.ready import rank
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.errors import NonFiniteError, UsageError
 from perdure.evaluation import ranking
-from perdure.evaluation.ranking import Sampled, rank, rank_blocks
+from perdure.evaluation.ranking import Sampled, rank_blocks
 
 
 def test_by_hand():

@@ -196,6 +196,18 @@ def test_a_fault_is_where_it_was_said(recipe, changes, where):
     assert len(caught.value.faults) == 1 and caught.value.where == where.replace("RECIPE", str(recipe))
 
 
+def test_another_method_leaves_all_options_of_the_recipe_s_behind(tmp_path):
+    """Two methods may call two things alike: LoRA's rank is none of axes'."""
+    recipe = make(tmp_path, users=40)
+    recipe.write_text(recipe.read_text().replace('method = "pcl"\nlength = 3', 'method = "lora"\nrank = 5'))
+    assert load(recipe, parts=registry).tuning.options["rank"] == 5
+    other, own = load(recipe, ["tuning.method=axes"], parts=registry), registry.find("methods", "axes")().rank
+    assert other.tuning.options.get("rank", own) == own != 5
+    assert any("[tuning] rank of the recipe is of its own method and was left out" in note for note in other.notes)
+    assert load(recipe, ["tuning.method=axes", "tuning.rank=7"], parts=registry).tuning.options["rank"] == 7
+    assert load(recipe, ["tuning.method=lora"], parts=registry).tuning.options["rank"] == 5
+
+
 def test_of_several_faults_each_tells_its_override(recipe):
     broken = tomllib.loads(recipe.read_text(encoding="utf-8")) | {"run": {"seed": -1}}
     with pytest.raises(SettingsFaults) as caught:

@@ -24,7 +24,7 @@ from torch import Tensor
 from perdure.errors import NonFiniteError, UsageError
 from perdure.inference.represent import users_at_once
 
-__all__ = ["Ranks", "Sampled", "rank", "rank_blocks", "ranks_in"]
+__all__ = ["Ranks", "Sampled", "rank_blocks", "ranks_in"]
 
 PAIR_CELLS = 2**20  # scores looked at together where users have several right answers
 COUNTED = 2**17  # scores compared together on a CPU: what is compared, and what came of it, stay in the cache
@@ -75,38 +75,6 @@ class Ranks:
 
 Scores = Callable[[int, int], Tensor]  # users from, to -> fresh (B, Y) scores that may be written into
 Seen = Callable[[int, int], tuple[np.ndarray, np.ndarray]]  # users from, to -> cells (user from 0, label) to leave out
-
-
-def rank(
-    scores: Tensor,
-    answers: np.ndarray,
-    answer_starts: np.ndarray | None = None,
-    *,
-    seen: tuple[np.ndarray, np.ndarray] | None = None,
-) -> Ranks:
-    """Ranks in a ready score matrix, which is left as it is.
-
-    Args:
-        scores: (n, Y).
-        answers: (A,) label rows or -1; of one user each label at most once.
-        answer_starts: (n + 1,); None: one answer a user.
-        seen: cells (user, label) that are no candidates, repeats allowed; a right answer always stays one.
-
-    Raises:
-        NonFiniteError: a score is NaN or infinite.
-    """
-    starts = np.arange(len(scores) + 1) if answer_starts is None else np.asarray(answer_starts)
-    order = np.argsort(seen[0], kind="stable") if seen is not None else None
-    users, labels = (np.asarray(cell)[order] for cell in seen) if seen is not None else (np.zeros(0), np.zeros(0))
-
-    def cells(low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
-        a, b = np.searchsorted(users, [low, high])
-        return users[a:b] - low, labels[a:b]
-
-    def block(low: int, high: int) -> Tensor:
-        return scores[low:high].clone()
-
-    return rank_blocks(block, scores.shape[1], answers, starts, seen=None if seen is None else cells)
 
 
 def rank_blocks(

@@ -150,7 +150,7 @@ def from_dict(
             said = {old: told for old, told in said.items() if not old.startswith(key + ".")} | {key: text}
             given = {old: how for old, how in given.items() if not old.startswith(key + ".")}
             given |= {key: "override"} | {f"{key}.{below}": "override" for below in _keys(toml.value(text))}
-    notes = _left_behind(tables, given, parts)
+    notes = _left_behind(tables, raw, given, parts)
     folder = folder or Path.cwd()
     compare, tried = tables.pop("compare", {}), tables.pop("search", {})
     settings = _build(tables, wrong := [], parts, folder, file, expand)
@@ -183,20 +183,26 @@ def _not_fitting(settings: Settings) -> list[str]:
     return [told] if settings.evaluate.metric and other else []
 
 
-def _left_behind(tables: dict[str, Any], given: dict[str, str], parts: Parts) -> tuple[str, ...]:
-    """An override that names another encoder, objective or method leaves behind the recipe's options for the old one
-    that the new one does not know. Removes them in place; a note for each section."""
+def _left_behind(
+    tables: dict[str, Any], raw: Mapping[str, Any], given: dict[str, str], parts: Parts
+) -> tuple[str, ...]:
+    """An override that names another encoder or objective leaves behind the recipe's options for the old one that the
+    new one does not know; one that names another method all of them, as `compare` does: what two methods call alike
+    need not be the same. Removes them in place; a note for each section."""
     notes = []
     for section, (kind, naming) in PARTS.items():
         name, values = _table(tables, section).get(naming), _table(tables, section)
         if given.get(f"{section}.{naming}") != "override" or name not in parts.names(kind):
             continue
+        others = kind == "methods" and name != _table(raw, section).get(naming)
         known = schema_of(parts.find(kind, str(name))).model_fields
-        left = [key for key in values if key not in known and given.get(f"{section}.{key}") == "recipe"]
+        own = [key for key in values if given.get(f"{section}.{key}") == "recipe"]  # of the recipe's part
+        left = [key for key in own if others or key not in known]
         for key in left:
             del values[key]
         if left:
-            notes.append(f"[{section}] {', '.join(left)} of the recipe means nothing to {name} and was left out")
+            why = "is of its own method" if others else f"means nothing to {name}"
+            notes.append(f"[{section}] {', '.join(left)} of the recipe {why} and was left out")
     return tuple(notes)
 
 
