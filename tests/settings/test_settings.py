@@ -308,7 +308,7 @@ def test_paths_are_told_as_written(recipe, monkeypatch, tmp_path):
         (["evaluate.metric=best"], "evaluate.metric", "ndcg@k"),
         (["evaluate.metric=log_loss"], "evaluate.metric", "less is better"),
         (["evaluate.metric=log_loss"], "evaluate.metric", "macro_f1 or auc"),
-        (["tasks.2.name=Watch"], "tasks.2.name", "taken by task 1"),
+        (["tasks.2.name=Watch"], "tasks.2.name", "is the name of tasks.0 already"),
         (["tasks.2.kind=item", "tasks.2.answer=item.genre"], "tasks.2.answer", "item attributes"),
         (["run.device=tpu"], "run.device", "tpu"),
         (["data.format=tabel"], "data.format", "did you mean table?"),

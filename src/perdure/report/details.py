@@ -30,8 +30,8 @@ def cost(facts: Facts) -> dict[str, Any] | None:
     totals = [say(fold(v for v in values if v is not None)) if fold else "" for _, say, values, fold in columns]
     caption = (
         "Trainable: parameters the optimiser could move while this task was learned. File: what this task added to the"
-        " model folder. Targets/s: training targets a second, without validation. Memory: the most the process had held"
-        " by then."
+        " model folder, besides the backbone, which all tasks share. Targets/s: training targets a second, without"
+        " validation. Memory: the most the process had held by then."
     )
     if columns[-1][0] == "left":
         caption += " Left: of what tasks take of the backbone, the share that later ones may still take."

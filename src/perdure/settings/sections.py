@@ -271,7 +271,8 @@ def bad_names(names: list[Any]) -> Iterator[Fault]:
         if not TASK_NAME.fullmatch(name):
             yield Fault(key, f"{name[:80]!r} cannot be a file name everywhere", NAME_RULE)
         elif name.lower() in seen:
-            yield Fault(key, f"{name!r} is taken by task {seen[name.lower()] + 1}", fix="give every task its own name")
+            other = f"tasks.{seen[name.lower()]}"
+            yield Fault(key, f"{name!r} is the name of {other} already", fix="give every task its own name")
         seen.setdefault(name.lower(), place)
 
 
