@@ -194,7 +194,7 @@ def _left_behind(
         name, values = _table(tables, section).get(naming), _table(tables, section)
         if given.get(f"{section}.{naming}") != "override" or name not in parts.names(kind):
             continue
-        others = kind == "methods" and name != _table(raw, section).get(naming)
+        others = kind == "methods" and _table(raw, section).get(naming, name) != name
         known = schema_of(parts.find(kind, str(name))).model_fields
         own = [key for key in values if given.get(f"{section}.{key}") == "recipe"]  # of the recipe's part
         left = [key for key in own if others or key not in known]
