@@ -254,7 +254,8 @@ MANIFESTS = {
     "labels-negative": task(labels=-5),
     "deep": lambda m: m.update(deep=json.loads("[" * 90 + "]" * 90)),
 }  # fmt: skip
-ELSEWHERE = {"max-length-large": BACKBONE, "method-length-large": "tasks/"}  # found in the file that does not fit
+ELSEWHERE = {"max-length-large": BACKBONE}  # found in the file that does not fit
+ELSEWHERE |= dict.fromkeys(("method-length-large", "method-text-large"), "tasks/")
 HARMLESS = {"deep"}
 
 

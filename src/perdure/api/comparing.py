@@ -226,9 +226,7 @@ class _Work:
                 settings = cells.settings_of(self._request(cell))
             except SettingsFaults as fault:
                 own = cell.method if cell.encoder == self.plan.settings.encoder.name else cell.encoder
-                if self.plan.settings.compare.get(own):
-                    fault = fault.mended(f"settings of {own} alone stand in [compare.{own}]")
-                raise fault from None
+                raise fault.mended(f"settings of {own} alone stand in [compare.{own}]") from None
             if (self.plan.out / cell.folder / "run.json").is_file():
                 check_same(self.plan.out / cell.folder, settings)
 
