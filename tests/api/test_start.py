@@ -12,7 +12,9 @@ from model import crafted
 
 import perdure
 from perdure import registry
+from perdure.api import opened
 from perdure.errors import ModelError, SettingsError
+from perdure.events.sequences import load as events_in
 from perdure.model import store
 from perdure.tuning.ewc import EWC
 
@@ -106,6 +108,36 @@ def test_a_model_of_another_log_with_the_same_items_is_told_as_such(first, tmp_p
     with (tmp_path / "world" / "events.csv").open("a", encoding="utf-8") as log:
         log.write("u9999,s0001,1702046499,watch,source,5\nu9999,s0002,1702046500,watch,source,5\n")
     assert [told in note for note in perdure.check(grown, overrides=options).notes].count(True) == 1
+
+
+def test_users_drawn_by_their_ids_are_known_to_be_apart(tmp_path):
+    """A model of the log before it grew has learned from users who train here too, and nothing need be noted; of one
+    that went on from another model its own run tells."""
+    by_id, told = (
+        ["split.by_id=true", "tuning.method=frozen", "pretrain.epochs=1"],
+        "maybe from users who are held out here",
+    )
+    recipe = make(tmp_path, ("watch",))
+    run = perdure.learn(recipe, tmp_path / "run", overrides=by_id)
+    other = perdure.learn(recipe, tmp_path / "other", overrides=[*by_id, "split.seed=1"])
+    with (tmp_path / "world" / "events.csv").open("a", encoding="utf-8") as log:
+        log.write("a,s0001,1702046499,watch,source,5\na,s0002,1702046500,watch,source,5\n")
+    then = perdure.learn(recipe, tmp_path / "then", overrides=[*by_id, f"pretrain.start={run.model}"])
+    before, after = (set(_tested(folder)) for folder in (run, then))
+    assert before <= after <= {*before, "a"} and not any(told in note for note in then.notes)
+    notes = perdure.check(recipe, overrides=[*by_id, f"pretrain.start={other.model}"]).notes
+    assert any(told in note for note in notes)
+    with (tmp_path / "world" / "events.csv").open("a", encoding="utf-8") as log:
+        log.write("b,s0001,1702046499,watch,source,5\nb,s0002,1702046500,watch,source,5\n")
+    notes = perdure.check(recipe, overrides=[*by_id, f"pretrain.start={then.model}"]).notes
+    assert any("went on from another model" in note for note in notes) and not any(told in note for note in notes)
+
+
+def _tested(run: perdure.Run) -> list[str]:
+    """The users that a run tested."""
+    events = events_in(Path(run.model).parent / "store")
+    watch = opened.compiled(opened.load(Path(run.model)), events, ["watch"])["watch"]
+    return events.user_ids.text(watch.test.users)
 
 
 def test_a_backbone_of_other_items_altogether_is_refused(first, tmp_path):

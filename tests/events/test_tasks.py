@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from perdure.errors import DataError, SettingsError
 from perdure.events.filters import FUNCTIONS, check, nearest
 from perdure.events.ids import Ids
-from perdure.events.splits import partition, ragged, seconds
+from perdure.events.splits import TEST, VALID, partition, partition_by_id, ragged, seconds
 from perdure.events.tasks import Examples, History, Split, Task, TaskData, check_no_leak, compile_tasks
 
 WATCH = Task("watch", "next_item")
@@ -116,6 +116,35 @@ def test_one_partition_for_all_tasks(shop):
     assert again.test.users.tolist() == data["buy"].test.users.tolist()
     other = compile_tasks(shop, tasks[1:2], SOURCE, Split(valid=0.2, test=0.3, seed=6))["buy"]
     assert other.test.users.tolist() != data["buy"].test.users.tolist()
+
+
+def test_users_drawn_by_their_ids_keep_their_parts_as_the_log_grows(shop):
+    """Whoever else is there, and wherever they stand; another seed divides them otherwise, and shares are met."""
+    split = Split(valid=0.1, test=0.2, by_id=True)
+    users = Ids([f"u{n}" for n in range(3000)])
+    parts = partition_by_id(users, split)
+    assert (
+        partition_by_id(Ids([f"new {n}" for n in range(2000)] + list(users.series[::-1])), split)[2000:] == parts[::-1]
+    ).all()
+    assert (partition_by_id(users, Split(valid=0.1, test=0.2, by_id=True, seed=1)) != parts).mean() > 0.3
+    assert np.bincount(parts) / 3000 == pytest.approx([0.7, 0.1, 0.2], abs=0.03)
+    data = compile_tasks(shop, [WATCH], SOURCE, split)["watch"]
+    assert data.test.users.tolist() == np.flatnonzero(partition_by_id(shop.user_ids, split) == TEST).tolist()
+
+
+def test_folds_by_id_test_everyone_once():
+    users = Ids([f"u{n}" for n in range(1000)])
+    folds = [partition_by_id(users, Split(valid=0.1, folds=3, fold=fold, by_id=True)) for fold in (1, 2, 3)]
+    tested, valid = (np.stack([parts == part for parts in folds]) for part in (TEST, VALID))
+    assert (tested.sum(0) == 1).all()
+    assert tested.mean(1) == pytest.approx([1 / 3] * 3, abs=0.05) and valid.mean(1) == pytest.approx(
+        [0.1] * 3, abs=0.03
+    )
+
+
+def test_only_users_are_drawn_by_their_ids():
+    with pytest.raises(SettingsError, match=r'by_id = true with kind = "example"'):
+        Split("example", by_id=True)
 
 
 def test_item_answers_are_distinct_and_labels_come_from_train(shop):

@@ -19,6 +19,7 @@ from perdure.events.examples import TaskData
 from perdure.events.ids import FIRST_ITEM
 from perdure.events.marks import Marks
 from perdure.events.sequences import Events
+from perdure.events.splits import Split
 from perdure.model.user_model import UserModel
 from perdure.settings import Settings
 from perdure.settings.schema import schema_of
@@ -92,12 +93,11 @@ def _apart(found: UserModel, settings: Settings, events: Events, folder: str) ->
     learned from another. "example" leaks, and says so."""
     ours = settings.split
     if found.manifest.get("data_digest") != events.digest:
-        return [f"{folder} learned from another log, and maybe from users who are held out here"]
+        return _of_another_log(found, ours, folder)
     if ours.kind == "example":
         return []
     own = opened.settings_of(found)
-    users, theirs = ("user", "user-each"), own.split
-    same = theirs == (dataclasses.replace(ours, kind=theirs.kind) if {theirs.kind, ours.kind} <= {*users} else ours)
+    same = _same(ours, own.split)
     if not same or (ours.kind == "last" and own.history != settings.history):
         differ, ours = ("split", ours) if not same else ("history", settings.history)
         raise SettingsError(
@@ -106,6 +106,23 @@ def _apart(found: UserModel, settings: Settings, events: Events, folder: str) ->
             where="[pretrain]",
             fix=f"give both the same [{differ}]: it may have met answers that this recipe holds out",
         )
+    return []
+
+
+def _same(ours: Split, theirs: Split) -> bool:
+    """Whether both hold out the same; "user-each" holds out the users that "user" does."""
+    by_user = {theirs.kind, ours.kind} <= {"user", "user-each"}
+    return theirs == (dataclasses.replace(ours, kind=theirs.kind) if by_user else ours)
+
+
+def _of_another_log(found: UserModel, ours: Split, folder: str) -> list[str]:
+    """A note that a model of another log may know users held out here; none where users are drawn by their ids, so
+    that those it learned from train here too."""
+    own = opened.settings_of(found) if "settings" in found.manifest else None
+    if own is None or not ours.by_id or ours.kind not in ("user", "user-each") or not _same(ours, own.split):
+        return [f"{folder} learned from another log, and maybe from users who are held out here"]
+    if own.pretrain.start or own.pretrain.model:
+        return [f"{folder} went on from another model: what its own run noted of that holds here too"]
     return []
 
 

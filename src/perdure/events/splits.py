@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from perdure.errors import SettingsError, shorten
+from perdure.events.ids import Ids
 
 PARTS = ("train", "valid", "test")
 TRAIN, VALID, TEST = range(3)
@@ -33,6 +34,8 @@ class Split:
         folds: cut the users (or examples) into so many parts of like size, one of which is test in place of `test` of
             them: over all folds everyone is tested once, by a model that never met them. 0 for none.
         fold: which one is test, 1 to folds. `compare` gives seeds 1, 2, 3 ... folds 1, 2, 3 ..., and begins anew.
+        by_id: draw the part of a user by the seed and the user's id alone, so that it stays the same when the log grows
+            and a model is taught on (`pretrain.start`). Shares and folds are then met on average, not exactly.
         last: events of a user that are test (kind "last").
         valid_last: events before them that are valid (kind "last"); as many as `last` where none is given. With 0 they
             train: for a last run, whose number of epochs an earlier run has chosen.
@@ -48,6 +51,7 @@ class Split:
     seed: int = 0
     folds: int = 0
     fold: int = 1
+    by_id: bool = False
     last: int = 1
     valid_last: int | None = None
     valid_from: str | None = None
@@ -83,6 +87,12 @@ class Split:
             )
         if self.seed < 0:
             raise SettingsError(f"seed = {self.seed!r}", expected="0 or more", where="[split], key seed")
+        if self.by_id and self.kind == "example":
+            raise SettingsError(
+                'by_id = true with kind = "example"',
+                expected='a kind that draws users, such as "user"',
+                where="[split], key by_id",
+            )
         if self.kind == "time":
             valid_from, test_from = self.cuts
             if valid_from >= test_from:
@@ -147,6 +157,18 @@ def partition(n: int, split: Split, task: str = "") -> np.ndarray:
     parts[order[:n_test]] = TEST
     parts[order[n_test : n_test + n_valid]] = VALID
     return parts
+
+
+def partition_by_id(users: Ids, split: Split) -> np.ndarray:
+    """(U,) int8: the part of each user, told by the seed and the user's own id alone, whoever else is there.
+
+    A lot is a place on a circle of length 1; a fold begins at (fold - 1) / folds, and as much as is tested, and then as
+    much as is valid, lies behind it.
+    """
+    lots = users.lots(f"{split.seed} parts")[:, 0] / 2.0**64  # (U,) 0 to 1
+    begin = (split.fold - 1) / split.folds if split.folds else 0.0
+    place = (lots - begin) % 1.0  # (U,)
+    return np.select([place < split.tested, place < split.tested + split.valid], [TEST, VALID], TRAIN).astype(np.int8)
 
 
 def ragged(begin: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from perdure.events.answers import Answers, collect
 from perdure.events.columns import Columns
 from perdure.events.examples import NOISE, Examples, History, Sequences, Task, TaskData, check_no_leak
 from perdure.events.ids import Ids
-from perdure.events.splits import PARTS, TEST, TRAIN, VALID, Split, counts_in, partition, ragged
+from perdure.events.splits import PARTS, TEST, TRAIN, VALID, Split, counts_in, partition, partition_by_id, ragged
 
 if TYPE_CHECKING:
     from perdure.events.sequences import Events
@@ -51,7 +51,8 @@ def compile_tasks(
             fix='name the time column, or kind = "last"',
         )
     log, sequences, held = _shared(events, history)
-    shop = _Workshop(log, sequences, held, history, split, partition(events.n_users, split))
+    parts = partition_by_id(events.user_ids, split) if split.by_id else partition(events.n_users, split)  # (U,)
+    shop = _Workshop(log, sequences, held, history, split, parts)
     data = {task.name: shop.compile(task) for task in tasks}
     check_no_leak(data)
     return data
