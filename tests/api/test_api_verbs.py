@@ -102,6 +102,20 @@ def test_answers_that_no_model_can_give_are_told(learned):
     assert not any("never met" in note for note in perdure.check(recipe).notes)
 
 
+def test_a_task_that_trains_nothing_is_told(tmp_path):
+    """A second next_item task under `frozen`, whose head is the item table."""
+    recipe = make(tmp_path, ("watch", "gender"))
+    again = {"name": "again", "kind": "next_item", "description": "once more"}
+    recipe.write_text(recipe.read_text() + f"\n[[tasks]]\n{render(again)}")
+    options, told = ["tuning.method=frozen", "pretrain.epochs=1"], "task again: nothing is trained"
+    assert any(told in note for note in perdure.check(recipe, overrides=options).notes)
+    assert any(told in note for note in perdure.learn(recipe, tmp_path / "run", overrides=options).notes)
+    for other in (["objective.tied=false"], ["tuning.method=pcl"]):
+        assert not any(
+            "nothing is trained" in note for note in perdure.check(recipe, overrides=[*options, *other]).notes
+        )
+
+
 def test_a_recipe_from_python(learned, tmp_path):
     recipe, run = learned
     tables = tomllib.loads(recipe.read_text())

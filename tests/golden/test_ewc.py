@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from perdure.errors import SettingsError
 from perdure.events.batch import Batch
-from perdure.tuning.ewc import EWC
+from perdure.tuning.ewc import EWC, _cut
 
 PARABOLAS = [(1.0, 2.0), (3.0, 6.0), (0.0, 9.0)]  # F_j and theta*_j of three tasks
 
@@ -128,6 +128,16 @@ def test_users_that_are_compared_are_not_met_alone():
     model = members.new_model("sasrec", "ewc", objective="clue_seq", group=1)
     with pytest.raises(SettingsError, match="groups of one user"):
         model.add(members.card("watch", "next_item"), torch.Generator())
+
+
+def test_a_user_left_over_with_nobody_to_be_compared_with_is_not_counted():
+    """Of five users in groups of four the last is alone: F is that of the four."""
+    model, batches = made("sasrec", "next_item", group=4, objective={"name": "clue_seq", "views": "mask"})
+    rows = [slice(0, 5), slice(0, 4)]
+    found, four = ([_cut(batches[0], some, batches[0].lengths[some])] for some in rows)
+    found, four = (model.method.fisher(model, "task", b, torch.Generator().manual_seed(3)) for b in (found, four))
+    assert sum(float(f.sum()) for f in four) > 0
+    close(found, four, rtol=0, atol=0)
 
 
 def test_nothing_is_drawn_from_scores_that_rank_nothing():

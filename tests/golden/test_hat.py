@@ -96,10 +96,16 @@ def test_the_regulariser_by_hand():
 
 
 def test_s_rises():
+    """From 1 / s_max at the first step of a rise to s_max at its last, in five steps at least."""
     method = HAT(s_max=400.0, rises=2)
-    assert method.s_at(0.0) == method.s_at(0.5) == 1 / 400
-    assert method.s_at(0.25) == pytest.approx(200.00125)
-    assert method.s_at(0.4999) == pytest.approx(400, rel=1e-3)
+    method.stage_steps = 202
+    assert method.s_at(0.0) == method.s_at(101 / 202) == 1 / 400
+    assert method.s_at(50 / 202) == pytest.approx(200.00125)
+    assert method.s_at(100 / 202) == method.s_at(201 / 202) == 400
+    for rises, steps, ends in ((20, 20, 4), (20, 7, 1), (3, 10, 2), (20, 1, 1)):
+        method.rises, method.stage_steps = rises, steps
+        s = [method.s_at(step / steps) for step in range(steps)]
+        assert s.count(400) == ends and min(s) == (1 / 400 if steps > 1 else 400) and max(s) == s[-1] == 400
 
 
 def learned(encoder="nextitnet", binary=False, **options):

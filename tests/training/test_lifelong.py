@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -196,6 +197,24 @@ def test_a_pretrained_model_is_taken_over(tmp_path):
     loaded = store.load(tmp_path / "first" / "model", world.find)
     third, _ = live(tmp_path / "third", model=loaded)
     assert third.matrix.rows == whole.matrix.rows
+
+
+@pytest.mark.parametrize("method", [name for name in world.ONE_BY_ONE if world.METHODS[name].keeps])
+def test_a_model_that_is_taught_on_with_other_users_answers_as_before(tmp_path, method):
+    """What a method took of a task's users when the task was learned is not taken again of those it has now."""
+    live(tmp_path / "first", method)
+    model, data = store.load(tmp_path / "first" / "model", world.find), world.datas()
+    before = {name: probe(model, data[name]) for name in world.ORDER}
+    train, order = data["later"].train, [*world.ORDER, "again"]
+    n = len(train.users) // 2
+    cut = {"users": train.users[:n], "begin": train.begin[:n], "end": train.end[:n]}
+    told = {"answer_starts": train.answer_starts[: n + 1], "answers": train.answers[: train.answer_starts[n]]}
+    fewer = replace(data["later"], train=replace(train, **cut, **told))
+    again = replace(data["kind"], task=replace(data["kind"].task, name="again"))
+    settings = dict.fromkeys(order, next(iter(world.settings().values())))
+    with world.RunLog(tmp_path / "then", world.IDENTITY) as run:
+        world.learn(model, {**data, "later": fewer, "again": again}, order, settings, run, evaluate=evaluate)
+    assert {name: probe(model, data[name]) for name in world.ORDER} == before
 
 
 def test_a_model_that_knows_other_tasks_is_refused(tmp_path):

@@ -150,7 +150,7 @@ def check(recipe: Recipe, *, overrides: Sequence[str] = (), show: Any = None) ->
         start.begin(settings, events, datas, notes)
         backbone, sizes = plan.sizes(settings, events.item_ids, datas)
         leaks, noted = _audited(events, datas)
-        notes += [*settings.notes, *_warnings(settings, events, datas), *leaks, *noted]
+        notes += [*settings.notes, *_warnings(settings, events, datas), *_idle(sizes), *leaks, *noted]
         told = []
         for name, data in datas.items():
             counts = {part: len(data.part(part)) for part in ("train", "valid", "test")}
@@ -198,6 +198,13 @@ def _warnings(settings: Settings, events: Any, datas: Mapping[str, Any]) -> list
         if strange > MANY * asked:
             notes.append(f"task {name}: {strange} of {asked} test answers were never met in training: misses, always")
     return notes
+
+
+def _idle(sizes: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A note for each task of which no weight is trained."""
+    idle = [name for name, size in sizes.items() if not size["trainable"]]
+    told = "nothing is trained, as its head is the item table, which is frozen; objective.tied = false gives it its own"
+    return [f"task {name}: {told}" for name in idle]
 
 
 def _strangers(settings: Settings, events: Any, profiles: Any) -> list[str]:
@@ -278,7 +285,8 @@ def run(
         plan.refuse_untested(settings, datas)
         notes += [*_warnings(settings, events, datas), *(_audited(events, datas)[0] if page else [])]
         plan.check_memory(settings, events.n_items, {name: len(data.labels) for name, data in datas.items()})
-        plan.sizes(settings, events.item_ids, datas)  # a task that cannot be added is refused before anything trains
+        _, sizes = plan.sizes(settings, events.item_ids, datas)  # a task that cannot be added is refused here
+        notes += _idle(sizes)
         model = start.begin(settings, events, datas, notes)
         if started is not None:
             started(events, datas)

@@ -2,6 +2,7 @@
 
 step(r)    = 1[r > threshold],   d step / d r := 1                   straight-through
 a(e)       = sigma(s e),         d a / d e    := s_max sigma'(e)     annealed
+s          = 1/s_max + (s_max - 1/s_max) x,   x from 0 to 1, several times  risen
 largest    = the mask of the entries largest in magnitude            cut by magnitude
 pack(m)    = the bits of a mask, eight a byte
 """
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["annealed_sigmoid", "largest", "pack", "straight_through_step", "unpack"]
+__all__ = ["annealed_sigmoid", "largest", "pack", "risen", "straight_through_step", "unpack"]
+
+FEWEST = 5  # steps of a rise, so that s passes between its ends
 
 
 def straight_through_step(r: Tensor, threshold: float = 0.0) -> Tensor:
@@ -27,6 +30,15 @@ def annealed_sigmoid(e: Tensor, s: float, s_max: float) -> Tensor:
     form, as sigma'(x) = 1 / (2 (cosh(x) + 1)); it does not vanish where sigma(s e) rounds to 0 or 1.
     """
     return torch.sigmoid(s * e.detach()) + _gradient_of(s_max * torch.sigmoid(e))
+
+
+def risen(s_max: float, rises: int, progress: float, steps: int) -> float:
+    """s at a share `progress` of a stage of `steps` steps (1 or more): 1 / s_max at the first step of each of `rises`
+    risings, s_max at its last. A short stage has fewer, of FEWEST steps at least; a stage of one step is at s_max."""
+    rises = max(1, min(rises, steps // FEWEST))
+    step = round(progress * steps)
+    x = step * rises % steps / (steps - rises) if steps > rises else 1.0
+    return 1 / s_max + (s_max - 1 / s_max) * min(x, 1.0)
 
 
 def largest(w: Tensor, among: Tensor, count: int) -> Tensor:

@@ -196,7 +196,8 @@ class _Teacher:
         torch.manual_seed(seed_of(self.seed, name, "remember", "dropout"))
         datas = [self.datas[task] for task in self.order[: self.order.index(name) + 1]]
         batches = (batch.to(self.fabric.device) for batch in self._loader(name, "remember"))
-        if self.processes.first:
+        settled = self.model.tasks[name].settled  # and so learned before this life
+        if self.processes.first and not (settled and self.method.keeps):
             self.method.remember(self.model, name, datas, batches, rng)
         self.processes.spread(self.model.state_dict().values())
         self.life.relations[name] = self.method.relations(self.model, name)

@@ -136,7 +136,7 @@ def fit(
     optimizers = make_optimizers(trained.values(), settings)
     shut = {p: share.to(p.device) for p, share in method.shut(model, task, stage).items()}
     loss_of = torch.compile(method.loss) if compiled else method.loss
-    steps = min(settings.epochs * len(loader), settings.max_steps or math.inf)
+    steps = method.stage_steps = min(settings.epochs * len(loader), settings.max_steps or settings.epochs * len(loader))
     averages = Averages(trained, shut, settings.average)
     at, best = Progress(done=not trained), {}
     if resume is not None:

@@ -160,7 +160,8 @@ def summed(x: Tensor, batch: Batch, everywhere: bool = False) -> Tensor:
 
 
 def unmet(model: UserModel, card: TaskCard) -> np.ndarray:
-    """(Y,) bool: labels that are items and stood in no history that the backbone was trained on."""
+    """(Y,) bool: labels that are items and stood in no training history of the first task. One that stood only longer
+    ago than the backbone reads counts as met."""
     first = next(iter(model.tasks.values()))
     if first.kind != "next_item":
         return np.zeros(len(card.label_items), bool)  # not known

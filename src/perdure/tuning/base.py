@@ -67,6 +67,7 @@ class Method(nn.Module, ABC):
         needs_teacher: learns from the model as it was before the task: the loop sets `teacher` while later tasks are
             learned.
         whole_batch: its loss compares users of a batch with each other, so that processes cannot share one.
+        stage_steps: most steps of the stage being trained; set by the loop before its first.
     """
 
     name: ClassVar[str]
@@ -77,6 +78,7 @@ class Method(nn.Module, ABC):
     stages: ClassVar[tuple[str, ...]] = ("train",)
     needs_teacher: ClassVar[bool] = False
     whole_batch: bool = False
+    stage_steps: int = 1
 
     def __init__(self) -> None:
         super().__init__()

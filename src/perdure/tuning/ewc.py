@@ -159,10 +159,13 @@ class EWC(Method):
         """F of every weight held, of its shape, from the first users of `batches`."""
         weights = list(self.held(model).values())
         squares, n = [torch.zeros_like(p) for p in weights], 0
-        model.train(model.tasks[task].kind == "next_item" and model.objective.needs_dropout)  # or else eval
+        objective = model.objective if model.tasks[task].kind == "next_item" else None
+        model.train(objective is not None and objective.needs_dropout)  # or else eval
         for few in _groups(batches, self.group):
             if n >= self.users:
                 break
+            if len(few) == 1 and objective is not None and objective.whole_batch:
+                continue  # what is left of a batch, with nobody to be compared with
             loss = self._surprise(model, task, few, rng)  # ()
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
             for square, gradient in zip(squares, gradients, strict=True):

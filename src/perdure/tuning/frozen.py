@@ -9,7 +9,8 @@ Standard practice of representation learning; in this field the lower bound for 
 | f | backbone | |
 | W_k, b_k | heads[task] | (Y, d), (Y,) |
 
-Differs: nothing.
+Differs: nothing. A later next_item task has nothing to learn where the objective's head is tied to the item table,
+which is frozen: `check` and the run say so, and `objective.tied = false` gives it a head of its own.
 """
 
 from __future__ import annotations

@@ -27,9 +27,10 @@ that earlier tasks use moves at all; a gate in between lets its weights move by 
 Differs: the paper protects a weight by the smaller gate of its two ends; here by that of its output end alone, which is
 stricter and, as residual streams are not gated, the same for all layers that read one. The share is taken from the
 optimiser's step, not from the gradient, which Adam would scale back up. s rises `rises` times over the stage instead of
-once an epoch (the same, where `rises` is the number of epochs). Item table, positions and norms, which the paper's
-networks do not have, are learned by the first task and frozen. The compensation is computed in closed form, without the
-clamp of s e to +-50. The optimiser (SGD there) is the recipe's. Where a normalisation stands between a layer and its
+once an epoch (the same, where `rises` is the number of epochs), and a rise has five steps or more: in one step s could
+not rise. Item table, positions and norms, which the paper's networks do not have, are learned by the first task and
+frozen. The compensation is computed in closed form, without the clamp of s e to +-50. The optimiser (SGD there) is the
+recipe's. Where a normalisation stands between a layer and its
 activation (post-norm NextItNet), the gate stands before it, not behind the activation: a unit that is off enters the
 normalisation as 0 and leaves it as a number, the same whatever its weights.
 """
@@ -44,7 +45,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from perdure.events.batch import Batch
-from perdure.functional.gates import annealed_sigmoid
+from perdure.functional.gates import annealed_sigmoid, risen
 from perdure.tuning.base import Method, Overlay, Reweighted, added, everything, key
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ class HAT(Method):
     Args:
         c: weight of the regulariser that leaves units to later tasks; larger uses fewer.
         s_max: how hard gates are once learned.
-        rises: times s rises from 1 / s_max to s_max over the stage. The paper's schedule is one an epoch.
+        rises: times s rises from 1 / s_max to s_max over the stage, fewer where it has few steps. The paper's schedule
+            is one an epoch.
     """
 
     name: ClassVar[str] = "hat"
@@ -148,7 +150,7 @@ class HAT(Method):
 
     def s_at(self, progress: float) -> float:
         """s at a share of the stage."""
-        return 1 / self.s_max + (self.s_max - 1 / self.s_max) * (progress * self.rises % 1)
+        return risen(self.s_max, self.rises, progress, self.stage_steps)
 
     def regulariser(self, gates: Gates) -> Tensor:
         """R, scalar in [0, 1]: the share of the free units that this task takes."""

@@ -14,14 +14,15 @@ Z. Li, D. Hoiem, "Learning without Forgetting", ECCV 2016 (IEEE TPAMI 40, 2018).
 | T | temperature | |
 
 The teacher is the model as it was before the task. No overlay: all tasks read one user vector, so a step costs one
-pass of the model, shared by all tasks, one pass of the teacher without gradients, and the heads, however many tasks
-there are.
+pass of the model, shared by all tasks (a next_item task, which learns at every event, has one of its own besides), one
+pass of the teacher without gradients, and the heads, however many tasks there are.
 
-Differs: the entropy of q, a constant, is taken off L_old, so that a model that answers as before is at 0. A next_item
-task is asked what comes after a user's last event, over all items exactly, in pieces. A task whose objective ranks no
-items (`measure`) has no answers to hold and is left out: its user vectors move as in fine-tuning. The teacher answers
-as each batch comes (the paper records its answers for the whole of the new data first; they are the same, as inputs are
-not augmented). The warm-up, in which the paper first trains the new head alone, is an option, off. Weight decay is the
+Differs: the entropy of q, a constant, is taken off L_old, so that a model that answers as before is at 0, but for
+dropout, which is on in the model that learns and off in the teacher, as in the paper. A next_item task is asked what
+comes after a user's last event, over all items exactly, in pieces. A task whose objective ranks no items (`measure`)
+has no answers to hold and is left out: its user vectors move as in fine-tuning. The teacher answers as each batch
+comes (the paper records its answers for the whole of the new data first; they are the same, as inputs are not
+augmented). The warm-up, in which the paper first trains the new head alone, is an option, off. Weight decay is the
 recipe's.
 """
 

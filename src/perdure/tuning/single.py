@@ -10,7 +10,8 @@ The baseline all transfer is measured against; definition as in CONURE (F. Yuan 
 | theta_k | overlays[task].own, a fresh encoder | as the backbone |
 | g_k | heads[task] | (Y, d), (Y,) |
 
-Differs: the first task's model is the backbone itself, which later tasks do not read.
+Differs: the first task's model is the backbone itself, which later tasks do not read. An encoder that studies its data
+before it learns (the clusters of smen) has done so once, on the histories of the first task.
 """
 
 from __future__ import annotations

@@ -37,11 +37,11 @@ steepness = 6, where rho stays below .01 unless masks have little in common), an
 as they were a step ago, 0.9 in the first). Relations already learned are kept, and new ones in older masks start at 0,
 so that making room for a task changes no older answer (published: relations = "anew", all drawn again at each new
 task). The first task has the relation-aware mask from the start (published: first = "plain", sigma(s e) until there is
-a second task). s rises `rises` times over the stage instead of once an epoch. Task 1 is asked what comes after the last
-event, and answers so when served (published: after the event before). What is distilled goes through the encoder
-without dropout, which the paper's does not have. A task whose objective ranks no items (`measure`) has no scores: it
-has masks, and no part in L_KR. Loss on padding, batches dropped at the end, and a wrong mask for task 1 after two
-tasks, all in the authors' code, are not here.
+a second task). s rises `rises` times over the stage instead of once an epoch, in five steps or more. Task 1 is asked
+what comes after the last event, and answers so when served (published: after the event before). What is distilled goes
+through the encoder without dropout, which the paper's does not have. A task whose objective ranks no items (`measure`)
+has no scores: it has masks, and no part in L_KR. Loss on padding, batches dropped at the end, and a wrong mask for task
+1 after two tasks, all in the authors' code, are not here.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ from torch.nn import functional as F
 from perdure.encoders.base import Via
 from perdure.events.batch import Batch
 from perdure.functional.distillation import logit_mse
+from perdure.functional.gates import risen
 from perdure.model.user_model import without_dropout
 from perdure.tuning.base import Method, Overlay
 from perdure.tuning.parts import all_weights, factors, histories, refuse_sparse
@@ -103,7 +104,8 @@ class TERACON(Method):
     Args:
         alpha: weight of what is distilled.
         s_max: how hard masks are once learned.
-        rises: times s rises from 1 / s_max to s_max over the stage. The authors' schedule is one an epoch.
+        rises: times s rises from 1 / s_max to s_max over the stage, fewer where it has few steps. The authors' schedule
+            is one an epoch.
         steepness: c; how far similar masks lower the share of users that a task is distilled on.
         rates_at: how hard the masks are whose likeness sets that share: as at "s_max", or at the "s" of the step.
         min_rows: users at least that every earlier task is distilled on in a step, while `budget` allows.
@@ -169,7 +171,7 @@ class TERACON(Method):
 
     def s_at(self, progress: float) -> float:
         """s at a share of the stage."""
-        return 1 / self.s_max + (self.s_max - 1 / self.s_max) * (progress * self.rises % 1)
+        return risen(self.s_max, self.rises, progress, self.stage_steps)
 
     def loss(self, model: UserModel, task: str, batch: Batch, rng: torch.Generator, progress: float) -> Tensor:
         """L_k + alpha L_KR, with s as far as the progress tells; scalar."""
