@@ -43,9 +43,19 @@ def test_the_whole_path(tmp_path):
     again = perdure.learn(made, tmp_path / "again", resume="must")  # friends are drawn as if nothing had been
     assert done.metrics["watch"] == "ndcg@10" and done.matrix == again.matrix
     later = recipe(tmp_path, ("watch", "status"), {"fields": ["status"]})  # by a backbone that was taught it
+    begin = [f"pretrain.start='{done.model}'", "objective.name=masked_item"]
     with pytest.raises(SettingsError, match="'status' asks for status, which objective uprec learns to tell"):
-        begin = [f"pretrain.start='{done.model}'", "objective.name=masked_item"]
         perdure.learn(later, tmp_path / "later", overrides=begin)
+    between = recipe(tmp_path, ("watch",), {"fields": ["status"]})  # a backbone in between forgets nothing
+    second = perdure.learn(between, tmp_path / "second", overrides=[*begin, "profile.fields=[]"])
+    assert perdure.load(second.model).told == ("age", "status")
+    later = recipe(tmp_path, ("watch", "status"), {"fields": []})
+    for key in ("start", "model"):
+        changes = [f"pretrain.{key}='{second.model}'", "objective.name=masked_item"]
+        with pytest.raises(SettingsError, match="'status' asks for status, which a model that this one began as"):
+            perdure.check(later, overrides=changes)
+    with pytest.raises(SettingsError, match="or a model it began as, was trained to tell status"):
+        perdure.probe([second.folder], later, overrides=["objective.name=masked_item"])
     (tmp_path / "friends.csv").unlink()  # nobody who asks the model needs it
     answer = perdure.recommend(tmp_path / "run" / "model", task="watch", user="u0001", store=tmp_path / "run" / "store")
     assert len(answer["items"]) == 10

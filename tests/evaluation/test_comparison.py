@@ -54,12 +54,15 @@ def test_resamples_do_not_depend_on_how_many_are_held_at_once(monkeypatch):
 
 
 def test_seeds_are_drawn_with_replacement():
-    """Means 0 and 1 of two seeds: a drawn mean is 0, 1/2 or 1, half of all times 1/2."""
+    """Means 0 and 1 of two seeds: a drawn mean is 0, 1/2 or 1, half of all times 1/2. What lies around the mean is
+    stretched by sqrt(2), so that it varies as means of two seeds do: 1/4 is s^2 / 2 of 0 and 1; of folds it is not."""
     means, every = np.tile(np.array([[[0.0], [1.0]]]), (4000, 1, 1)), np.array([[0.0], [1.0]])  # (B, 2, 1), (2, 1)
-    drawn = Resampled((1, 2), means, every).drawn()
-    values, counts = np.unique(drawn, return_counts=True)
-    np.testing.assert_array_equal(values, [0.0, 0.5, 1.0])
-    np.testing.assert_allclose(counts / 4000, [0.25, 0.5, 0.25], atol=0.03)
+    for folds, far in ((True, 1.0), (False, np.sqrt(2))):
+        drawn = Resampled((1, 2), means, every, folds).drawn()
+        values, counts = np.unique(drawn, return_counts=True)
+        np.testing.assert_allclose(values, [0.5 - far / 2, 0.5, 0.5 + far / 2])
+        np.testing.assert_allclose(counts / 4000, [0.25, 0.5, 0.25], atol=0.03)
+        assert drawn.var() == pytest.approx(0.25 if not folds else 0.125, abs=0.01)
     np.testing.assert_array_equal(Resampled((1, 2), means, every).drawn([2]), np.ones((4000, 1)))
 
 

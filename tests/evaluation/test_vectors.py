@@ -44,6 +44,29 @@ def test_worked_by_hand():
     assert head.loss == pytest.approx(-0.756 * np.log(0.73106) - 0.244 * np.log(0.26894), abs=1e-3)
 
 
+def test_a_strength_that_is_known_is_reached_by_the_same_path():
+    """What the first repeat chooses, the others end at, step by step: the same users give the same head."""
+    generator = rng(3)
+    x = torch.randn(300, 12, generator=generator) @ torch.diag(torch.logspace(0, -3, 12)) @ torch.randn(12, 12)
+    part = judged(x.numpy(), torch.randint(4, (300,), generator=generator).numpy())
+    half = judged(x[:150].numpy(), part.answers[:150])
+    for kind in ("linear", "mlp"):
+        free = solve(part, half, 4, rng(), kind=kind, strengths=(1.0, 0.1, 1e-3, 1e-6))
+        bound = solve(part, half, 4, rng(), kind=kind, strengths=(1.0, 0.1, 1e-3, 1e-6), strength=free.strength)
+        assert all(torch.equal(a, b) for a, b in zip(free.weights, bound.weights, strict=True))
+        assert solve(half, part, 4, rng(), kind=kind, strength=0.01).strength == 0.01
+
+
+def test_without_vectors_equals_are_parted_as_what_is_popular():
+    """Answers 2, 1, 1 and 1 times: label 3 is fourth, not last of equals that all beat it."""
+    part = judged(np.zeros((5, 0)), [0, 0, 1, 2, 3])
+    head, right = solve(part, part, 4, rng()), [[3], [1]]
+    model = fixed(np.zeros((4, 4)))
+    card = next(iter(model.tasks.values()))
+    score = judge(head, torch.zeros(2, 0), data_of(card, [[], []], right), card, 4, metric="mrr@10")
+    assert score.value == pytest.approx((1 / 4 + 1 / 2) / 2)
+
+
 def test_no_vectors_tell_the_shares():
     part = judged(np.zeros((10, 0)), [0] * 5 + [1] * 3 + [2] * 2)
     head = solve(part, part, 3, rng())

@@ -70,17 +70,20 @@ def opened(model: UserModel | str | Path, name: str, settings: Settings, events:
                 where=settings.file,
                 fix="its backbone may have met answers of this recipe's test users",
             )
+    began = own.pretrain.start
     own = dataclasses.replace(own, tasks=settings.tasks, profile=ProfileSettings(fields=[]))  # it reads none
     datas = plan.tasks_of(own, events, names, model)
-    told = model.objective.predicts(model.fields)
+    told = model.taught()
     asked = {one.name: one.attribute for one in settings.tasks if one.name in names}
     if bad := [task for task, attribute in asked.items() if attribute in told]:
         raise SettingsError(
-            f"{name} was trained to tell {asked[bad[0]]}, which task {bad[0]} asks for",
+            f"{name}, or a model it began as, was trained to tell {asked[bad[0]]}, which task {bad[0]} asks for",
             where=settings.file,
             fix="leave the task out, or train the model without that field",
         )
     notes, later = [], list(model.tasks)[1:]
+    if began:
+        notes.append(f"{name} began as {began}, its untrained row as drawn: what lies between is what both learned")
     if later and not model.method.keeps:
         notes.append(f"{name}: {', '.join(later)} moved its backbone, too (answers of training users)")
     return Opened(name, model, own, datas, notes)

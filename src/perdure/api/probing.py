@@ -247,20 +247,20 @@ class _Trial:
         """Score and facts of every repeat. The strength of the penalty is chosen in the first."""
         import torch
 
-        from perdure.evaluation.vectors import STRENGTHS, Judged, judge, solve
+        from perdure.evaluation.vectors import Judged, judge, solve
         from perdure.training.life import seed_of
 
         data, card, asked = self.datas[name], self.cards[name], self.settings.evaluate
         metric = asked.metric if asked.fits(data.task.kind) else None
-        strengths: Sequence[float] = STRENGTHS
+        strength: float | None = None
         told = []
         for repeat in range(self.repeats):
             rows = np.flatnonzero(self.labelled[repeat][data.train.users])
             train = Judged.of(held[name, "train"][torch.from_numpy(rows)], data.train.of(rows))
             valid = Judged.of(held[name, "valid"], data.valid)
             rng = torch.Generator().manual_seed(seed_of(self.settings.run.seed, name, "head", str(repeat)))
-            head = solve(train, valid, len(card.labels), rng, kind=self.head, strengths=strengths)  # type: ignore[arg-type]
-            strengths = (head.strength,)
+            head = solve(train, valid, len(card.labels), rng, kind=self.head, strength=strength)  # type: ignore[arg-type]
+            strength = head.strength
             score = judge(
                 head, held[name, "test"], data, card, self.events.n_items, ks=asked.ks, seen=asked.seen, metric=metric
             )

@@ -56,7 +56,7 @@ def _found(
     found = opened.load(opened.locate(folder, "pretrain.start" if other else "pretrain.model"))
     notes += _apart(found, settings, events, folder)
     for task in settings.tasks:
-        found.objective.refuse_answer(task.name, task.attribute, found.fields)
+        found.refuse_answer(task.name, task.attribute)
     knows = bool((model.item_ids.rows(found.item_ids.series) >= 0).any())
     grows = knows and isinstance(found.backbone.item_table, nn.Parameter)  # not where items are clustered anew
     if found.item_ids.digest != model.item_ids.digest and not (other and grows):
@@ -135,6 +135,7 @@ def _start(model: UserModel, settings: Settings, events: Events, notes: list[str
     then drawn as in a fresh model; so are the vectors of items that it does not know."""
     folder = str(settings.pretrain.start)
     found = _found(folder, model, settings, events, notes, other=True)
+    model.told = tuple(found.taught())
     refused = SettingsError(
         f"pretrain.start: its encoder is {found.spec['encoder']}",
         expected=f"one with the weights of {settings.encoder.spec()}",
@@ -183,6 +184,7 @@ def _take_over(model: UserModel, settings: Settings, events: Events, notes: list
     """The first task as another model learned it, and the backbone it was learned with."""
     where, folder = "pretrain.model", str(settings.pretrain.model)
     found = _found(folder, model, settings, events, notes)
+    model.told = tuple(found.taught())
     first = next(iter(found.tasks), None)
     if first is None or first != settings.tasks[0].name:
         raise SettingsError(f"{where}: its first task is {first}", expected=settings.tasks[0].name, where=settings.file)

@@ -3,7 +3,7 @@
 B. Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks", ICLR 2016; B. Hidasi, A. Karatzoglou,
 "Recurrent Neural Networks with Top-k Gains for Session-based Recommendations", CIKM 2018.
 
-    z, r = sigma(W x_t + U h_{t-1});  c = tanh(W_c x_t + U_c (r * h_{t-1}));  h_t = (1 - z) * h_{t-1} + z * c
+    z, r = sigma(W x_t + U h_{t-1});  c = tanh(W_c x_t + U_c (r * h_{t-1}));  h_t = z * h_{t-1} + (1 - z) * c
 
 | paper | here | shape |
 |---|---|---|
@@ -13,7 +13,7 @@ B. Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks"
 
 Differs: whole histories are padded on the right instead of session-parallel mini-batches; the output table is the input
 table (the authors' "constrained embedding"); a LayerNorm closes the stack; PyTorch's GRU applies the reset gate after
-the product U_c h, not before.
+the product U_c h, not before, and calls 1 - z what the papers call z.
 """
 
 from __future__ import annotations

@@ -265,18 +265,28 @@ def _answers(
         ) -> Tensor:
             at(before + a)
             empty, first, last = (one[a:b] for one in of)
-            return scores_of(model, task, u[a:b], empty, items, first, last)
+            found = scores_of(model, task, u[a:b], empty, items, first, last)  # (B, Y)
+            if empty.any() and model.card(task).kind != "one_of":
+                found[torch.from_numpy(empty).to(found.device)] = apart(popular(model.card(task), found.device))
+            return found
 
         yield low, high, scores
 
 
 def _popular(card: TaskCard, examples: Examples) -> Answers:
-    """The same answers for everybody: what is popular in training, and of equals the first, or all would be beaten by
-    each other."""
+    """The same answers for everybody: what is popular in training."""
     row = popular(card)  # (Y,)
-    place = row.argsort(descending=True, stable=True).argsort()  # (Y,) 0 is first
-    row = row.double() - 1e-12 * place if card.kind == "one_of" else -place.float()
+    if card.kind == "one_of":
+        row = row.double() + 1e-12 * apart(row)
+    else:
+        row = apart(row)
     yield 0, len(examples), lambda a, b: row.repeat(b - a, 1)
+
+
+def apart(scores: Tensor) -> Tensor:
+    """(Y,) the places of scores from the best, 0, down: of equals the first is before, as it is when answers are given.
+    As scores that many share, such as counts, all would be beaten by each other."""
+    return -scores.argsort(descending=True, stable=True).argsort().float()  # (Y,)
 
 
 def _judged(examples: Examples, task: str, split: str) -> tuple[Examples, list[str]]:

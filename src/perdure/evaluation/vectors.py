@@ -5,7 +5,8 @@
     minimise  (1 / A) sum_u sum_{y in answers of u} -ln softmax(s_u)_y  +  l/2 (|W|^2 + |V|^2)
 
 by L-BFGS with a strong Wolfe line search over all users at once: no learning rate, no epochs, and for the linear head
-one answer. The strength l goes down from 1 by tens while the loss of the validation users falls, and the best stays.
+one answer, up to where the search stops. The strength l goes down from 1 by tens while the loss of the validation users
+falls, and the best stays; each linear head starts from the one before, also where the strength is known already.
 Vectors of width 0 leave b alone, whose optimum are the shares of the labels: what is popular, or the majority.
 
 table: x -> `x` (n, d), W, V, b, c -> `Head.weights`, mean, std -> `mean`, `scale` (d,), A answers, l -> `strength`.
@@ -25,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from perdure.errors import DataError
-from perdure.evaluation.evaluate import Score, cuts, outside
+from perdure.evaluation.evaluate import Score, apart, cuts, outside
 from perdure.evaluation.measured import classes, ranked
 from perdure.functional.losses import softmax_loss
 from perdure.inference.represent import label_of_item
@@ -93,14 +94,16 @@ def solve(
     *,
     kind: Literal["linear", "mlp"] = "linear",
     strengths: Sequence[float] = STRENGTHS,
+    strength: float | None = None,
 ) -> Head:
-    """The head whose strength is best on the validation users.
+    """The head whose strength is best on the validation users, or that of one strength.
 
     Args:
         train, valid: at least one known answer in each.
         n_labels: Y.
         generator: draws the first weights of an mlp.
-        strengths: of the penalty, in the order tried.
+        strengths: of the penalty, in the order tried, strongest first.
+        strength: the one to end at, whatever the validation users say.
 
     Raises:
         DataError: nobody to learn from, or nobody to choose the strength by.
@@ -116,16 +119,24 @@ def solve(
     learned, chosen = (_Answers.of(part, mean, scale) for part in (train, valid))
     first = _first(kind, train.x.shape[1], n_labels, learned, generator)
     best, weights, waiting = Head(first, mean, scale, strengths[0], float("inf")), first, 0
-    for strength in strengths:
-        weights = _minimised(weights if kind == "linear" else first, learned, strength)
+    for one in _path(kind, strengths, strength):
+        weights = _minimised(weights if kind == "linear" else first, learned, one)
         with torch.no_grad():
             loss = float(chosen.loss(weights))
         waiting += loss > best.loss + SAME  # a penalty that lets nothing be learned is not worse than a stronger one
-        if loss < best.loss:
-            best, waiting = Head(weights, mean, scale, strength, loss), 0
+        if loss < best.loss or strength is not None:
+            best, waiting = Head(weights, mean, scale, one, loss), 0
         if waiting == PATIENCE or not train.x.shape[1]:  # without vectors there is nothing to penalise
             break
     return best
+
+
+def _path(kind: str, strengths: Sequence[float], end: float | None) -> Sequence[float]:
+    """The strengths that are tried. Down to `end` where it is given; an mlp, which starts anew each time, tries it
+    alone."""
+    if end is None:
+        return strengths
+    return [end] if kind == "mlp" else [*(one for one in strengths if one > end), end]
 
 
 def judge(
@@ -146,7 +157,9 @@ def judge(
         n_items: N of the log.
         ks, seen, metric: as in `evaluate`.
     """
-    answers = [(0, len(x), lambda low, high: head.scores(x[low:high]))]
+    alone = apart(head.weights[-1]).expand(len(x), -1) if not x.shape[1] else None  # (n, Y) where all answers are alike
+    given = alone if alone is not None and card.kind != "one_of" else None
+    answers = [(0, len(x), lambda low, high: head.scores(x[low:high]) if given is None else given[low:high].clone())]
     if card.kind == "one_of":
         found = classes(card, data.test, answers)
     else:

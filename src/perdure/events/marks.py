@@ -40,7 +40,8 @@ class Marks:
         events: column of the log -> its values, rows from 1.
         dates: parts of an event's time, in UTC: hour 0 to 23, weekday from Monday, day of the month, month, year.
         gaps: buckets of the time since the event before it in the history read: row 1 + floor(log2(seconds + 1)), the
-            last one for all that is longer; 0 for none. The first event has row 0.
+            last one for all that is longer; 0 for none. The first event has row 0. Views of a history,
+            which leave events out, keep the buckets of the whole.
         items: attribute of items -> its values, rows from 1.
         places: (C,) which attribute a column belongs to; a list takes as many columns as the longest has values.
         width: S, of vectors given for items; 0 without.

@@ -3,7 +3,7 @@ whole batch at once, and from its generator alone.
 
 | view | what it does | source |
 |---|---|---|
-| crop | keeps a run of ceil(share n) events | CL4SRec, Xie et al., ICDE 2022, eq. 5 |
+| crop | keeps a run of ceil(share n) events, of one at least | CL4SRec, Xie et al., ICDE 2022, eq. 5: floor(share n) |
 | mask | hides floor(share n) events behind the mask row | the same, eq. 6 |
 | reorder | shuffles a run of floor(share n) events | the same, eq. 7 |
 | sample | ceil(share n) events, wherever they are | LURM, arXiv 2110.11337, whose exact form is not published |

@@ -54,6 +54,9 @@ def check_manifest(manifest: Mapping[str, Any], find: Callable[[str, str], type]
             fix="use the release of perdure that wrote it",
         )
     _count(manifest.get("items"), "items", where)
+    told = manifest.get("told", [])
+    if not isinstance(told, list) or len(told) > MOST_FIELDS or not all(isinstance(one, str) for one in told):
+        raise ModelError(f"told: {shorten(repr(told))}", expected="names of attributes of users", where=where)
     _profile(manifest.get("profile"), where)
     _input(manifest.get("input"), where)
     if not isinstance(settings := manifest.get("settings") or {}, dict):

@@ -94,6 +94,8 @@ def save(model: UserModel, folder: Path, extra: Mapping[str, Any] | None = None)
         tensors[f"tasks/{name}.safetensors"] = _task_tensors(model, card)
     manifest = {"format": FORMAT, "spec": model.spec, "tasks": [_card(card) for card in model.tasks.values()]}
     manifest |= {"items": len(model.item_ids), "profile": _fields(model.fields), **_marks(model.marks), **(extra or {})}
+    if model.told:
+        manifest["told"] = list(model.told)
     buffer = io.BytesIO()
     pl.DataFrame({"item": _texts(model.item_ids)}).write_parquet(buffer)
     documents = {"items.parquet": buffer.getvalue(), "README.md": _readme(model, extra or {})}
@@ -127,7 +129,7 @@ def load(folder: Path | str, find: Find, device: str | torch.device = "cpu") -> 
             _add_task(model, card, dict(found.tensors.get(file, {})), f"{folder}/{file}")
     for part in ("method", "objective"):
         _fill(getattr(model, part), found.tensors.get(f"{part}.safetensors", {}), f"{folder}/{part}.safetensors")
-    model.manifest = manifest
+    model.manifest, model.told = manifest, tuple(manifest.get("told", ()))
     return model.to(device).eval()
 
 

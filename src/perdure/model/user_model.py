@@ -121,6 +121,22 @@ class UserModel(nn.Module):
         self.spec: dict[str, Any] = {}  # encoder, method and objective by name with their options
         self.manifest: dict[str, Any] = {}  # model.json, when the model was loaded from a folder
         self.folder: Path | None = None  # that folder, for those who look for the log beside it
+        self.told: tuple[str, ...] = ()  # attributes of users that the models it began as were trained to tell
+
+    def taught(self) -> list[str]:
+        """Attributes of users that its backbone was trained to tell, here or before."""
+        return sorted({*self.told, *self.objective.predicts(self.fields)})
+
+    def refuse_answer(self, task: str, attribute: str) -> None:
+        """SettingsError where the answer of a task is an attribute that the backbone was trained to tell."""
+        self.objective.refuse_answer(task, attribute, self.fields)
+        if attribute in self.told:
+            raise SettingsError(
+                f"task {task!r} asks for {attribute}, which a model that this one began as was trained to tell",
+                expected="pre-training that knows no answer of a task",
+                where="pretrain.start, tasks",
+                fix=f"begin as a model that never learned from {attribute}, or leave the task out",
+            )
 
     def add(self, card: TaskCard, generator: torch.Generator) -> None:
         """Make room for a task: its head and its overlay, drawn from `generator`, on the backbone's device."""
@@ -128,7 +144,7 @@ class UserModel(nn.Module):
             raise UsageError(
                 f"the model already knows a task {card.name!r}", fix="choose another name or resume the run"
             )
-        self.objective.refuse_answer(card.name, card.hides, self.fields)
+        self.refuse_answer(card.name, card.hides)
         device = self.backbone.item_table.device
         self.tasks[card.name] = card
         head = self.method.head(self, card, generator)

@@ -23,11 +23,12 @@ C. Xiao et al., "UPRec: User-Aware Pre-training for Recommender Systems", arXiv 
 
 Differs: the paper's body was not available; this follows a summary with its equations. b_s of sim is left out: it adds
 the same to every candidate, so the softmax cannot see it. u is read from the whole history, not from the masked one,
-and of the states that items are scored with, behind an encoder's projection. Open there, and options here: the weights,
-delta, how alike two profiles must be, rate of masks. A numeric attribute is a profile field whose values are numbers,
-scaled to mean 0 and deviation 1 over the values that occur. w_s begins at 1 / d. A friend is a user of the training
-set. What [profile] does not tell is not learned; where it tells neither fields nor friends the objective refuses, as
-that is masked_item.
+and of the states that items are scored with, behind an encoder's projection; when served a user is what the encoder
+answers with (`encoder.readout`), not u. There is no token at the ends of a history. Open there, and options here: the
+weights, delta, how alike two profiles must be, rate of masks. A numeric attribute is a profile field whose values are
+numbers, scaled to mean 0 and deviation 1 over the values that occur. w_s begins at 1 / d. A friend is a user of the
+training set. What [profile] does not tell is not learned; where it tells neither fields nor friends the objective
+refuses, as that is masked_item.
 """
 
 from __future__ import annotations
