@@ -7,7 +7,7 @@ import pytest
 
 from perdure.errors import UsageError
 from perdure.evaluation import bootstrap
-from perdure.evaluation.metrics import confusion, macro_f1
+from perdure.evaluation.metrics import OF_TABLE, Counts, confusion
 
 
 def test_seeded():
@@ -60,11 +60,28 @@ def test_macro_f1_is_resampled_as_a_table():
     slow = []
     for _ in range(1500):
         at = rng.integers(300, size=300)
-        slow.append(macro_f1(confusion(right[at], predicted[at], 3)))
+        slow.append(OF_TABLE["macro_f1"](Counts.of(confusion(right[at], predicted[at], 3))))
     assert quick.mean() == pytest.approx(np.mean(slow), abs=0.004) and quick.std() == pytest.approx(
         np.std(slow), rel=0.12
     )
     assert np.isnan(bootstrap.tables(np.zeros((4, 3), int), 5)).all()
+
+
+@pytest.mark.parametrize("name", OF_TABLE)
+@pytest.mark.parametrize("outside", [0, 7])
+def test_cells_are_summed_as_in_the_whole_table(name, outside, monkeypatch):
+    """The same draws, put into whole tables and measured there; with and without users whose class is no label."""
+    rng, classes = np.random.default_rng(1), 2 if name in ("precision", "recall", "f1") else 9
+    right = np.where(np.arange(60) < outside, -1, rng.integers(0, classes - 1, 60))
+    table = confusion(right, rng.integers(0, classes, 60), classes)
+    table[:, 0] *= classes == 2  # of nine classes one is never told
+    cells, rng = np.nonzero(table.ravel())[0], np.random.default_rng(5)
+    drawn = np.zeros((40, table.size), np.int64)
+    drawn[:, cells] = rng.multinomial(table.sum(), table.ravel()[cells] / table.sum(), 40)
+    expected = OF_TABLE[name](Counts.of(drawn.reshape(40, *table.shape)))
+    np.testing.assert_array_equal(bootstrap.tables(table, 40, 5, OF_TABLE[name]), expected)
+    monkeypatch.setattr(bootstrap, "AT_ONCE", 100)
+    np.testing.assert_array_equal(bootstrap.tables(table, 40, 5, OF_TABLE[name]), expected)
 
 
 @pytest.mark.parametrize(("level", "resamples"), [(0, 10), (1, 10), (95, 10), (0.9, 0)])

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from perdure.errors import UsageError
-from perdure.evaluation.metrics import macro_f1
+from perdure.evaluation.metrics import OF_TABLE, Counts
 
 __all__ = ["check", "interval", "means", "tables"]
 
@@ -62,19 +62,38 @@ def means(values: np.ndarray, resamples: int = 1000, seed: int = 0, users: np.nd
 
 
 def tables(
-    table: np.ndarray, resamples: int = 1000, seed: int = 0, measure: Callable[[np.ndarray], np.ndarray] = macro_f1
+    table: np.ndarray,
+    resamples: int = 1000,
+    seed: int = 0,
+    measure: Callable[[Counts], np.ndarray] = OF_TABLE["macro_f1"],
 ) -> np.ndarray:
-    """A measure of `resamples` resamples of the users counted in a confusion table (Y + 1, Y): (resamples,)."""
-    rng, n = np.random.default_rng(seed), int(table.sum())
+    """A measure of `resamples` resamples of the users counted in a confusion table (Y + 1, Y): (resamples,).
+
+    Only cells that hold anyone are drawn and summed: a table of many classes is nearly empty.
+    """
+    rng, n, labels = np.random.default_rng(seed), int(table.sum()), table.shape[1]
     if not n:
         return np.full(resamples, np.nan)
-    filled = np.flatnonzero(table)  # cells that hold anyone
+    rows, columns = np.nonzero(table)  # (F,), (F,)
+    shares, hit, known = table[rows, columns] / n, rows == columns, rows < labels  # (F,)
     drawn = []
-    for size in _pieces(resamples, table.size):
-        counts = np.zeros((size, table.size), np.int64)
-        counts[:, filled] = rng.multinomial(n, table.ravel()[filled] / n, size)
-        drawn.append(measure(counts.reshape(size, *table.shape)))
+    for size in _pieces(resamples, max(len(rows), labels)):
+        cells = rng.multinomial(n, shares, size)  # (S, F)
+        outside = cells[:, ~known].sum(1)  # (S,)
+        right = _grouped(cells[:, known], rows[known], labels)  # (S, Y)
+        hits, said = _grouped(cells[:, hit], rows[hit], labels), _grouped(cells, columns, labels)  # (S, Y), (S, Y)
+        drawn.append(measure(Counts(hits, right, said, outside)))
     return np.concatenate(drawn)
+
+
+def _grouped(cells: np.ndarray, group: np.ndarray, n: int) -> np.ndarray:
+    """(S, F) numbers -> (S, n) sums of those of each group (F,)."""
+    sums = np.zeros((len(cells), n), cells.dtype)
+    if len(group):
+        order = np.argsort(group, kind="stable")  # (F,)
+        there, begin = np.unique(group[order], return_index=True)
+        sums[:, there] = np.add.reduceat(cells[:, order], begin, axis=1)
+    return sums
 
 
 def _pieces(resamples: int, width: int) -> Iterator[int]:

@@ -23,6 +23,7 @@ and for classes, with p the probability given to the right class:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,15 +31,13 @@ from perdure.errors import UsageError
 
 __all__ = [
     "OF_TABLE",
+    "Counts",
     "area",
     "area_of_classes",
     "check_ks",
     "confusion",
     "hit_rate",
     "log_loss",
-    "macro_f1",
-    "macro_precision",
-    "macro_recall",
     "mean_per_user",
     "ndcg",
     "of_table",
@@ -111,66 +110,64 @@ def confusion(right: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.nd
     return np.bincount(rows * n_classes + predicted, minlength=(n_classes + 1) * n_classes).reshape(-1, n_classes)
 
 
-def precisions(table: np.ndarray) -> np.ndarray:
-    """(..., Y + 1, Y) counts of `confusion` -> (..., Y) precision of each class."""
-    return _hits(table) / np.maximum(table.sum(-2), 1)
+@dataclass(frozen=True)
+class Counts:
+    """What a table of `confusion` tells of each class; of any number of tables at once.
+
+    Attributes:
+        hits: (..., Y) TP. right: (..., Y) TP + FN. said: (..., Y) TP + FP.
+        outside: (...) users whose class is no label.
+    """
+
+    hits: np.ndarray
+    right: np.ndarray
+    said: np.ndarray
+    outside: np.ndarray
+
+    @staticmethod
+    def of(table: np.ndarray) -> Counts:
+        """Of (..., Y + 1, Y) counts."""
+        labels, outside = table[..., :-1, :], table[..., -1, :]  # (..., Y, Y), (..., Y)
+        hits = np.diagonal(labels, axis1=-2, axis2=-1)  # (..., Y)
+        return Counts(hits, labels.sum(-1), table.sum(-2), outside.sum(-1))
+
+    @property
+    def precision(self) -> np.ndarray:
+        """(..., Y)"""
+        return self.hits / np.maximum(self.said, 1)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """(..., Y)"""
+        return self.hits / np.maximum(self.right, 1)
+
+    @property
+    def f1(self) -> np.ndarray:
+        """(..., Y)"""
+        return 2.0 * self.hits / np.maximum(self.right + self.said, 1)
+
+    def macro(self, each: np.ndarray) -> np.ndarray:
+        """(...) mean of (..., Y) over the classes that are right or predicted anywhere; right ones that are no labels,
+        which nobody can tell, are together one of them, of value 0."""
+        there = self.right + self.said > 0  # (..., Y)
+        return (each * there).sum(-1) / np.maximum(there.sum(-1) + (self.outside > 0), 1)
 
 
-def recalls(table: np.ndarray) -> np.ndarray:
-    """(..., Y + 1, Y) counts of `confusion` -> (..., Y) recall of each class."""
-    return _hits(table) / np.maximum(_right(table), 1)
-
-
-def f1s(table: np.ndarray) -> np.ndarray:
-    """(..., Y + 1, Y) counts of `confusion` -> (..., Y) F1 of each class."""
-    return 2.0 * _hits(table) / np.maximum(_right(table) + table.sum(-2), 1)
-
-
-def macro_precision(table: np.ndarray) -> np.ndarray:
-    """(..., Y + 1, Y) counts of `confusion` -> (...) mean precision of the classes that are right or predicted."""
-    return _macro(table, precisions(table))
-
-
-def macro_recall(table: np.ndarray) -> np.ndarray:
-    """(..., Y + 1, Y) counts of `confusion` -> (...) mean recall of the classes that are right or predicted."""
-    return _macro(table, recalls(table))
-
-
-def macro_f1(table: np.ndarray) -> np.ndarray:
-    """(..., Y + 1, Y) counts of `confusion` -> (...) mean F1 of the classes that are right or predicted anywhere."""
-    return _macro(table, f1s(table))
-
-
-OF_TABLE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "precision": lambda table: precisions(table)[..., 1],
-    "recall": lambda table: recalls(table)[..., 1],
-    "f1": lambda table: f1s(table)[..., 1],
-    "macro_precision": macro_precision,
-    "macro_recall": macro_recall,
-    "macro_f1": macro_f1,
+OF_TABLE: dict[str, Callable[[Counts], np.ndarray]] = {
+    "precision": lambda counts: counts.precision[..., 1],
+    "recall": lambda counts: counts.recall[..., 1],
+    "f1": lambda counts: counts.f1[..., 1],
+    "macro_precision": lambda counts: counts.macro(counts.precision),
+    "macro_recall": lambda counts: counts.macro(counts.recall),
+    "macro_f1": lambda counts: counts.macro(counts.f1),
 }  # the first three: of two classes
 
 
 def of_table(table: np.ndarray) -> dict[str, float]:
     """Every measure of OF_TABLE there is for the counts (Y + 1, Y) of `confusion`."""
     names = [name for name in OF_TABLE if table.shape[-1] == 2 or name.startswith("macro")]
-    return {name: float(OF_TABLE[name](table)) for name in names}
-
-
-def _hits(table: np.ndarray) -> np.ndarray:
-    return np.diagonal(table[..., : table.shape[-1], :], axis1=-2, axis2=-1)  # (..., Y) TP
-
-
-def _right(table: np.ndarray) -> np.ndarray:
-    return table[..., : table.shape[-1], :].sum(-1)  # (..., Y) TP + FN
-
-
-def _macro(table: np.ndarray, each: np.ndarray) -> np.ndarray:
-    """Mean of (..., Y) over the classes that are right or predicted anywhere; right ones that are no labels, which
-    nobody can tell, are together one of them, of value 0."""
-    there = _right(table) + table.sum(-2) > 0  # (..., Y)
-    outside = table[..., table.shape[-1] :, :].sum((-2, -1)) > 0  # (...)
-    return (each * there).sum(-1) / np.maximum(there.sum(-1) + outside, 1)
+    counts = Counts.of(table)
+    return {name: float(OF_TABLE[name](counts)) for name in names}
 
 
 def area(scores: np.ndarray, right: np.ndarray) -> float:
