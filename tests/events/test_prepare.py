@@ -369,3 +369,31 @@ def test_where_leaves_other_events_out_and_the_books_balance(tmp_path):
     assert events.card["filtered"]["where"] == 2
     with pytest.raises(SettingsError, match="no column 'domian'"):
         prepare(data.model_copy(update={"where": "domian = 'films'"}), tmp_path / "other")
+
+
+def test_a_store_is_found_wherever_the_caller_goes(tmp_path: Path, monkeypatch):
+    (tmp_path / "log.csv").write_text(csv())
+    monkeypatch.chdir(tmp_path)
+    made = prepare(settings(tmp_path / "log.csv"), "made", now=NOW)
+    events = load("made")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert made.columns().collect().equals(events.columns().collect())
+    assert events.folder == tmp_path / "made" and events.quarantine.is_empty() and events.users is None
+
+
+def test_a_home_folder_is_not_guessed(tmp_path: Path, monkeypatch):
+    """Polars reads `~` as a home folder, pathlib as a name: half of a store would lie here and half there."""
+    (tmp_path / "log.csv").write_text(csv())
+    (tmp_path / "work").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "work")
+    for name in ("~/made", "~"):
+        with pytest.raises(UsageError, match=r"not expanded(.|\n)*\$HOME"):
+            prepare(settings(tmp_path / "log.csv"), name, now=NOW)
+        with pytest.raises(UsageError, match="not expanded"):
+            load(name)
+    assert not list((tmp_path / "work").iterdir())
+    assert load(prepare(settings(tmp_path / "log.csv"), "~made", now=NOW).folder).n_users == 30
+    with pytest.raises(UsageError, match="UTF-8"):
+        prepare(settings(tmp_path / "log.csv"), "\udcff", now=NOW)

@@ -109,7 +109,8 @@ def prepare(recipe: Recipe, out: str | Path, *, overrides: Sequence[str] = (), s
     Raises:
         SettingsError, DataError, MachineError.
     """
-    return _store(prepared(settings_in(recipe, overrides), Path(out), show))
+    made = prepared(settings_in(recipe, overrides), Path(out), show)
+    return Store(str(Path(out)), made.digest, made.n_users, made.n_items, made.n_events, dict(made.card))
 
 
 def prepared(settings: Settings, folder: Path, show: Any = None) -> Any:
@@ -118,10 +119,6 @@ def prepared(settings: Settings, folder: Path, show: Any = None) -> Any:
     from perdure.training.display import phase_of
 
     return sequences.prepare(settings.data, folder, now=time.time(), told=phase_of(show))
-
-
-def _store(events: Any) -> Store:
-    return Store(str(events.folder), events.digest, events.n_users, events.n_items, events.n_events, dict(events.card))
 
 
 def check(recipe: Recipe, *, overrides: Sequence[str] = (), show: Any = None) -> Check:

@@ -28,6 +28,23 @@ CARD_FILE = "store.json"
 MOST_VALUES = 32_767  # of an event column that is kept as categories, too: they fit into int16
 
 
+def placed(folder: Path | str) -> Path:
+    """A path to read or write, made absolute: it stays the same wherever the caller goes.
+
+    Raises:
+        UsageError: a path that begins with `~`, which Polars would expand and nobody else, or that is no text.
+    """
+    folder = Path(folder)
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{shorten(folder)} is not UTF-8", expected="a path that is") from None
+    if folder.parts[:1] == ("~",):
+        raise UsageError(f"{folder} begins with ~, which is not expanded", expected="the whole path, or a relative one",
+                         fix="write $HOME for ~, or in Python os.path.expanduser(path)")  # fmt: skip
+    return folder.absolute()
+
+
 @contextmanager
 def published(folder: Path) -> Iterator[Path]:
     """A temporary folder beside `folder` that takes its name when the block ends well, and vanishes when not.
