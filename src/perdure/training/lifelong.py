@@ -35,6 +35,7 @@ from perdure.training.loop import ALONE, Batches, Snapshot, fit, make_fabric
 from perdure.training.mixture import Mixture, refuse_torn_groups
 from perdure.training.processes import Processes
 from perdure.training.promises import ground, hold, probe
+from perdure.training.published import standing, whole
 from perdure.training.runlog import RunLog, now
 from perdure.training.signals import Asked, Signals
 from perdure.tuning.base import Method, method_of
@@ -128,13 +129,15 @@ class _Teacher:
     def live(self) -> Learned:
         """All tasks, from the beginning or from the newest checkpoint."""
         found = self.checkpoints.agreed(self.processes) if self.run.resuming else None
-        if self.run.resuming:
+        if self.run.resuming and found is None and self.processes.told(self._stands):
+            self.life.task = len(self.order)
+        elif self.run.resuming:
             self.run.rewind(self.run.identity["log_from"] if found is None else found.state["log"])
         else:
             self.run.begin()
+        running = None if found is None else self._go_on(found)
         for note in [*self.run.notes, *self.checkpoints.notes]:
             self.run.log("warning", text=note)
-        running = None if found is None else self._go_on(found)
         self.model.eval()
         self.run.need((self.checkpoints.keep + 1) * 4 * sum(t.nbytes for t in self.model.state_dict().values()))
         for group in self.method.order(self.order):
@@ -376,19 +379,33 @@ class _Teacher:
         Then that task begins as it did, and the rest is put back when its stage has begun."""
         state = found.state
         self.life = Life(**state["life"])
-        if state["order"] != self.order:
-            raise ModelError(
-                f"the run learned {', '.join(state['order'])}", expected=", ".join(self.order), where="order of tasks"
-            )
+        if (told := ", ".join(state["order"])) != ", ".join(self.order):
+            raise ModelError(f"the run learned {told}", expected=", ".join(self.order), where="order of tasks")
+        self._make_room()
+        if state["fit"]:
+            return found
+        self._put_back(found)
+        if self.life.task == len(self.order) and self.processes.first and not whole(self.run, self.order, self.life):
+            self._publish(self.method.order(self.order)[-1])
+        return None
+
+    def _make_room(self) -> None:
+        """The structure of a model that has learned the tasks of before."""
         for group in self.method.order(self.order):
             if self.order.index(group[-1]) < self.life.task:
                 self._add(group)
                 for task in group:
                     self.model.settle(task)
-        if state["fit"]:
-            return found
-        self._put_back(found)
-        return None
+        for score in self.life.scores:
+            self.model.tasks[score["task"]].metric = score["metric"]
+
+    def _stands(self) -> bool:
+        """Whether all is learned, though there is no checkpoint; then the life is what was published."""
+        if (life := standing(self.run, self.order)) is not None:
+            self.life = life
+            self._make_room()
+            self.model.load_state_dict(store.twin(self.model, self.run.folder / "model").state_dict())
+        return life is not None
 
     def _put_back(self, found: Checkpoint) -> None:
         """The tensors and generators of a checkpoint, into a model of the same structure."""

@@ -229,7 +229,9 @@ class RunLog:
             os.fsync(file.fileno())
 
     def rewind(self, offset: int) -> None:
-        """Cut the log to where a checkpoint was taken."""
+        """Cut the log to where a checkpoint was taken. A note where it has not as much."""
+        if self.offset < offset:
+            self.notes.append("log.jsonl is shorter than it was: what it told of epochs before is lost")
         with machine_faults(self.folder / "log.jsonl"), (self.folder / "log.jsonl").open("ab") as file:
             file.truncate(min(offset, self.offset))
 
