@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -297,6 +298,33 @@ def test_what_was_left_half_done_is_swept_and_what_is_being_made_is_not(tmp_path
         (first / "b").write_text("")
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
     assert [file.name for file in (tmp_path / "made").iterdir()] == ["b"]
+
+
+def test_two_make_one_store_at_once(tmp_path: Path):
+    """Whoever is slower takes the store that stands, if it is of the same log."""
+    (tmp_path / "log.csv").write_text(csv())
+    (tmp_path / "other.csv").write_text(csv(n=200))
+
+    def meanwhile(name: str):
+        left = [name]
+
+        def told(*_):
+            while left:
+                prepare(settings(tmp_path / left.pop()), tmp_path / "made", now=NOW)
+
+        return told
+
+    events = prepare(settings(tmp_path / "log.csv"), tmp_path / "made", now=NOW, told=meanwhile("log.csv"))
+    assert events.n_events == 300
+    shutil.rmtree(tmp_path / "made")
+    with pytest.raises(UsageError, match="the store of another log"):
+        prepare(settings(tmp_path / "log.csv"), tmp_path / "made", now=NOW, told=meanwhile("other.csv"))
+    assert load(tmp_path / "made").n_events == 200
+    shutil.rmtree(tmp_path / "made")
+    with pytest.raises(UsageError, match="filled by somebody else"), store.published(tmp_path / "made"):
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made" / "a").write_text("")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", "made", "other.csv"]
 
 
 def test_a_moved_log_is_the_same_log(tmp_path: Path):

@@ -117,7 +117,8 @@ class Events:
 
 
 def prepare(data: DataSettings, folder: Path | str, *, now: float | None = None, told: Told = untold) -> Events:
-    """Reads a log and writes its store; a store made from the same settings and files is used again.
+    """Reads a log and writes its store; a store made from the same settings and files is used again, also
+    one that another process made meanwhile.
 
     Args:
         data: section `[data]`.
@@ -137,16 +138,26 @@ def prepare(data: DataSettings, folder: Path | str, *, now: float | None = None,
     folder = placed(folder)
     reading, sources = open_sources(data)
     fingerprint = fingerprint_of(data, reading, sources)
-    if (folder / CARD_FILE).is_file():
-        if read_card(folder).get("fingerprint") == fingerprint:
-            return load(folder)
-        raise UsageError(
-            f"{folder} is the store of another log, or of other settings of [data]",
-            expected="the files and settings that it was made from",
-            fix="choose another folder; runs that learned from this store go on reading it",
-        )
-    write_store(data, reading, sources, folder, fingerprint, now, told)
+    if not _stands(folder, fingerprint):
+        try:
+            write_store(data, reading, sources, folder, fingerprint, now, told)
+        except UsageError:
+            if not _stands(folder, fingerprint):  # or else another process was faster
+                raise
     return load(folder)
+
+
+def _stands(folder: Path, fingerprint: str) -> bool:
+    """Whether a store is there, made from this log. UsageError where it was made from another."""
+    if not (folder / CARD_FILE).is_file():
+        return False
+    if read_card(folder).get("fingerprint") == fingerprint:
+        return True
+    raise UsageError(
+        f"{folder} is the store of another log, or of other settings of [data]",
+        expected="the files and settings that it was made from",
+        fix="choose another folder; runs that learned from this store go on reading it",
+    )
 
 
 def load(folder: Path | str) -> Events:

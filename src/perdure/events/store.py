@@ -8,6 +8,7 @@ reason, at most 100 characters of the field).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -50,7 +51,7 @@ def published(folder: Path) -> Iterator[Path]:
     """A temporary folder beside `folder` that takes its name when the block ends well, and vanishes when not.
 
     Raises:
-        UsageError: `folder` exists and is not empty, or cannot be made.
+        UsageError: `folder` exists and is not empty, by now, or cannot be made.
         MachineError: the disk is full.
     """
     folder = Path(os.path.abspath(folder))
@@ -73,6 +74,9 @@ def published(folder: Path) -> Iterator[Path]:
         os.replace(part, folder)
         _sync(folder.parent)
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise UsageError(f"{folder} was filled by somebody else meanwhile", expected="a new or empty folder",
+                             fix="choose another folder, or try again") from None  # fmt: skip
         raise MachineError(f"the store could not be written: {error.strerror or error}", where=str(folder),
                            fix="free disk space and try again; nothing was stored") from None  # fmt: skip
     finally:
