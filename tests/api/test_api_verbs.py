@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import re
+import sys
 import tomllib
 import weakref
 
@@ -510,3 +511,12 @@ def test_vectors_of_users_are_kept_beside_the_model(tmp_path, monkeypatch):
         perdure.evaluate(run.model, task="buy")
     with pytest.raises(DataError, match="vectors cannot be read"):
         perdure.learn(recipe, tmp_path / "other")
+
+
+def test_tensorboard_is_asked_for_before_anything_is_prepared(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    recipe = make(tmp_path)
+    for verb in (perdure.check, lambda *a, **b: perdure.learn(*a, tmp_path / "run", **b)):
+        with pytest.raises(SettingsError, match="TensorBoard is not installed"):
+            verb(recipe, overrides=["run.tensorboard=true"])
+    assert not (tmp_path / "run").exists()

@@ -93,7 +93,8 @@ class RunLog:
 
     Raises (on entering):
         RunLocked: another process writes here. UsageError: see `resume`. SettingsError: data, settings, seed or
-        versions differ from those of the run, each difference listed. MachineError: the folder cannot be written.
+        versions differ from those of the run, each difference listed; or TensorBoard is not installed.
+        MachineError: the folder cannot be written.
     """
 
     def __init__(
@@ -115,6 +116,8 @@ class RunLog:
     # -- opening and closing ----------------------------------------------------------------------------------------
 
     def __enter__(self) -> RunLog:
+        if self._tensorboard:
+            summary_writer()
         with machine_faults(self.folder):
             self.disk.make_folder(self.folder)
             self._lock.take(now())
@@ -166,7 +169,7 @@ class RunLog:
         else:
             self._continue(parse(self.disk.read(path), str(path)))
         if self._tensorboard:
-            self._writer = _tensorboard_writer(self.folder / "tensorboard")
+            self._writer = summary_writer()(str(self.folder / "tensorboard"))
 
     def _continue(self, before: dict[str, Any]) -> None:
         if "origin" in self.identity:
@@ -283,11 +286,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _tensorboard_writer(folder: Path) -> Any:
+def summary_writer() -> Any:
+    """The class that writes for TensorBoard. SettingsError where it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise SettingsError(
             "TensorBoard is not installed", where="[run] tensorboard", fix='pip install "perdure[track]"'
         ) from None
-    return SummaryWriter(str(folder))
+    return SummaryWriter
