@@ -520,3 +520,15 @@ def test_tensorboard_is_asked_for_before_anything_is_prepared(tmp_path, monkeypa
         with pytest.raises(SettingsError, match="TensorBoard is not installed"):
             verb(recipe, overrides=["run.tensorboard=true"])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_where_its_files_have_moved(tmp_path):
+    """What lies there is told by its digest; how often is saved changes no result either."""
+    recipe, few = make(tmp_path), ["train.max_steps=1", "pretrain.max_steps=1"]
+    first = perdure.learn(recipe, tmp_path / "run", overrides=few)
+    (tmp_path / "world").rename(tmp_path / "moved")
+    few += ["data.path=moved/events.csv", "data.users.path=moved/users.csv", "train.checkpoint_minutes=1"]
+    again = perdure.learn(recipe, tmp_path / "run", overrides=few, resume="must")
+    assert again.matrix == first.matrix and perdure.recommend(again.model, task="buy", user="u0001")["items"]
+    with pytest.raises(SettingsError, match=r"train\.max_steps: 1 -> 2"):
+        perdure.learn(recipe, tmp_path / "run", overrides=[*few, "train.max_steps=2"], resume="must")

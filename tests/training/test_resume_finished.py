@@ -6,9 +6,9 @@ import json
 import shutil
 
 import pytest
-from training.world import At, live, outcome
+from training.world import IDENTITY, At, live, outcome
 
-from perdure.errors import ModelError
+from perdure.errors import ModelError, SettingsError
 from perdure.model.files import remove_tree
 
 PUBLISHED = ("matrix.json", "scores.json", "cost.json")
@@ -85,3 +85,21 @@ def test_a_log_that_is_gone_is_told(finished, run):
     steps, given, warnings = again(run)
     assert steps == 0 and given["weights"] == finished[1]["weights"]
     assert warnings == ["log.jsonl is shorter than it was: what it told of epochs before is lost"]
+
+
+def test_what_changes_no_result_may_change(finished, run):
+    """Where the files of the log lie, which its digest tells, and how often is saved; nothing else."""
+    told = json.loads((run / "run.json").read_text())
+    told["settings"] |= {
+        "data": {"path": "a.csv", "users": {"path": "b.csv", "id": "user"}},
+        "tasks": [{"name": "next", "train": {"checkpoint_minutes": 5.0, "epochs": 2}}],
+    }
+    (run / "run.json").write_text(json.dumps(told))
+    moved = json.loads(json.dumps(told["settings"]).replace(".csv", "/moved.csv").replace("5.0", "1.0"))
+    count = At(at=-1)
+    live(run, resume="must", show=count, identity={**IDENTITY, "settings": moved})
+    assert count.count == 0 and json.loads((run / "run.json").read_text())["settings"] == moved
+    for old, new in (('"id": "user"', '"id": "client"'), ('"epochs": 2', '"epochs": 3')):
+        other = json.loads(json.dumps(moved).replace(old, new))
+        with pytest.raises(SettingsError, match="not the run that stands here"):
+            live(run, resume="must", identity={**IDENTITY, "settings": other})

@@ -25,6 +25,7 @@ from perdure.model.files import parse, render, tidy, write_file
 from perdure.training.lock import Lock
 
 IDENTITY = ("settings", "data_digest", "seed", "versions", "device")  # a resumed run must agree in these
+LIES = ("data.path", "data.users.path", "data.items_table.path")  # what lies there is told by data_digest
 MACHINE = ("threads", "cpu")  # in these a difference only costs bit-equality
 
 Resume = Literal["never", "auto", "must"]
@@ -53,6 +54,17 @@ def _said(value: Any) -> str:
     """A value in a line; of named tables, such as [[tasks]], the names."""
     named = isinstance(value, list) and value and all(isinstance(one, Mapping) and "name" in one for one in value)
     return shorten(", ".join(str(one["name"]) for one in value) if named else value, 60)
+
+
+def weighed(settings: Any, at: str = "") -> Any:
+    """Settings without those that change no result: where the files of the log lie, and how often is saved."""
+    if isinstance(settings, list):
+        return [weighed(one) for one in settings]
+    if not isinstance(settings, Mapping):
+        return settings
+    placed = {key: (f"{at}.{key}" if at else str(key), one) for key, one in settings.items()}
+    free = {key for key, (place, _) in placed.items() if place in LIES or key == "checkpoint_minutes"}
+    return {key: weighed(one, place) for key, (place, one) in placed.items() if key not in free}
 
 
 def completed(before: Any, now: Any, origin: Mapping[str, str], at: str = "") -> Any:
@@ -175,7 +187,8 @@ class RunLog:
         if "origin" in self.identity:
             then, given = before.get("settings"), self.identity.get("settings")
             before = {**before, "settings": completed(then, given, self.identity["origin"])}
-        changed = [d for key in IDENTITY for d in differences(before.get(key), self.identity.get(key), key)]
+        then, given = ({**one, "settings": weighed(one.get("settings"))} for one in (before, self.identity))
+        changed = [d for key in IDENTITY for d in differences(then.get(key), given.get(key), key)]
         if changed:
             more = [f"and {len(changed) - 20} more"] if len(changed) > 20 else []
             raise SettingsError(
