@@ -293,7 +293,7 @@ def run(
                 for note in notes:
                     log.log("warning", text=note)
             with followers.together(settings, events.folder, log) as processes:
-                learned = live(settings, datas, model, log, processes, measure, show)
+                learned = live(settings, datas, model, log, processes, measure, show, sizes)
             notes += log.notes
     written = reported(out, notes) if page else None
     return _told(out, learned, written, notes, time.monotonic() - began)
@@ -307,6 +307,7 @@ def live(
     processes: Any,
     measure: Callable[[Evaluate], Evaluate] | None = None,
     show: Any = None,
+    sizes: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Any:
     """The life of a model as the settings have it, in one of the processes that train it; see `lifelong.learn`."""
     from perdure.training import lifelong
@@ -319,6 +320,7 @@ def live(
         list(datas),
         {name: settings.train_for(place) for place, name in enumerate(datas)},
         log,
+        sizes=sizes,
         seed=settings.run.seed,
         fabric=make_fabric(settings.run.device, settings.run.precision, processes.number),
         evaluate=measure(evaluate) if measure else evaluate,

@@ -36,11 +36,10 @@ from perdure.training.mixture import Mixture, refuse_torn_groups
 from perdure.training.processes import Processes
 from perdure.training.promises import ground, hold, probe
 from perdure.training.published import standing, whole
+from perdure.training.room import TEACHERS, room
 from perdure.training.runlog import RunLog, now
 from perdure.training.signals import Asked, Signals
 from perdure.tuning.base import Method, method_of
-
-TEACHERS = ("teacher0", "teacher1")  # folders of models that methods learn from, while a run lasts
 
 
 def learn(
@@ -50,6 +49,7 @@ def learn(
     settings: Mapping[str, TrainSettings],
     run: RunLog,
     *,
+    sizes: Mapping[str, Mapping[str, int]] | None = None,
     seed: int = 0,
     fabric: Any = None,
     evaluate: Callable[..., Any] = evaluate,
@@ -65,6 +65,7 @@ def learn(
         datas: task -> compiled data.
         settings: task -> how it is trained.
         run: an entered RunLog; when it is resuming, the life goes on from the newest sound checkpoint.
+        sizes: task -> what it takes, as in `room`, which is asked of the disk before every task.
         evaluate: `(model, data, split) -> Score`, here "valid" and "test".
         compiled: torch.compile the losses.
         show: a `display.Display`, or anything with step, epoch and row.
@@ -85,21 +86,12 @@ def learn(
     refuse_torn_groups(method_of(model), known, order)
     refuse_untested(datas, order)
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []), Signals() as signals:
+        kept = Checkpoints(run.folder / "checkpoints", disk=run.disk, sweep=processes.first)
         return _Teacher(
-            model=model.to(fabric.device),
-            datas=datas,
-            order=list(order),
-            settings=settings,
-            run=run,
-            signals=signals,
-            fabric=fabric,
-            checkpoints=Checkpoints(run.folder / "checkpoints", disk=run.disk, sweep=processes.first),
-            seed=seed,
-            evaluate=evaluate,
-            compiled=compiled,
-            show=show,
-            processes=processes,
-        ).live()
+            model=model.to(fabric.device), datas=datas, order=list(order), settings=settings, sizes=sizes or {},
+            run=run, signals=signals, fabric=fabric, checkpoints=kept, seed=seed, evaluate=evaluate,
+            compiled=compiled, show=show, processes=processes,
+        ).live()  # fmt: skip
 
 
 @dataclass
@@ -110,6 +102,7 @@ class _Teacher:
     datas: Mapping[str, TaskData]
     order: list[str]
     settings: Mapping[str, TrainSettings]
+    sizes: Mapping[str, Mapping[str, int]]
     run: RunLog
     signals: Signals
     fabric: Any
@@ -139,9 +132,10 @@ class _Teacher:
         for note in [*self.run.notes, *self.checkpoints.notes]:
             self.run.log("warning", text=note)
         self.model.eval()
-        self.run.need((self.checkpoints.keep + 1) * 4 * sum(t.nbytes for t in self.model.state_dict().values()))
         for group in self.method.order(self.order):
             if self.order.index(group[-1]) >= self.life.task:
+                if self.processes.first:
+                    self.run.need(room(self.model, self.sizes, self.checkpoints.keep, self.run.folder))
                 self._learn(group, running)
                 running = None
         self.run.state("finished", finished=now())
@@ -369,10 +363,8 @@ class _Teacher:
         """All of the model, the global generators, and where the life stands."""
         tensors: dict[str, Tensor] = dict(self.model.state_dict())
         random = self.processes.gathered({f"global {k}": v for k, v in global_state(self.fabric.device).items()})
-        return {"model.safetensors": tensors, "random.safetensors": random}, {
-            "life": asdict(self.life),
-            "order": self.order,
-        }
+        where = {"life": asdict(self.life), "order": self.order}
+        return {"model.safetensors": tensors, "random.safetensors": random}, where
 
     def _go_on(self, found: Checkpoint) -> Checkpoint | None:
         """Back to where a checkpoint was taken: at the end of a task, or, when it is returned, while one was trained.

@@ -290,9 +290,6 @@ class Silent(RunLog):
     def rewind(self, offset: int) -> None:
         """Nothing."""
 
-    def need(self, size: int) -> None:
-        """Nothing."""
-
 
 def now() -> str:
     """The moment, UTC, ISO 8601 to the second."""
