@@ -139,6 +139,24 @@ def test_what_cannot_be_searched_is_refused_before_a_folder_is_made(recipe, tmp_
 
 
 @pytest.mark.parametrize(
+    ("variants", "name"),
+    [
+        (("pcl.a", "pcl-a"), "pcl-a-try2"),
+        (("pcl", "PCL-try2"), "pcl-try2"),
+        (("x" * 60,), "x" * 60 + "-try2"),
+    ],
+)
+def test_no_try_has_the_name_of_another(recipe, tmp_path, variants, name):
+    """`pcl.a` and `pcl-a` would share a folder; a variant of the recipe would be learned as the try."""
+    tables = tomllib.loads(recipe.read_text())
+    tables["search"], tables["compare"] = RATES, {one: {"method": "pcl"} for one in variants if one != "pcl"}
+    (near := recipe.with_name("variants.toml")).write_text(render(tables))
+    with pytest.raises(UsageError, match=f"try 2 of .* would be called '{name}'"):
+        perdure.search(near, tmp_path / "out", methods=[one for one in variants if one[0] != "P"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("changes", "task", "key"),
     [
         (["split.valid=0"], "watch", "valid"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import re
+import sys
 import tomllib
 import weakref
 
@@ -510,3 +511,24 @@ def test_vectors_of_users_are_kept_beside_the_model(tmp_path, monkeypatch):
         perdure.evaluate(run.model, task="buy")
     with pytest.raises(DataError, match="vectors cannot be read"):
         perdure.learn(recipe, tmp_path / "other")
+
+
+def test_tensorboard_is_asked_for_before_anything_is_prepared(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    recipe = make(tmp_path)
+    for verb in (perdure.check, lambda *a, **b: perdure.learn(*a, tmp_path / "run", **b)):
+        with pytest.raises(SettingsError, match="TensorBoard is not installed"):
+            verb(recipe, overrides=["run.tensorboard=true"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_where_its_files_have_moved(tmp_path):
+    """What lies there is told by its digest; how often is saved changes no result either."""
+    recipe, few = make(tmp_path), ["train.max_steps=1", "pretrain.max_steps=1"]
+    first = perdure.learn(recipe, tmp_path / "run", overrides=few)
+    (tmp_path / "world").rename(tmp_path / "moved")
+    few += ["data.path=moved/events.csv", "data.users.path=moved/users.csv", "train.checkpoint_minutes=1"]
+    again = perdure.learn(recipe, tmp_path / "run", overrides=few, resume="must")
+    assert again.matrix == first.matrix and perdure.recommend(again.model, task="buy", user="u0001")["items"]
+    with pytest.raises(SettingsError, match=r"train\.max_steps: 1 -> 2"):
+        perdure.learn(recipe, tmp_path / "run", overrides=[*few, "train.max_steps=2"], resume="must")

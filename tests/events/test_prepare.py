@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -299,6 +300,33 @@ def test_what_was_left_half_done_is_swept_and_what_is_being_made_is_not(tmp_path
     assert [file.name for file in (tmp_path / "made").iterdir()] == ["b"]
 
 
+def test_two_make_one_store_at_once(tmp_path: Path):
+    """Whoever is slower takes the store that stands, if it is of the same log."""
+    (tmp_path / "log.csv").write_text(csv())
+    (tmp_path / "other.csv").write_text(csv(n=200))
+
+    def meanwhile(name: str):
+        left = [name]
+
+        def told(*_):
+            while left:
+                prepare(settings(tmp_path / left.pop()), tmp_path / "made", now=NOW)
+
+        return told
+
+    events = prepare(settings(tmp_path / "log.csv"), tmp_path / "made", now=NOW, told=meanwhile("log.csv"))
+    assert events.n_events == 300
+    shutil.rmtree(tmp_path / "made")
+    with pytest.raises(UsageError, match="the store of another log"):
+        prepare(settings(tmp_path / "log.csv"), tmp_path / "made", now=NOW, told=meanwhile("other.csv"))
+    assert load(tmp_path / "made").n_events == 200
+    shutil.rmtree(tmp_path / "made")
+    with pytest.raises(UsageError, match="filled by somebody else"), store.published(tmp_path / "made"):
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made" / "a").write_text("")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", "made", "other.csv"]
+
+
 def test_a_moved_log_is_the_same_log(tmp_path: Path):
     """The store of a recipe folder that moved is used again; another name, content or role makes another store."""
     for home in ("old", "new"):
@@ -369,3 +397,31 @@ def test_where_leaves_other_events_out_and_the_books_balance(tmp_path):
     assert events.card["filtered"]["where"] == 2
     with pytest.raises(SettingsError, match="no column 'domian'"):
         prepare(data.model_copy(update={"where": "domian = 'films'"}), tmp_path / "other")
+
+
+def test_a_store_is_found_wherever_the_caller_goes(tmp_path: Path, monkeypatch):
+    (tmp_path / "log.csv").write_text(csv())
+    monkeypatch.chdir(tmp_path)
+    made = prepare(settings(tmp_path / "log.csv"), "made", now=NOW)
+    events = load("made")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert made.columns().collect().equals(events.columns().collect())
+    assert events.folder == tmp_path / "made" and events.quarantine.is_empty() and events.users is None
+
+
+def test_a_home_folder_is_not_guessed(tmp_path: Path, monkeypatch):
+    """Polars reads `~` as a home folder, pathlib as a name: half of a store would lie here and half there."""
+    (tmp_path / "log.csv").write_text(csv())
+    (tmp_path / "work").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "work")
+    for name in ("~/made", "~"):
+        with pytest.raises(UsageError, match=r"not expanded(.|\n)*\$HOME"):
+            prepare(settings(tmp_path / "log.csv"), name, now=NOW)
+        with pytest.raises(UsageError, match="not expanded"):
+            load(name)
+    assert not list((tmp_path / "work").iterdir())
+    assert load(prepare(settings(tmp_path / "log.csv"), "~made", now=NOW).folder).n_users == 30
+    with pytest.raises(UsageError, match="UTF-8"):
+        prepare(settings(tmp_path / "log.csv"), "\udcff", now=NOW)

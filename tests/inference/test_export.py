@@ -120,3 +120,11 @@ def test_users_without_an_answer_have_no_row(tmp_path):
         model, "next", sequences, begin, end, pl.Series(list("abcde")), tmp_path / "a.parquet", 3, barred=every
     )
     assert fewer == 5 and pl.read_parquet(tmp_path / "a.parquet").height == 0
+
+
+def test_a_home_folder_is_not_guessed(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="not expanded"):
+        embed(tiny(), [], [], "~/u.parquet", "next")
+    assert not list(tmp_path.iterdir())

@@ -6,8 +6,9 @@ import os
 
 import pytest
 
+from perdure import registry
 from perdure.errors import SettingsError
-from perdure.settings import toml
+from perdure.settings import from_dict, toml
 
 
 def fault(path) -> SettingsError:
@@ -66,8 +67,9 @@ def test_row_55_yaml_is_not_read(tmp_path, text):
         b"[a]\n[a]\n",
         b"a = 1\x00",
         b"x = " + b"[" * 100_000,
+        b"[train]\nepochs = " + b"1" * 5000,
     ],
-    ids=["twice", "encoding", "cut", "table twice", "nul", "deep"],
+    ids=["twice", "encoding", "cut", "table twice", "nul", "deep", "long number"],
 )
 def test_not_toml(tmp_path, data):
     path = tmp_path / "recipe.toml"
@@ -79,3 +81,8 @@ def test_byte_order_mark(tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_bytes("\ufeff[train]\nepochs = 1\n".encode())
     assert toml.read(path) == {"train": {"epochs": 1}}
+
+
+def test_an_override_of_thousands_of_digits_is_a_fault_of_its_key():
+    with pytest.raises(SettingsError, match=r"train\.epochs: .* expected a whole number"):
+        from_dict({}, ["train.epochs=" + "1" * 5000], parts=registry)

@@ -158,6 +158,7 @@ def test_tensorboard_is_written_or_asked_for(tmp_path, monkeypatch):
         RunLog(tmp_path / "b", IDENTITY, tensorboard=True),
     ):
         pass
+    assert not (tmp_path / "b").exists(), "the folder is as free as it was"
 
 
 # -- the lock ---------------------------------------------------------------------------------------------------------

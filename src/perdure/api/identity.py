@@ -44,15 +44,16 @@ def identity(settings: Settings, events: Any) -> dict[str, Any]:
 
 
 def check_same(out: Path, settings: Settings) -> None:
-    """Refuse to go on with a run that was begun with other settings. One that did not exist then was its default.
+    """Refuse to go on with a run that was begun with other settings. One that did not exist then was its default; where
+    the files of the log lie and how often is saved may change.
 
     Raises:
         SettingsError: lists the differences. ModelError: run.json cannot be read.
     """
-    from perdure.training.runlog import completed, differences
+    from perdure.training.runlog import completed, differences, weighed
 
     now = effective(settings)
-    changed = differences(completed(_settings_of(out), now, settings.origin), now, "settings")
+    changed = differences(weighed(completed(_settings_of(out), now, settings.origin)), weighed(now), "settings")
     changed.sort(key=lambda one: one.endswith("-> None") or ": None ->" in one)  # what is there in both, first
     if changed:
         listed = "\n".join([*changed[:20], *([f"and {len(changed) - 20} more"] if len(changed) > 20 else [])])

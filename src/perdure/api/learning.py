@@ -109,7 +109,8 @@ def prepare(recipe: Recipe, out: str | Path, *, overrides: Sequence[str] = (), s
     Raises:
         SettingsError, DataError, MachineError.
     """
-    return _store(prepared(settings_in(recipe, overrides), Path(out), show))
+    made = prepared(settings_in(recipe, overrides), Path(out), show)
+    return Store(str(Path(out)), made.digest, made.n_users, made.n_items, made.n_events, dict(made.card))
 
 
 def prepared(settings: Settings, folder: Path, show: Any = None) -> Any:
@@ -118,10 +119,6 @@ def prepared(settings: Settings, folder: Path, show: Any = None) -> Any:
     from perdure.training.display import phase_of
 
     return sequences.prepare(settings.data, folder, now=time.time(), told=phase_of(show))
-
-
-def _store(events: Any) -> Store:
-    return Store(str(events.folder), events.digest, events.n_users, events.n_items, events.n_events, dict(events.card))
 
 
 def check(recipe: Recipe, *, overrides: Sequence[str] = (), show: Any = None) -> Check:
@@ -296,7 +293,7 @@ def run(
                 for note in notes:
                     log.log("warning", text=note)
             with followers.together(settings, events.folder, log) as processes:
-                learned = live(settings, datas, model, log, processes, measure, show)
+                learned = live(settings, datas, model, log, processes, measure, show, sizes)
             notes += log.notes
     written = reported(out, notes) if page else None
     return _told(out, learned, written, notes, time.monotonic() - began)
@@ -310,6 +307,7 @@ def live(
     processes: Any,
     measure: Callable[[Evaluate], Evaluate] | None = None,
     show: Any = None,
+    sizes: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Any:
     """The life of a model as the settings have it, in one of the processes that train it; see `lifelong.learn`."""
     from perdure.training import lifelong
@@ -322,6 +320,7 @@ def live(
         list(datas),
         {name: settings.train_for(place) for place, name in enumerate(datas)},
         log,
+        sizes=sizes,
         seed=settings.run.seed,
         fabric=make_fabric(settings.run.device, settings.run.precision, processes.number),
         evaluate=measure(evaluate) if measure else evaluate,

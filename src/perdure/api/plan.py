@@ -23,7 +23,7 @@ from perdure.events.tasks import compile_tasks
 from perdure.model import store
 from perdure.model.user_model import UserModel
 from perdure.settings import Settings
-from perdure.training import cards
+from perdure.training import cards, runlog
 from perdure.training.life import seed_of
 from perdure.tuning.base import method_of
 
@@ -52,11 +52,13 @@ def threads(settings: Settings) -> Iterator[list[str]]:
 
 
 def check_machine(settings: Settings) -> None:
-    """Refuse a device that is not there.
+    """Refuse a device that is not there, and TensorBoard where it is not installed.
 
     Raises:
         SettingsError: listing the devices there are.
     """
+    if settings.run.tensorboard:
+        runlog.summary_writer()
     kind, _, number = settings.run.device.partition(":")
     last = int(number or settings.run.processes - 1) if kind == "cuda" else 0  # each process has a GPU of its own
     if kind == "cuda" and last >= torch.cuda.device_count():

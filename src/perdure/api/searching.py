@@ -95,7 +95,7 @@ def search(
 
     Raises:
         SettingsError, DataError, RunLocked, Interrupted: as `compare`. SettingsError: nobody validates a task.
-        UsageError: nothing to try, or too many tries.
+        UsageError: nothing to try, too many tries, or a try whose name is another's.
     """
     from perdure.model.disk import machine_faults
     from perdure.model.files import render, write_file
@@ -107,7 +107,7 @@ def search(
     _validated(plan.settings)
     names = cells.chosen(methods, [plan.settings.tuning.name], plan.known("methods"), "method")
     seeds = cells.chosen(seeds, [plan.settings.run.seed], None, "seed")
-    named = _named({name: _choices(plan, name, seeds[0]) for name in names}, tries)
+    named = _named({name: _choices(plan, name, seeds[0]) for name in names}, tries, plan.settings.compare)
     _same(out, named)
     with machine_faults(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -164,8 +164,10 @@ def _choices(plan: Plan, method: str, seed: int) -> list[dict[str, Any]]:
     return list(told.values())
 
 
-def _named(choices: Mapping[str, list[dict[str, Any]]], tries: int | None) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Name of a try -> method and settings: as many with each method."""
+def _named(
+    choices: Mapping[str, list[dict[str, Any]]], tries: int | None, taken: Collection[str] = ()
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Name of a try -> method and settings: as many with each method. No try has one of the names that are taken."""
     fewest = min(choices, key=lambda name: len(choices[name]))
     most = len(choices[fewest])
     if most < 2 or (tries or most) > most:
@@ -175,11 +177,21 @@ def _named(choices: Mapping[str, list[dict[str, Any]]], tries: int | None) -> di
             where="[search]",
             fix=f"give [search] or [search.{fewest}] lists of values, see docs/compare.md",
         )
-    return {
-        method if place == 1 else f"{method.replace('.', '-')}-try{place}": (method, one)
-        for method, told in choices.items()
-        for place, one in enumerate(told[: tries or most], 1)
-    }
+    named, held = dict[str, tuple[str, dict[str, Any]]](), {one.casefold() for one in (*taken, *choices)}
+    for method, told in choices.items():
+        named[method] = (method, told[0])
+        for place, one in enumerate(told[1 : tries or most], 2):
+            name = f"{method.replace('.', '-')}-try{place}"
+            if name.casefold() in held or not tuned.NAME.fullmatch(name):
+                raise UsageError(
+                    f"try {place} of {method} would be called {shorten(name)!r}",
+                    expected="a name of at most 64 characters that nothing else has",
+                    where=f"[compare.{method}]",
+                    fix="give this variant, or the one with that name, a shorter or another name",
+                )
+            named[name] = (method, one)
+            held.add(name.casefold())
+    return named
 
 
 def _variant(plan: Plan, name: str, method: str, choice: dict[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from perdure.errors import ModelError, UsageError
 from perdure.events.data_settings import DataSettings
 from perdure.events.detect import Told, untold
 from perdure.events.ids import FIRST_ITEM, Ids
-from perdure.events.store import AGAIN, CARD_FILE, read_array, read_card, read_table, verify
+from perdure.events.store import AGAIN, CARD_FILE, placed, read_array, read_card, read_table, verify
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Events:
         times: (E,) int64 seconds since the epoch, or None when the log has no times.
         user_ids: text of user rows 0 to U - 1.
         item_ids: text of item rows 2 to N + 1.
-        folder: the store.
+        folder: the store, an absolute path.
         digest: SHA-256 of the content (ids, histories, times, columns, attributes); not of how it was written.
         card: the data card: counts, books, time range, density, history lengths, what was left out and why.
     """
@@ -117,7 +117,8 @@ class Events:
 
 
 def prepare(data: DataSettings, folder: Path | str, *, now: float | None = None, told: Told = untold) -> Events:
-    """Reads a log and writes its store; a store made from the same settings and files is used again.
+    """Reads a log and writes its store; a store made from the same settings and files is used again, also
+    one that another process made meanwhile.
 
     Args:
         data: section `[data]`.
@@ -127,35 +128,46 @@ def prepare(data: DataSettings, folder: Path | str, *, now: float | None = None,
         told: how far it is, while a store is written.
 
     Raises:
-        SettingsError, UsageError: a file or column named in the settings is not there (exit 2), or `folder` is taken.
+        SettingsError, UsageError: a file or column named in the settings is not there (exit 2), or `folder` is taken
+            or begins with `~`.
         DataError: the log cannot be used: too many bad rows, no header, wrong time unit ... (exit 3).
         ModelError: a file of a kind that is never opened, or a damaged Parquet file (exit 4).
     """
     from perdure.events.prepare import fingerprint_of, open_sources, write_store
 
-    folder = Path(folder)
+    folder = placed(folder)
     reading, sources = open_sources(data)
     fingerprint = fingerprint_of(data, reading, sources)
-    if (folder / CARD_FILE).is_file():
-        if read_card(folder).get("fingerprint") == fingerprint:
-            return load(folder)
-        raise UsageError(
-            f"{folder} is the store of another log, or of other settings of [data]",
-            expected="the files and settings that it was made from",
-            fix="choose another folder; runs that learned from this store go on reading it",
-        )
-    write_store(data, reading, sources, folder, fingerprint, now, told)
+    if not _stands(folder, fingerprint):
+        try:
+            write_store(data, reading, sources, folder, fingerprint, now, told)
+        except UsageError:
+            if not _stands(folder, fingerprint):  # or else another process was faster
+                raise
     return load(folder)
+
+
+def _stands(folder: Path, fingerprint: str) -> bool:
+    """Whether a store is there, made from this log. UsageError where it was made from another."""
+    if not (folder / CARD_FILE).is_file():
+        return False
+    if read_card(folder).get("fingerprint") == fingerprint:
+        return True
+    raise UsageError(
+        f"{folder} is the store of another log, or of other settings of [data]",
+        expected="the files and settings that it was made from",
+        fix="choose another folder; runs that learned from this store go on reading it",
+    )
 
 
 def load(folder: Path | str) -> Events:
     """Opens a store and verifies the SHA-256 of each of its files.
 
     Raises:
-        UsageError: no store is there.
+        UsageError: no store is there, or the path begins with `~`.
         ModelError: names the file that is damaged, missing, or of a newer format.
     """
-    folder = Path(folder)
+    folder = placed(folder)
     card = read_card(folder)
     verify(folder, card)
     counts = card["counts"]

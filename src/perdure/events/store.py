@@ -8,6 +8,7 @@ reason, at most 100 characters of the field).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -28,12 +29,29 @@ CARD_FILE = "store.json"
 MOST_VALUES = 32_767  # of an event column that is kept as categories, too: they fit into int16
 
 
+def placed(folder: Path | str) -> Path:
+    """A path to read or write, made absolute: it stays the same wherever the caller goes.
+
+    Raises:
+        UsageError: a path that begins with `~`, which Polars would expand and nobody else, or that is no text.
+    """
+    folder = Path(folder)
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{shorten(folder)} is not UTF-8", expected="a path that is") from None
+    if folder.parts[:1] == ("~",):
+        raise UsageError(f"{folder} begins with ~, which is not expanded", expected="the whole path, or a relative one",
+                         fix="write $HOME for ~, or in Python os.path.expanduser(path)")  # fmt: skip
+    return folder.absolute()
+
+
 @contextmanager
 def published(folder: Path) -> Iterator[Path]:
     """A temporary folder beside `folder` that takes its name when the block ends well, and vanishes when not.
 
     Raises:
-        UsageError: `folder` exists and is not empty, or cannot be made.
+        UsageError: `folder` exists and is not empty, by now, or cannot be made.
         MachineError: the disk is full.
     """
     folder = Path(os.path.abspath(folder))
@@ -56,6 +74,9 @@ def published(folder: Path) -> Iterator[Path]:
         os.replace(part, folder)
         _sync(folder.parent)
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise UsageError(f"{folder} was filled by somebody else meanwhile", expected="a new or empty folder",
+                             fix="choose another folder, or try again") from None  # fmt: skip
         raise MachineError(f"the store could not be written: {error.strerror or error}", where=str(folder),
                            fix="free disk space and try again; nothing was stored") from None  # fmt: skip
     finally:

@@ -26,7 +26,7 @@ import polars as pl
 
 from perdure.errors import UsageError
 from perdure.events.detect import Told, untold
-from perdure.events.store import write_frames
+from perdure.events.store import placed, write_frames
 from perdure.inference.recommend import Met, histories, ranked
 from perdure.inference.represent import HasItems, represent, width_of
 from perdure.model.disk import DISK, machine_faults
@@ -77,7 +77,8 @@ def embed(
         The metadata written.
 
     Raises:
-        UsageError: unknown task, a folder or a name of another kind of file as path, or not one id for each user.
+        UsageError: unknown task, a folder, a name of another kind of file or one from `~` as path, or not one id for
+            each user.
         NonFiniteError: a vector is not finite. MachineError: the disk is full or refuses. In all cases an older file
             still stands.
     """
@@ -179,7 +180,7 @@ def answer(
 
 def check_place(path: Path | str) -> None:
     """UsageError unless a Parquet file can be called so."""
-    if Path(path).is_dir():
+    if placed(path).is_dir():
         raise UsageError(f"{path} is a folder", expected="a file to write", where="out")
     if (kind := Path(path).suffix.lower()) in OTHERS:
         raise UsageError(f"{path} would be no {kind} file", expected="a name such as users.parquet", where="out")

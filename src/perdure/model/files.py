@@ -345,7 +345,8 @@ def read_folder(folder: Path, *, name: str = "model.json", disk: Disk = DISK) ->
     """Read a folder that `write_folder` wrote, every byte verified before it is used.
 
     Raises:
-        ModelError: naming the file (and tensor) that is missing, damaged, linked, unsafe or not finite.
+        ModelError: naming the file (and tensor) that is missing, damaged, linked, unsafe or not finite; where it is
+            there and the system refuses to read it, the OSError is its cause.
     """
 
     def read() -> Folder:
@@ -398,4 +399,4 @@ def _plain_file(folder: Path, file: str, limit: int, disk: Disk) -> bytes:
     except OSError as fault:
         gone = isinstance(fault, FileNotFoundError)
         told = f"{file} is missing" if gone else f"{file} cannot be read: {fault.strerror or fault}"
-        raise ModelError(told, where=str(path), fix=RESTORE if gone else "") from None
+        raise ModelError(told, where=str(path), fix=RESTORE if gone else "") from (None if gone else fault)

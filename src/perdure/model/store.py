@@ -25,16 +25,19 @@ import torch
 from torch import Tensor
 
 from perdure.errors import ModelError, shorten
+from perdure.events.clean import ID_BYTES
 from perdure.events.ids import Ids
 from perdure.events.marks import Marks
 from perdure.events.profiles import Fields
 from perdure.model import files
 from perdure.model.budget import Budget
 from perdure.model.manifest import FORMAT, check_manifest, refusals
+from perdure.model.pages import unpacked
 from perdure.model.user_model import TaskCard, UserModel
 
 __all__ = ["FORMAT", "build", "load", "save", "twin"]
 
+PER_ID = 16  # bytes of a page for each id besides its text: its length, its place in a dictionary
 PARTS = ("backbone", "method", "objective")
 
 Find = Callable[[str, str], type]  # ("encoders" | "methods" | "objectives", name) -> class
@@ -173,14 +176,20 @@ def _item_ids(found: files.Folder, folder: Path) -> Ids:
         raise ModelError(f"{wanted} items, more than the backbone has rows for", where=f"{folder}/model.json")
     if "items.parquet" not in found.documents:
         raise ModelError("items.parquet is missing", where=where)
-    data = found.documents["items.parquet"]
+    data, told = found.documents["items.parquet"], f"{wanted} ids of at most {ID_BYTES} bytes"
     try:
+        if (size := unpacked(data)) > wanted * (ID_BYTES + PER_ID) + 2**16:
+            raise ModelError(f"items.parquet would unpack to {size:,} bytes", expected=told, where=where)
         count = pl.scan_parquet(io.BytesIO(data)).select(pl.len()).collect().item()  # read from its footer
         texts = pl.read_parquet(io.BytesIO(data), columns=["item"])["item"] if count == wanted else None
+    except ModelError:
+        raise
     except (Exception, pl.exceptions.PanicException) as fault:
         raise ModelError(f"not readable as Parquet: {shorten(fault)}", where=where) from None
     if texts is None or len(texts) != wanted or texts.dtype != pl.String:
         raise ModelError(f"{count} rows", expected=f"{wanted} ids, as text", where=where)
+    if (texts.str.len_bytes() > ID_BYTES).any():
+        raise ModelError(f"an id of {texts.str.len_bytes().max():,} bytes", expected=told, where=where)
     with refusals(where):
         return Ids(texts, first=2)
 

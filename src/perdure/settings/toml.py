@@ -47,7 +47,7 @@ def read(path: Path) -> dict[str, Any]:
     except PermissionError:
         found = f"the recipe cannot be read (mode {stat.S_IMODE(info.st_mode):03o}, owner {info.st_uid})"
         raise SettingsError(found, where=shorten(path), fix=f"you are user {os.getuid()}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as fault:
+    except (ValueError, RecursionError) as fault:  # not UTF-8, not TOML, or a number that Python does not read
         yaml = path.suffix.lower() in (".yaml", ".yml")
         fix = "recipes are TOML, not YAML" if yaml else "see docs/settings.md"
         raise SettingsError(f"not TOML: {shorten(fault)}", where=shorten(path), fix=fix) from None
@@ -60,7 +60,7 @@ def value(text: str) -> Any:
     said = text.partition("=")[2].strip()
     try:
         document = tomllib.loads(f"v = {said}")
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # not TOML, or a number that Python does not read
         return said
     return document["v"] if list(document) == ["v"] else said
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from perdure.errors import MachineError, ModelError, SettingsError
 from perdure.model.disk import DISK, Disk
-from perdure.model.files import parse, read_folder, remove_tree, tidy, write_folder
+from perdure.model.files import Folder, parse, read_folder, remove_tree, tidy, write_folder
 from perdure.training.loop import ALONE, Keeper, Snapshot
 from perdure.training.processes import Processes
 from perdure.training.runlog import RunLog
@@ -99,24 +99,28 @@ class Checkpoints:
         return number
 
     def latest(self) -> Checkpoint | None:
-        """The newest sound checkpoint, or None when there is none at all.
+        """The newest sound checkpoint, or None when there is none at all. Newer ones are deleted, if proven damaged.
 
         Raises:
-            ModelError: there are checkpoints and every one is damaged.
+            ModelError: there are checkpoints and every one is damaged, or one is of another release.
+            MachineError: one cannot be read, which may pass: it may be sound.
         """
         damaged: list[int] = []
         fault: ModelError | None = None
         for number in reversed(self.numbers()):
             try:
-                found = self.read(number)
+                found = self._folder(number)
             except ModelError as error:
+                if isinstance(error.__cause__, OSError):
+                    fix = "try again; where it stays so, remove this checkpoint to go on from the one before"
+                    raise MachineError(error.found, where=str(self.path(number)), fix=fix) from error
                 damaged.append(number)
                 fault = error
                 continue
             for bad in damaged:
                 self.notes.append(f"checkpoint {bad} is damaged and was dropped; {number} is used")
                 remove_tree(self.path(bad), self.disk)
-            return found
+            return self._of_this_release(number, found)
         if fault is not None:
             raise fault
         return None
@@ -128,8 +132,13 @@ class Checkpoints:
         return self.read(number) if number and first is None else first
 
     def read(self, number: int) -> Checkpoint:
-        """One checkpoint. Raises ModelError where it is damaged."""
-        found = read_folder(self.path(number), name=MANIFEST, disk=self.disk)
+        """One checkpoint. Raises ModelError where it is damaged, or of another release."""
+        return self._of_this_release(number, self._folder(number))
+
+    def _folder(self, number: int) -> Folder:
+        return read_folder(self.path(number), name=MANIFEST, disk=self.disk)
+
+    def _of_this_release(self, number: int, found: Folder) -> Checkpoint:
         if found.manifest.get("format") != FORMAT:
             raise ModelError(
                 f"checkpoint format {found.manifest.get('format')}",

@@ -35,11 +35,11 @@ from perdure.training.loop import ALONE, Batches, Snapshot, fit, make_fabric
 from perdure.training.mixture import Mixture, refuse_torn_groups
 from perdure.training.processes import Processes
 from perdure.training.promises import ground, hold, probe
+from perdure.training.published import standing, whole
+from perdure.training.room import TEACHERS, room
 from perdure.training.runlog import RunLog, now
 from perdure.training.signals import Asked, Signals
 from perdure.tuning.base import Method, method_of
-
-TEACHERS = ("teacher0", "teacher1")  # folders of models that methods learn from, while a run lasts
 
 
 def learn(
@@ -49,6 +49,7 @@ def learn(
     settings: Mapping[str, TrainSettings],
     run: RunLog,
     *,
+    sizes: Mapping[str, Mapping[str, int]] | None = None,
     seed: int = 0,
     fabric: Any = None,
     evaluate: Callable[..., Any] = evaluate,
@@ -64,6 +65,7 @@ def learn(
         datas: task -> compiled data.
         settings: task -> how it is trained.
         run: an entered RunLog; when it is resuming, the life goes on from the newest sound checkpoint.
+        sizes: task -> what it takes, as in `room`, which is asked of the disk before every task.
         evaluate: `(model, data, split) -> Score`, here "valid" and "test".
         compiled: torch.compile the losses.
         show: a `display.Display`, or anything with step, epoch and row.
@@ -84,21 +86,12 @@ def learn(
     refuse_torn_groups(method_of(model), known, order)
     refuse_untested(datas, order)
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []), Signals() as signals:
+        kept = Checkpoints(run.folder / "checkpoints", disk=run.disk, sweep=processes.first)
         return _Teacher(
-            model=model.to(fabric.device),
-            datas=datas,
-            order=list(order),
-            settings=settings,
-            run=run,
-            signals=signals,
-            fabric=fabric,
-            checkpoints=Checkpoints(run.folder / "checkpoints", disk=run.disk, sweep=processes.first),
-            seed=seed,
-            evaluate=evaluate,
-            compiled=compiled,
-            show=show,
-            processes=processes,
-        ).live()
+            model=model.to(fabric.device), datas=datas, order=list(order), settings=settings, sizes=sizes or {},
+            run=run, signals=signals, fabric=fabric, checkpoints=kept, seed=seed, evaluate=evaluate,
+            compiled=compiled, show=show, processes=processes,
+        ).live()  # fmt: skip
 
 
 @dataclass
@@ -109,6 +102,7 @@ class _Teacher:
     datas: Mapping[str, TaskData]
     order: list[str]
     settings: Mapping[str, TrainSettings]
+    sizes: Mapping[str, Mapping[str, int]]
     run: RunLog
     signals: Signals
     fabric: Any
@@ -128,17 +122,20 @@ class _Teacher:
     def live(self) -> Learned:
         """All tasks, from the beginning or from the newest checkpoint."""
         found = self.checkpoints.agreed(self.processes) if self.run.resuming else None
-        if self.run.resuming:
+        if self.run.resuming and found is None and self.processes.told(self._stands):
+            self.life.task = len(self.order)
+        elif self.run.resuming:
             self.run.rewind(self.run.identity["log_from"] if found is None else found.state["log"])
         else:
             self.run.begin()
+        running = None if found is None else self._go_on(found)
         for note in [*self.run.notes, *self.checkpoints.notes]:
             self.run.log("warning", text=note)
-        running = None if found is None else self._go_on(found)
         self.model.eval()
-        self.run.need((self.checkpoints.keep + 1) * 4 * sum(t.nbytes for t in self.model.state_dict().values()))
         for group in self.method.order(self.order):
             if self.order.index(group[-1]) >= self.life.task:
+                if self.processes.first:
+                    self.run.need(room(self.model, self.sizes, self.checkpoints.keep, self.run.folder))
                 self._learn(group, running)
                 running = None
         self.run.state("finished", finished=now())
@@ -366,29 +363,41 @@ class _Teacher:
         """All of the model, the global generators, and where the life stands."""
         tensors: dict[str, Tensor] = dict(self.model.state_dict())
         random = self.processes.gathered({f"global {k}": v for k, v in global_state(self.fabric.device).items()})
-        return {"model.safetensors": tensors, "random.safetensors": random}, {
-            "life": asdict(self.life),
-            "order": self.order,
-        }
+        where = {"life": asdict(self.life), "order": self.order}
+        return {"model.safetensors": tensors, "random.safetensors": random}, where
 
     def _go_on(self, found: Checkpoint) -> Checkpoint | None:
         """Back to where a checkpoint was taken: at the end of a task, or, when it is returned, while one was trained.
         Then that task begins as it did, and the rest is put back when its stage has begun."""
         state = found.state
         self.life = Life(**state["life"])
-        if state["order"] != self.order:
-            raise ModelError(
-                f"the run learned {', '.join(state['order'])}", expected=", ".join(self.order), where="order of tasks"
-            )
+        if (told := ", ".join(state["order"])) != ", ".join(self.order):
+            raise ModelError(f"the run learned {told}", expected=", ".join(self.order), where="order of tasks")
+        self._make_room()
+        if state["fit"]:
+            return found
+        self._put_back(found)
+        if self.life.task == len(self.order) and self.processes.first and not whole(self.run, self.order, self.life):
+            self._publish(self.method.order(self.order)[-1])
+        return None
+
+    def _make_room(self) -> None:
+        """The structure of a model that has learned the tasks of before."""
         for group in self.method.order(self.order):
             if self.order.index(group[-1]) < self.life.task:
                 self._add(group)
                 for task in group:
                     self.model.settle(task)
-        if state["fit"]:
-            return found
-        self._put_back(found)
-        return None
+        for score in self.life.scores:
+            self.model.tasks[score["task"]].metric = score["metric"]
+
+    def _stands(self) -> bool:
+        """Whether all is learned, though there is no checkpoint; then the life is what was published."""
+        if (life := standing(self.run, self.order)) is not None:
+            self.life = life
+            self._make_room()
+            self.model.load_state_dict(store.twin(self.model, self.run.folder / "model").state_dict())
+        return life is not None
 
     def _put_back(self, found: Checkpoint) -> None:
         """The tensors and generators of a checkpoint, into a model of the same structure."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -385,5 +386,15 @@ def make_fabric(device: str = "cpu", precision: str = "32-true", number: int = 0
     if kind not in ("cpu", "cuda") or (own and not own.isdecimal()) or int(own or number) >= count:
         have = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
         raise MachineError(f"no device {device}", expected=f"one of {have}", where="[run] device")
-    with contextlib.redirect_stderr(None):
+    with contextlib.redirect_stderr(None), _unheard():
         return Fabric(accelerator=kind, devices=[int(own or number)] if kind == "cuda" else 1, precision=precision)
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Inside, no LT_PRECISION or the like is set: Fabric would rather follow those than what it is given."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("LT_")}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

@@ -25,6 +25,7 @@ from perdure.model.files import parse, render, tidy, write_file
 from perdure.training.lock import Lock
 
 IDENTITY = ("settings", "data_digest", "seed", "versions", "device")  # a resumed run must agree in these
+LIES = ("data.path", "data.users.path", "data.items_table.path")  # what lies there is told by data_digest
 MACHINE = ("threads", "cpu")  # in these a difference only costs bit-equality
 
 Resume = Literal["never", "auto", "must"]
@@ -53,6 +54,17 @@ def _said(value: Any) -> str:
     """A value in a line; of named tables, such as [[tasks]], the names."""
     named = isinstance(value, list) and value and all(isinstance(one, Mapping) and "name" in one for one in value)
     return shorten(", ".join(str(one["name"]) for one in value) if named else value, 60)
+
+
+def weighed(settings: Any, at: str = "") -> Any:
+    """Settings without those that change no result: where the files of the log lie, and how often is saved."""
+    if isinstance(settings, list):
+        return [weighed(one) for one in settings]
+    if not isinstance(settings, Mapping):
+        return settings
+    placed = {key: (f"{at}.{key}" if at else str(key), one) for key, one in settings.items()}
+    free = {key for key, (place, _) in placed.items() if place in LIES or key == "checkpoint_minutes"}
+    return {key: weighed(one, place) for key, (place, one) in placed.items() if key not in free}
 
 
 def completed(before: Any, now: Any, origin: Mapping[str, str], at: str = "") -> Any:
@@ -93,7 +105,8 @@ class RunLog:
 
     Raises (on entering):
         RunLocked: another process writes here. UsageError: see `resume`. SettingsError: data, settings, seed or
-        versions differ from those of the run, each difference listed. MachineError: the folder cannot be written.
+        versions differ from those of the run, each difference listed; or TensorBoard is not installed.
+        MachineError: the folder cannot be written.
     """
 
     def __init__(
@@ -115,6 +128,8 @@ class RunLog:
     # -- opening and closing ----------------------------------------------------------------------------------------
 
     def __enter__(self) -> RunLog:
+        if self._tensorboard:
+            summary_writer()
         with machine_faults(self.folder):
             self.disk.make_folder(self.folder)
             self._lock.take(now())
@@ -166,13 +181,14 @@ class RunLog:
         else:
             self._continue(parse(self.disk.read(path), str(path)))
         if self._tensorboard:
-            self._writer = _tensorboard_writer(self.folder / "tensorboard")
+            self._writer = summary_writer()(str(self.folder / "tensorboard"))
 
     def _continue(self, before: dict[str, Any]) -> None:
         if "origin" in self.identity:
             then, given = before.get("settings"), self.identity.get("settings")
             before = {**before, "settings": completed(then, given, self.identity["origin"])}
-        changed = [d for key in IDENTITY for d in differences(before.get(key), self.identity.get(key), key)]
+        then, given = ({**one, "settings": weighed(one.get("settings"))} for one in (before, self.identity))
+        changed = [d for key in IDENTITY for d in differences(then.get(key), given.get(key), key)]
         if changed:
             more = [f"and {len(changed) - 20} more"] if len(changed) > 20 else []
             raise SettingsError(
@@ -229,7 +245,9 @@ class RunLog:
             os.fsync(file.fileno())
 
     def rewind(self, offset: int) -> None:
-        """Cut the log to where a checkpoint was taken."""
+        """Cut the log to where a checkpoint was taken. A note where it has not as much."""
+        if self.offset < offset:
+            self.notes.append("log.jsonl is shorter than it was: what it told of epochs before is lost")
         with machine_faults(self.folder / "log.jsonl"), (self.folder / "log.jsonl").open("ab") as file:
             file.truncate(min(offset, self.offset))
 
@@ -272,20 +290,18 @@ class Silent(RunLog):
     def rewind(self, offset: int) -> None:
         """Nothing."""
 
-    def need(self, size: int) -> None:
-        """Nothing."""
-
 
 def now() -> str:
     """The moment, UTC, ISO 8601 to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _tensorboard_writer(folder: Path) -> Any:
+def summary_writer() -> Any:
+    """The class that writes for TensorBoard. SettingsError where it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise SettingsError(
             "TensorBoard is not installed", where="[run] tensorboard", fix='pip install "perdure[track]"'
         ) from None
-    return SummaryWriter(str(folder))
+    return SummaryWriter
