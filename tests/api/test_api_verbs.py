@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import io
+import json
 import re
 import tomllib
 import weakref
@@ -20,6 +22,7 @@ from perdure.api import beginning, learning, plan
 from perdure.errors import DataError, MachineError, SettingsError, UsageError
 from perdure.settings import load
 from perdure.settings.toml import render
+from perdure.training.display import Display
 
 
 def test_a_models_life(learned, tmp_path):
@@ -62,8 +65,14 @@ def test_a_memory_is_measured_as_it_answers(learned, tmp_path):
     """Scores of `axes` hang on histories besides the user vectors: saved, loaded, measured, asked one or all."""
     recipe, first = learned
     told = ["tuning.method=axes", f"pretrain.model={first.model}", "train.epochs=2"]
-    run = perdure.learn(recipe, tmp_path / "run", overrides=told)
+    run = perdure.learn(recipe, tmp_path / "run", overrides=told, show=Display(said := io.StringIO()))
     model = perdure.load(run.model)
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    (counted,) = (line for line in log if line["event"] == "counted")  # what the epochs could not know
+    valid = perdure.evaluate(model, task="buy", split="valid")[0]["value"]
+    assert counted["task"] == "buy" and counted["valid"] == pytest.approx(valid, abs=1e-6)
+    assert f"buy: with what was counted after training, ndcg@10 {valid:.4f}" in said.getvalue()
+    assert f"{valid:.3f} with what was counted after training" in (tmp_path / "run" / "report.html").read_text()
     assert model.recalls("buy") and not model.recalls("watch")
     assert perdure.evaluate(model, task="buy")[0]["value"] == pytest.approx(run.scores["buy"], abs=1e-6)
     users = [f"u{i:04d}" for i in range(5)]

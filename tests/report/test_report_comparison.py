@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 from typing import Any
 
 import polars as pl
@@ -181,6 +182,15 @@ def test_each_method_that_is_not_above_popularity_is_named_with_the_task():
     told["popularity"] = {"next": 0.5, "buy": None}
     assert doubts(told) == ["sasrec: no method is above popularity in next"]
     assert doubts({**told, "popularity": {}}) == []
+
+
+def test_curves_say_what_they_do_not_know(folder, tmp_path):
+    out = shutil.copytree(folder, tmp_path / "out")
+    told = "What a method counts after training, as axes its pairs, is not in the curves."
+    assert told not in pages(out)[1]
+    with (out / "runs/sasrec/pcl/forward/1/log.jsonl").open("a") as log:
+        log.write('{"event": "counted", "task": "liked", "valid": 0.5}\n')
+    assert told in pages(out)[1]
 
 
 def test_fewer_than_three_seeds_are_told_before_any_number(whole):

@@ -216,6 +216,8 @@ def curves(facts: Facts) -> list[dict[str, Any]]:
             caption = words.count(len(mine), "epoch", digits=True).capitalize()
             if best:
                 caption += f"; best {metric} {words.score(best['valid'])} in epoch {best['epoch']}"
+            if stage == stages[-1] and task in facts.counted:
+                caption += f"; {words.score(facts.counted[task])} with what was counted after training"
             title = task if len(stages) == 1 else f"{task}, {stage}"
             told.append(
                 {
