@@ -98,6 +98,8 @@ def test_a_loaded_model_reads_its_log_once(learned, monkeypatch):
     assert first == again and first[0] != first[1] and len(read) == 1
     assert perdure.recommend(learned[1].model, task="buy", user="u0001") == first[0] and len(read) == 2
     assert perdure.evaluate(model, task="buy") == perdure.evaluate(model, task="buy") and len(read) == 2
+    monkeypatch.setattr(registry, "trial", lambda *_: pytest.fail("the settings were read before"))
+    assert perdure.recommend(model, task="buy", user="u0001") == first[0]
     gone = weakref.ref(model)
     del model
     gc.collect()
@@ -334,7 +336,9 @@ def test_a_task_that_nobody_tests_is_refused_before_there_is_a_run(learned, tmp_
 def test_marks_that_a_model_does_not_read_are_told(learned):
     _, run = learned
     asked = perdure.recommend(run.model, task="buy", history=["s0001"], marks=[{"time": 1_600_000_000}])
-    assert asked["notes"] == ["sasrec reads nothing of events but their items: what marks tell is unused"]
+    assert asked["notes"] == ["sasrec reads nothing of events but their items: what marks tell is unused (time)"]
+    asked = perdure.recommend(run.model, task="buy", history=["s0001"], marks=[{"behaviour": "view", "time": None}])
+    assert asked["notes"][0].endswith("is unused (behaviour)") and asked["items"]
     assert perdure.recommend(run.model, task="buy", history=["s0001"])["items"] == asked["items"]
 
 

@@ -70,6 +70,17 @@ def _unread(model: Any) -> list[str]:
     return [told] if share < 1 else []
 
 
+def _unused(model: Any, marks: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    """What there is to say of marks that are told to a model that reads none."""
+    if model.marks is not None:
+        return []
+    given = dict.fromkeys(name for one in marks or [] for name, value in one.items() if value is not None)
+    names = [str(name) for name in given if name != "time" or not model.backbone.reads_times]
+    read = "items and times" if model.backbone.reads_times else "items"
+    told = f"{model.backbone.name} reads nothing of events but their {read}: what marks tell is unused"
+    return [f"{told} ({', '.join(names)})"] if names else []
+
+
 def _untold(model: Any, marks: Sequence[Mapping[str, Any]] | None) -> list[str]:
     """What there is to say of marks that the model reads and nobody tells."""
     if model.marks is None:
@@ -221,8 +232,7 @@ def recommend(
         notes.append(
             f"{model.spec['method']['name']} answers {card.name} without a profile: the one that was given is unused"
         )
-    if marks and model.marks is None and not model.backbone.reads_times:
-        notes.append(f"{model.backbone.name} reads nothing of events but their items: what marks tell is unused")
+    notes += _unused(model, marks)
     if raw and user is None:
         notes += _untold(model, marks)
     if raw and user is not None:

@@ -117,8 +117,8 @@ class Marks:
             `column=value`.
 
         Raises:
-            UsageError: what is no mapping, a column that is not read (the nearest is named), a value that is no text, a
-                time that is no whole number.
+            UsageError: what is no mapping, a column that is not read where others are (the nearest is named), a value
+                that is no text, a time that is no whole number.
         """
         flat = [(owner, event) for owner, events in enumerate(histories) for event in events]
         if odd := [event for _, event in flat if not isinstance(event, Mapping)]:
@@ -129,7 +129,7 @@ class Marks:
         places = {name: place for place, name in enumerate(self.events)}
         for at, (owner, event) in enumerate(flat):
             for name, value in event.items():
-                if value is None:
+                if value is None or (name != "time" and not self.names):  # of a model that reads no marks
                     continue
                 if name == "time":
                     times[at] = _seconds(value)
