@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 
-from perdure.errors import SettingsError, shorten
+from perdure.errors import SettingsError, closest, shorten
 
 FUNCTIONS = frozenset(
     ["abs", "ceil", "floor", "round", "sign", "mod", "sqrt", "ln", "exp", "lower", "upper", "length", "char_length",
@@ -145,8 +145,8 @@ def select(
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known name that looks most like `name`, or ""."""
     ends = {k.split(".", 1)[-1]: k for k in reversed(list(known))}  # without scopes, in which all look alike
-    close = difflib.get_close_matches(name.split(".", 1)[-1], ends, n=1)
-    return ends[close[0]] if close else ""
+    close = closest(name.split(".", 1)[-1], ends)
+    return ends[close] if close else ""
 
 
 class _Fault:
