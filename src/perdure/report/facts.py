@@ -89,7 +89,7 @@ def read(folder: Path | str) -> Facts:
     folder = Path(folder)
     run = document(folder, "run.json")
     if run is None:
-        fix = "name the run's folder, not the store's"
+        fix = "name the run's folder, not the store's" if folder.exists() else "there is no such folder"
         if (folder / "tries" / "compare.json").is_file():
             fix = f"this is a search: its tries are a comparison, {shorten(folder / 'tries')}"
         raise ModelError(
