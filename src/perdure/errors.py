@@ -87,7 +87,7 @@ class MachineError(PerdureError):
 
 
 class Interrupted(PerdureError):
-    """The run was asked to stop; what it had is saved and can be resumed."""
+    """The run was asked to stop; what it had, if it had begun a task, is saved and can be resumed."""
 
     exit_code = 6
 
