@@ -333,6 +333,15 @@ def test_a_task_that_nobody_tests_is_refused_before_there_is_a_run(learned, tmp_
     assert not (tmp_path / "run" / "run.json").exists()
 
 
+def test_every_class_is_answered_where_no_number_is_asked_for(learned):
+    model = perdure.load(learned[1].model)
+    asked = {"task": "gender", "history": ["s0001"]}
+    every = perdure.recommend(model, **asked)
+    assert sorted(every["items"]) == sorted(model.card("gender").labels.series) and not every["truncated"]
+    assert perdure.recommend(model, **asked, k=10) == {**every, "truncated": True}
+    assert len(perdure.recommend(model, task="buy", history=["s0001"])["items"]) == 10
+
+
 def test_marks_that_a_model_does_not_read_are_told(learned):
     _, run = learned
     asked = perdure.recommend(run.model, task="buy", history=["s0001"], marks=[{"time": 1_600_000_000}])

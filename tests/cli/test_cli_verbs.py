@@ -177,6 +177,7 @@ def test_learn_json(first, tmp_path, capsys):
 def test_doctor_json(capsys):
     assert call("doctor", "--json") == 0
     told = json.loads(capsys.readouterr().out)
+    assert re.search("asked of a user's gender: [fm]", told["selftest"]["found"])
     assert told["ok"] and told["selftest"]["ok"] and told["devices"][0] == "cpu"
 
 
@@ -195,7 +196,7 @@ def test_recommend_answers(first, capsys):
     assert allowed["items"] == known["items"][3:4] and allowed["truncated"]
     assert call("recommend", run, "--task", "buy", "--history", "s0001", "--allow", "nonsense") == 0
     told = capsys.readouterr().out
-    assert "not known to the model: nonsense" in told and "none to give" in told and "ignored" not in told
+    assert "not known to the model: 'nonsense'" in told and "none to give" in told and "ignored" not in told
     strange = ask("--history", "s0001,nobody,s0013")
     assert strange["items"] == known["items"] and strange["unknown"] == ["nobody"]
     cold = ask("--history", "nobody")

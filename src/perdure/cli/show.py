@@ -298,7 +298,8 @@ def recommend(console: Console, told: Told) -> None:
     if told["source"] == "popularity":
         console.print("note: nothing that was told is known to the model; these are the most popular answers")
     if told["unknown"]:
-        console.print(f"note: not known to the model: {cell(', '.join(told['unknown'][:20]))}")
+        unknown = ", ".join(f"'{one}'" for one in told["unknown"][:20])
+        console.print(f"note: not known to the model: {cell(unknown)}")
     notes(console, told["notes"])
     if told["truncated"]:
         console.print("note: there are no more answers to give")
