@@ -157,12 +157,16 @@ class _Fault:
 
     def __call__(self, what: str, name: str = "", fix: str = "") -> SettingsError:
         near = nearest(name, self.known) if name else ""
+        compared = name and re.search(
+            rf'(?:[=>]|\bin\s*\([^)]*)\s*"?{re.escape(name)}\b', self.expression, re.IGNORECASE
+        )
+        text = f"text stands in single quotes: '{name}'" if compared else ""
         spelled = near if re.fullmatch(r"(?:(?:item|user)\.)?[^\W\d]\w*", near) else f'"{near}"'
         return SettingsError(
             f"{what} in {shorten(self.expression)!r}",
             expected="a yes/no expression over the columns " + (", ".join(self.known) or "(there are none)"),
             where=self.where,
-            fix=fix or (f"did you mean {spelled}?" if near else ""),
+            fix=fix or "; ".join(filter(None, [f"did you mean {spelled}?" if near else "", text])),
         )
 
 
