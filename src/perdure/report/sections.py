@@ -45,7 +45,7 @@ def head(facts: Facts) -> dict[str, Any]:
         tiles.append({"label": "forgetting", "value": words.score(facts.matrix.forgetting()), "note": note})
     seconds = [float(row["seconds"]) for row in facts.cost.values() if row.get("seconds") is not None]
     if seconds:
-        tiles.append({"label": "time to learn", "value": words.duration(sum(seconds)), "note": f"{_device(run)}"})
+        tiles.append({"label": "time to train", "value": words.duration(sum(seconds)), "note": f"{_device(run)}"})
     kicker = " · ".join(
         p
         for p in [
