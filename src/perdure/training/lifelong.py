@@ -191,8 +191,7 @@ class _Teacher:
                 self.model.add(card_of(self.datas[name]), self._generator(name, "init"))
 
     def _remember(self, name: str) -> bool:
-        """A method's last look at the task: what it keeps of it, and what it drew from earlier ones. Whether its head
-        answers otherwise from now on."""
+        """A method's last look at the task, for what it keeps of it; whether its head answers otherwise from now on."""
         head = self.model.heads[name]
         before = [kept.clone() for kept in head.buffers()]
         rng = torch.Generator(self.fabric.device)
