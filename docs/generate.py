@@ -157,7 +157,8 @@ def settings() -> str:
         + """# Settings
 
 A recipe is one TOML file. Whatever it leaves out has the default below; whatever it gives is checked before anything
-runs, all faults at once, each with its key and the nearest name that exists. A single value is overridden on the
+runs, all faults of the settings at once, each with its key and the nearest name that exists; what reading the data
+finds is told after them, one at a time. A single value is overridden on the
 command line: `-s train.epochs=3`, `-s tasks.watch.train.epochs=3`; the value as in TOML, or bare, as one types it:
 text, `.2`, `1,10`. `perdure check RECIPE` checks a recipe without running it. All settings that a result depends
 on, where they have a value, go into the run folder and the report, each with its origin.

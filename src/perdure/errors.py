@@ -16,6 +16,9 @@ Each says what was found, what was expected, where, and what to do.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class PerdureError(Exception):
     """Base of all errors raised on purpose.
@@ -84,7 +87,7 @@ class MachineError(PerdureError):
 
 
 class Interrupted(PerdureError):
-    """The run was asked to stop; what it had is saved and can be resumed."""
+    """The run was asked to stop; what it had, if it had begun a task, is saved and can be resumed."""
 
     exit_code = 6
 
@@ -115,3 +118,14 @@ def shorten(value: object, limit: int = 100) -> str:
         else str(value)
     )
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def closest(name: object, names: Iterable[str], cutoff: float = 0.6) -> str:
+    """The one of `names` that `name` was likely meant to be, or "": letter case, spaces, `_` and `-` do not count."""
+    plain = {_plain(one): one for one in reversed(list(names))}
+    near = difflib.get_close_matches(_plain(str(name)), plain, n=1, cutoff=cutoff)
+    return plain[near[0]] if near else ""
+
+
+def _plain(name: str) -> str:
+    return name.casefold().translate(dict.fromkeys(map(ord, " _-")))

@@ -21,6 +21,7 @@ from perdure.errors import DataError, Interrupted, NonFiniteError, SettingsError
 from perdure.evaluation import leakage
 from perdure.evaluation.leakage import Finding
 from perdure.evaluation.own_measure import own_measure
+from perdure.report.compared import doubts
 from perdure.training.display import Display
 
 KEY = ["encoder", "method", "order", "protocol", "seed"]
@@ -72,7 +73,8 @@ def test_every_cell_is_run_once_and_backbones_first(compared):
     assert [cell["state"] for cell in told["cells"]] == ["done"] * 8 and told["state"] == "finished"
     assert [one["folder"] for one in told["backbones"]] == backbones
     assert {c["method"] for c in told["cells"] if c["backbone"] is None} == {"conure"}
-    assert not done.failed and not done.notes
+    assert not done.failed and done.notes == doubts(done.summary[0])
+    assert done.notes[0].startswith("two seeds only: p and the intervals know little of other seeds; three are")
     assert told["data_digest"] and told["data_card"] and told["findings"] == {"clean": []}
 
 
@@ -170,7 +172,7 @@ def test_over_all_folds_every_user_is_tested_once(near, recipe, tmp_path):
     told = done.summary[0]["methods"]["pcl"]
     final = table(tmp_path / "out").filter("final", pl.col("method") == "pcl", pl.col("task") == "gender")
     assert told["tasks"]["gender"]["mean"] == pytest.approx(final["value"].mean())
-    assert not done.notes
+    assert done.notes == doubts(done.summary[0]) and not any("seeds only" in note for note in done.notes)
     two = perdure.compare(recipe, tmp_path / "out", **{**asked, "seeds": (1, 4)})
     assert "3 folds, of which these seeds test 1, 1, 2, 3: not everyone once" in two.notes
     assert told["tasks"]["gender"]["low"] < told["tasks"]["gender"]["mean"] < told["tasks"]["gender"]["high"]
@@ -504,11 +506,13 @@ def test_a_method_of_another_history_that_is_asked_something_else_is_told(near, 
     tuned = {"both": {"method": "frozen", "history.where": "domain = 'source' or behaviour = 'buy'"}}
     recipe = make(tmp_path, ("watch", "gender"), pretrain={"epochs": 1}, compare=tuned)
     done = perdure.compare(recipe, tmp_path / "out", methods=["frozen", "both"])
-    (note,) = done.notes
+    note, *doubted = done.notes
+    assert doubted == doubts(done.summary[0])
     assert note.startswith("both reads another history, and watch asks it about other events")
-    assert about(done.folder)["notes"] == done.notes and note in (tmp_path / "out" / "report.md").read_text()
+    assert about(done.folder)["notes"] == [note] and note in (tmp_path / "out" / "report.md").read_text()
     assert perdure.compare(recipe, tmp_path / "out").notes == done.notes
-    assert not perdure.compare(recipe, tmp_path / "alone" / "out", methods=["both"]).notes
+    alone = perdure.compare(recipe, tmp_path / "alone" / "out", methods=["both"])
+    assert alone.notes == doubts(alone.summary[0])
 
 
 def test_the_split_of_the_official_code_may_leak(recipe, near, tmp_path, monkeypatch):

@@ -350,7 +350,7 @@ def test_a_locale_without_the_letters_of_an_id_is_no_fault(first, tmp_path):
     asked = ("recommend", first / "first", "--task", "buy", "--history", f"@{tmp_path / 'ids.txt'}")
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
     code, out, _ = told(*asked, **plain)
-    assert code == 0 and rb"not known to the model: \u0131\u015f\u0131k" in out
+    assert code == 0 and rb"not known to the model: '\u0131\u015f\u0131k'" in out
     code, out, _ = told(*asked, "--json", **plain)
     assert code == 0 and json.loads(out.decode("utf-8"))["unknown"] == ["ışık"]
 

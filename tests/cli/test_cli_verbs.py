@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import os
 import re
@@ -16,8 +17,10 @@ import polars as pl
 import pytest
 import typer
 from cli.small import call, environment, make
+from rich.console import Console
 
 from perdure.api import beginning
+from perdure.cli import show
 from perdure.cli.main import app
 
 VERBS = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
@@ -174,9 +177,21 @@ def test_learn_json(first, tmp_path, capsys):
     assert {file["file"] for file in card["files"]} >= {"backbone.safetensors", "tasks/buy.safetensors"}
 
 
+def test_columns_say_what_they_hold(first, capsys):
+    assert call("list", "formats") == 0 and call("list", "methods") == 0
+    formats, methods = capsys.readouterr().out.split("keeps", 1)
+    assert formats.count("paper") == 1 and "yes" in methods and "no" in methods  # that of methods
+    assert call("show", first / "first") == 0 and "numbers stored" in capsys.readouterr().out
+    console = Console(file=(said := io.StringIO()), width=200)
+    books = dict.fromkeys(("stored", "duplicate", "quarantined", "filtered"), 0)
+    show.prepare(console, {"card": {"books": books, "quarantined": {}, "item_unknown": 3, "notes": []}})
+    assert "items without attributes  3" in said.getvalue()
+
+
 def test_doctor_json(capsys):
     assert call("doctor", "--json") == 0
     told = json.loads(capsys.readouterr().out)
+    assert re.search("asked of a user's gender: [fm]", told["selftest"]["found"])
     assert told["ok"] and told["selftest"]["ok"] and told["devices"][0] == "cpu"
 
 
@@ -195,7 +210,7 @@ def test_recommend_answers(first, capsys):
     assert allowed["items"] == known["items"][3:4] and allowed["truncated"]
     assert call("recommend", run, "--task", "buy", "--history", "s0001", "--allow", "nonsense") == 0
     told = capsys.readouterr().out
-    assert "not known to the model: nonsense" in told and "none to give" in told and "ignored" not in told
+    assert "not known to the model: 'nonsense'" in told and "none to give" in told and "ignored" not in told
     strange = ask("--history", "s0001,nobody,s0013")
     assert strange["items"] == known["items"] and strange["unknown"] == ["nobody"]
     cold = ask("--history", "nobody")

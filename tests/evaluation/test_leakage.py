@@ -15,7 +15,7 @@ from realdata import real
 from perdure import registry
 from perdure.errors import DataError
 from perdure.evaluation import leakage
-from perdure.evaluation.leakage import Finding, audit, refuse
+from perdure.evaluation.leakage import Finding, audit, mend, refuse
 from perdure.events.profiles import profiles_of
 from perdure.events.sequences import prepare
 from perdure.events.tasks import PARTS, History, Split, Task, compile_tasks
@@ -337,3 +337,8 @@ def test_ml1m_as_the_recipe_splits_it_and_as_the_official_code_does(tmp_path, mo
     assert told["history", "watch_later"] == (45303, 45303)
     with pytest.raises(DataError):
         refuse(found)
+
+
+def test_the_split_that_mends_a_leak_is_named_with_the_keys_it_wants():
+    told = mend([Finding("future", "leak", "buy", "", 1, 2, "seen")])
+    assert '[split] kind = "time" with valid_from and test_from' in told

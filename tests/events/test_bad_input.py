@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 from events.logs import HEADER, NOW, balanced, csv, lines, reasons, settings, stored
 
-from perdure.errors import DataError, PerdureError
+from perdure.errors import DataError, PerdureError, closest
 from perdure.events import detect
 from perdure.events.data_settings import DataSettings
 from perdure.events.sequences import prepare
@@ -577,3 +577,10 @@ def test_times_that_cannot_be_read_are_shown(tmp_path, unit, time, fix):
     refused(
         3, "9 of 9 rows are bad", f"{time!r}", fix, work=lambda: stored(tmp_path, text, time_unit=unit, time_zone=zone)
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("itemid", "ItemID"), ("item id", "ItemID"), ("PRICE", "Price"), ("titel", "Title"), ("x", "")]
+)
+def test_the_nearest_name_is_one_of_another_case_first(name, near):
+    assert closest(name, ["ItemID", "Title", "Category", "Price"]) == near

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 from typing import Any
 
 import polars as pl
@@ -15,7 +16,7 @@ from report.test_report_page import Reader, words
 from perdure import api
 from perdure.errors import ModelError, UsageError
 from perdure.report import knowledge, plots, standing
-from perdure.report.compared import Compared, Group, read
+from perdure.report.compared import Compared, Group, doubts, read
 from perdure.report.comparison import build
 from perdure.report.facts import Facts
 from perdure.report.parts import WIDE, Cell, Grid, Section, Table, crossed, markdown
@@ -171,6 +172,31 @@ def test_popularity_stands_beside_the_methods_and_what_is_not_above_it_is_told(f
     rows = [line for line in whole[1].splitlines() if line.startswith("| popularity | 0")]
     row = min(rows, key=len)  # that of the noisy order has a task more
     assert row.count("0.010") == len(summary(folder)[0]["tasks"]) - 1 and row.count("0.990") == 1
+
+
+def test_each_method_that_is_not_above_popularity_is_named_with_the_task():
+    reached = {"axes": (0.02, 0.3), "pcl": (0.04, 0.1), "new": (0.1, None)}
+    methods = {m: {"tasks": {"next": {"mean": a}, "buy": {"mean": b}}} for m, (a, b) in reached.items()}
+    told = {"encoder": "sasrec", "seeds": [1, 2, 3], "popularity": {"next": 0.04, "buy": 0.2}, "methods": methods}
+    assert doubts(told) == ["sasrec: not above popularity: axes and pcl in next; pcl in buy"]
+    told["popularity"] = {"next": 0.5, "buy": None}
+    assert doubts(told) == ["sasrec: no method is above popularity in next"]
+    assert doubts({**told, "popularity": {}}) == []
+
+
+def test_curves_say_what_they_do_not_know(folder, tmp_path):
+    out = shutil.copytree(folder, tmp_path / "out")
+    told = "What a method counts after training, as axes its pairs, is not in the curves."
+    assert told not in words(pages(out)[0])
+    with (out / "runs/sasrec/pcl/forward/1/log.jsonl").open("a") as log:
+        log.write('{"event": "counted", "task": "liked", "valid": 0.5}\n')
+    assert told in words(pages(out)[0])
+
+
+def test_fewer_than_three_seeds_are_told_before_any_number(whole):
+    for text in (words(whole[0]), whole[1]):
+        first = text.index("Which method is best", text.index("Read this first"))
+        assert text[:first].count("two seeds only: p and the intervals know little of other seeds") == 1
 
 
 def test_what_runs_warned_of_is_counted(folder, whole):

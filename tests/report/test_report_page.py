@@ -12,6 +12,7 @@ import pytest
 from report import run_folder
 
 from perdure.errors import MachineError, ModelError
+from perdure.report import charts
 from perdure.report.build import build
 
 
@@ -172,6 +173,13 @@ def test_what_is_left_to_later_tasks_is_told_where_a_method_has_it(tmp_path):
     assert "Left: of what tasks take" in told and "80.0%" in told and "70.0%" in told
 
 
+@pytest.mark.parametrize(("epochs", "ticks"), [(1, [1, 2]), (2, [1, 2]), (7, [*range(1, 8)]), (20, [1, 5, 9, 13, 17])])
+def test_epochs_are_whole_numbers_on_their_axis(epochs, ticks):
+    drawn = charts.curves([{"epoch": e, "loss": 1 / e, "valid": None} for e in range(1, epochs + 1)], "hr@10", None)
+    told = [int(text) for text in re.findall(r"<text[^>]*>(\d+)</text>", drawn)]
+    assert told[: len(ticks)] == ticks
+
+
 def test_half_a_log_line_is_survived_and_told(tmp_path):
     run_folder.write(tmp_path)
     with (tmp_path / "log.jsonl").open("a", encoding="utf-8") as file:
@@ -185,6 +193,9 @@ def test_no_run_folder(tmp_path):
     (tmp_path / "model.txt").write_text("")
     with pytest.raises(ModelError, match="no run"):
         build(tmp_path / "model.txt")
+    with pytest.raises(ModelError, match="no run") as fault:
+        build(tmp_path / "nowhere")
+    assert fault.value.fix == "there is no such folder"
 
 
 @pytest.mark.parametrize("name", ["run.json", "matrix.json", "scores.json", "cost.json"])

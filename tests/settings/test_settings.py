@@ -40,6 +40,11 @@ def test_recipe_is_complete(recipe):
     assert [task.name for task in settings.tasks] == ["watch", "buy", "gender"]
 
 
+def test_a_key_of_train_that_stands_in_a_task_is_told_by_name(recipe):
+    (line,) = faults(recipe, "tasks.buy.epochs=1").values()
+    assert "unknown key of task buy; did you mean tasks.buy.train.epochs?" in line
+
+
 def test_all_faults_at_once(recipe):
     changes = [
         "train.learnig_rate=0.1",

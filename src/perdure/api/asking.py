@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["embed", "evaluate", "recommend", "recommend_all"]
 
+MOST = 10_000  # answers at once
+
 
 def _number(value: Any) -> Any:
     """A number out of an array as Python's own."""
@@ -36,8 +38,8 @@ def _listed(ids: Any) -> Any:
 def _few(k: Any) -> Any:
     """How many answers are wanted. UsageError where they are too many."""
     k = _number(k)
-    if not isinstance(k, bool) and isinstance(k, int) and k > 10_000:
-        raise UsageError(f"k = {k}", expected="1 to 10000", where="k")
+    if not isinstance(k, bool) and isinstance(k, int) and k > MOST:
+        raise UsageError(f"k = {k}", expected=f"1 to {MOST}", where="k")
     return k
 
 
@@ -68,6 +70,17 @@ def _unread(model: Any) -> list[str]:
     share = settings_of(model).history.share
     told = f"of users of the log the first {share:.0%} of their history is read: [history] share"
     return [told] if share < 1 else []
+
+
+def _unused(model: Any, marks: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    """What there is to say of marks that are told to a model that reads none."""
+    if model.marks is not None:
+        return []
+    given = dict.fromkeys(name for one in marks or [] for name, value in one.items() if value is not None)
+    names = [str(name) for name in given if name != "time" or not model.backbone.reads_times]
+    read = "items and times" if model.backbone.reads_times else "items"
+    told = f"{model.backbone.name} reads nothing of events but their {read}: what marks tell is unused"
+    return [f"{told} ({', '.join(names)})"] if names else []
 
 
 def _untold(model: Any, marks: Sequence[Mapping[str, Any]] | None) -> list[str]:
@@ -151,7 +164,7 @@ def recommend(
     history: Sequence[str] | None = None,
     profile: Mapping[str, str | None] | None = None,
     marks: Sequence[Mapping[str, Any]] | None = None,
-    k: int = 10,
+    k: int | None = None,
     seen: Literal["drop", "keep"] | None = None,
     allow: Sequence[str] | None = None,
     deny: Sequence[str] | None = None,
@@ -167,7 +180,7 @@ def recommend(
         profile: field -> value, as text, for a model that reads profiles; what is left out is missing.
         marks: one for each event of the history, for a model that reads more of events than their items: column ->
             value, as text, and "time" -> seconds.
-        k: 1 to 10,000.
+        k: 1 to 10,000; by default 10, or every class of a task of kind one_of.
         seen: with "drop" items of the history are no answers, nor, for a user of the log, what the log holds as the
             user's answers to this task already: who has bought a book is not told to buy it. With "keep" they are. What
             is not given is what the recipe's [evaluate] says.
@@ -198,8 +211,11 @@ def recommend(
         raise UsageError(found, expected="a list of item ids, oldest first", where="history")
     if profile is not None and not isinstance(profile, Mapping):
         raise UsageError(f"profile = {shorten(repr(profile))}", expected="field -> value, as text", where="profile")
-    k, allow, deny, model = _few(k), _listed(allow), _listed(deny), model_of(model)
-    card, raw, stranger, owned = model.card(task), [] if history is None else list(history), [], []
+    allow, deny, model = _listed(allow), _listed(deny), model_of(model)
+    card = model.card(task)
+    every = k is None and card.kind == "one_of"
+    few: int = min(len(card.labels), MOST) if every else _few(10 if k is None else k)
+    raw, stranger, owned = [] if history is None else list(history), [], []
     known: Any = None if profile is None else [profile]
     told: Any = None if marks is None else [marks]
     if user is not None:
@@ -213,16 +229,16 @@ def recommend(
             stranger = [user]
     how: Any = seen or _seen(model)
     without = [*(deny or []), *owned] if owned and how == "drop" and not isinstance(deny, str) else deny
-    answer = ask(model, card.name, [raw], k, seen=how, allow=allow, deny=without, profiles=known, marks=told)[0]
+    answer = ask(model, card.name, [raw], few, seen=how, allow=allow, deny=without, profiles=known, marks=told)[0]
     answer = asdict(answer)
     answer["unknown"] = [*stranger, *answer["unknown"]]
+    answer["truncated"] &= not every  # nobody asked for a number
     notes = _none_left(card, allow) if allow is not None and not answer["items"] else []
     if profile and not getattr(model.overlays.get(card.name), "reads_profile", False):
         notes.append(
             f"{model.spec['method']['name']} answers {card.name} without a profile: the one that was given is unused"
         )
-    if marks and model.marks is None and not model.backbone.reads_times:
-        notes.append(f"{model.backbone.name} reads nothing of events but their items: what marks tell is unused")
+    notes += _unused(model, marks)
     if raw and user is None:
         notes += _untold(model, marks)
     if raw and user is not None:

@@ -204,4 +204,4 @@ def tiny(folder: Path) -> str:
     tables["tasks"] = [task for task in tables["tasks"] if task["name"] in ("watch", "gender")]
     done = run(from_dict(tables, parts=registry, folder=folder), folder / "run")
     answer = recommend(done.model, task="gender", user="u0000", k=1)
-    return f"learned {' and '.join(done.tasks)}, and asked: {answer['items'][0]}"
+    return f"learned {' and '.join(done.tasks)}, and asked of a user's gender: {answer['items'][0]}"

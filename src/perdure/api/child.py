@@ -104,6 +104,10 @@ class Teller:
         """After every epoch."""
         self.tell({"show": "epoch", "given": given, "named": named})
 
+    def counted(self, *given: Any, **named: Any) -> None:
+        """After what a method counts once a task is trained."""
+        self.tell({"show": "counted", "given": given, "named": named})
+
     def row(self, *given: Any, **named: Any) -> None:
         """After every task."""
         self.tell({"show": "row", "given": given, "named": named})

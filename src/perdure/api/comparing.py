@@ -41,6 +41,7 @@ class Comparison:
             ("done", "cut", "missing", "failed"), fault (one line).
         failed: those among cells and backbones that failed.
         summary: a group for each encoder, order and protocol; see docs/compare.md.
+        notes: what must be known before any number, one line each.
         seconds: of the whole call.
     """
 
@@ -349,6 +350,7 @@ class _Work:
         from perdure.api.summary import LEVEL, RESAMPLES, summarise
         from perdure.api.work import write_frame
         from perdure.model.files import render, write_file
+        from perdure.report.compared import doubts
         from perdure.settings.streams import NOISE
         from perdure.training.life import as_json
 
@@ -363,6 +365,8 @@ class _Work:
         self._write("failed" if self.faults else "finished")
         notes = [f"{c.name}: {self._state(c)}" for c in self.cells if self._state(c) in ("cut", "missing")]
         notes += self.told["notes"]
+        first = (self.told["orders"][0], self.told["protocols"][0])  # what the page is about, and warns of
+        notes += dict.fromkeys(d for g in groups if (g["order"], g["protocol"]) == first for d in doubts(g))
         report = reported(out, notes)
         lines = [self._line(cell) for cell in self.cells]
         mine = [*self.backbones, *self.wanted]

@@ -55,7 +55,7 @@ def _let_go(model: Any) -> None:
         logs = [key for key in list(made) if key[0] == "log"]
         kept = {made[key].digest for key in logs[-_LOGS:]}
         for key in list(made):
-            if key in logs[:-_LOGS] or (key[0] != "log" and key[1] not in kept):
+            if key in logs[:-_LOGS] or (key[0] not in ("log", "settings") and key[1] not in kept):
                 made.pop(key, None)
 
 
@@ -168,13 +168,13 @@ def log_of(model: UserModel, store: str | Path | None, later: bool = False) -> E
 
 
 def settings_of(model: UserModel) -> Settings:
-    """The settings a model learned with."""
+    """The settings a model learned with, read once."""
     from perdure.settings import from_dict
 
     raw = model.manifest.get("settings")
     if not raw:
         raise ModelError("the model does not tell its settings", where="model.json", fix="ask it with histories")
-    return from_dict(raw, parts=registry, expand=False)
+    return _once(model, lambda: from_dict(raw, parts=registry, expand=False), "settings")
 
 
 def compiled(model: UserModel, events: Events, names: Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from perdure import registry
 from perdure.errors import MachineError, SettingsError
@@ -159,7 +158,8 @@ def fresh(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData] | Non
 
 @torch.random.fork_rng(devices=[])  # heads and overlays draw from the global generator, too
 def sizes(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData]) -> tuple[int, dict[str, dict[str, int]]]:
-    """Parameters of the backbone, and per task: trainable parameters and bytes it adds, those of the method with it.
+    """Parameters of the backbone, and per task: trainable parameters and bytes of the files it adds, those of
+    the method with it.
 
     Raises:
         SettingsError, DataError: objective or method cannot learn a task.
@@ -178,12 +178,7 @@ def sizes(settings: Settings, item_ids: Ids, datas: Mapping[str, TaskData]) -> t
         model.add(card, torch.Generator())
         trained = {p for stage in method.stages for p in method.trains(model, name, stage)}
         model.settle(name)
-        own, stored = _bytes(model.heads[name], model.overlays.get(name)), _bytes(method)
+        own, stored = store.sizes(model, name)
         told[name] = {"trainable": sum(p.numel() for p in trained), "bytes": own + stored - before}
         before = stored
     return backbone, told
-
-
-def _bytes(*modules: nn.Module | None) -> int:
-    """Of all that is saved of some modules."""
-    return sum(t.nbytes for module in modules if module is not None for t in module.state_dict().values())

@@ -63,7 +63,10 @@ def recommend(
     ] = None,
     history: Annotated[
         str | None,
-        typer.Option("--history", help="item ids with commas between, oldest first; or @FILE, one a line"),
+        typer.Option(
+            "--history",
+            help="item ids with commas between, oldest first; @FILE, one a line, for ids with commas",
+        ),
     ] = None,
     profile: Annotated[
         str | None,
@@ -75,7 +78,9 @@ def recommend(
             "--marks", help="what else is told of each event of the history, such as 'behaviour=view;behaviour=buy'"
         ),
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="how many answers")] = 10,
+    k: Annotated[
+        int | None, typer.Option("-k", help="how many answers; by default 10, or every class where the task is one_of")
+    ] = None,
     seen: Answered = None,
     allow: Allow = None,
     deny: Deny = None,

@@ -28,7 +28,7 @@ def compare(console: Console, told: Told) -> None:
         if any(group["popularity"][task] is not None for task in tasks):
             lines.append(["popularity", *[group["popularity"][task] for task in tasks], None, None, None])
         rows(console, heads, lines, title)
-        heads = ["", "forgetting", "backward", "forward", "trainable", "KiB", "s", "MiB", "keeps"]
+        heads = ["", "forgetting", "backward", "forward", "trainable", "KiB stored", "s a task", "peak MiB", "keeps"]
         costs = []
         for name, one in methods:
             moved = [one[key]["mean"] for key in ("forgetting", "backward_transfer", "forward_transfer")]

@@ -248,9 +248,12 @@ def prepare(console: Console, told: Told) -> None:
     why = [f"{reason} {n:,}" for reason, n in card["quarantined"].items()]
     pairs(console, {key: value for key, value in told.items() if key != "card"} | {"rows": ", ".join(rows)})
     console.print()
-    pairs(console, card)
+    pairs(console, {str(PLAIN.get(key, key)): value for key, value in card.items()})
     notes(console, [f"rows are set aside in quarantine.parquet: {', '.join(why)}"] if why else [])
     notes(console, card["notes"])
+
+
+PLAIN = {"user_unknown": "users without attributes", "item_unknown": "items without attributes"}
 
 
 def learn(console: Console, told: Told) -> None:
@@ -298,7 +301,8 @@ def recommend(console: Console, told: Told) -> None:
     if told["source"] == "popularity":
         console.print("note: nothing that was told is known to the model; these are the most popular answers")
     if told["unknown"]:
-        console.print(f"note: not known to the model: {cell(', '.join(told['unknown'][:20]))}")
+        unknown = ", ".join(f"'{one}'" for one in told["unknown"][:20])
+        console.print(f"note: not known to the model: {cell(unknown)}")
     notes(console, told["notes"])
     if told["truncated"]:
         console.print("note: there are no more answers to give")
@@ -340,7 +344,7 @@ def probe(console: Console, told: Told) -> None:
 def listing(console: Console, told: Told) -> None:
     """Name, paper, one line."""
     for entries in told.values():
-        heads = ["name", "paper", *(["keeps"] if entries and "keeps" in entries[0] else []), "summary"]
+        heads = [h for h in ("name", "paper", "keeps", "summary") if any(entry.get(h, "") != "" for entry in entries)]
         rows(console, heads, [[entry[head] for head in heads] for entry in entries])
 
 
@@ -363,7 +367,8 @@ def card(console: Console, told: Told) -> None:
     pairs(console, {key: told[key] for key in keys})
     console.print()
     heads = ["name", "kind", "labels", "metric", "protocol", "numbers", "description"]
-    rows(console, ["task", *heads[1:]], [[task[head] for head in heads] for task in told["tasks"]])
+    shown = ["numbers stored" if head == "numbers" else head for head in heads[1:]]
+    rows(console, ["task", *shown], [[task[head] for head in heads] for task in told["tasks"]])
     console.print()
     matrix(console, told)
     pairs(console, {key: told[key] for key in ("average", "forgetting", "backward_transfer")})

@@ -116,7 +116,7 @@ def mend(leaks: Sequence[Finding]) -> str:
     fixes = {
         "profile": "leave the copy out of [profile]",
         "future": '[history] where = "... and time < T" and the task\'s where = "... and time >= T", T in seconds; '
-        'or [split] kind = "time"',
+        'or [split] kind = "time" with valid_from and test_from, where users who test a task may train others',
     }
     other = '[split] kind = "user", and a history from before the answers'
     return "; ".join(dict.fromkeys(fixes.get(one.kind, other) for one in leaks))

@@ -85,7 +85,8 @@ class DataSettings(BaseModel):
         features: further event columns to keep for `where` filters and answers.
         time_unit: unit of `columns.time`; required with it (a format may declare its own). Fractions of seconds order
             events; whole seconds are stored.
-        time_zone: IANA zone of local times without an offset (`Europe/Paris`); only with `time_unit = "datetime"`.
+        time_zone: IANA zone of local times (`Europe/Paris`); only with `time_unit = "datetime"`, and required with it
+            where times carry no offset.
         separator: `,` unless the name ends in .tsv or .tab (tab) or .dat (`::`).
         encoding: of text files; UTF-16 with a byte order mark is found by itself.
         header: False (columns are named 1, 2, ...) or the names, for files without a header line.

@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 
-from perdure.errors import SettingsError, shorten
+from perdure.errors import SettingsError, closest, shorten
 
 FUNCTIONS = frozenset(
     ["abs", "ceil", "floor", "round", "sign", "mod", "sqrt", "ln", "exp", "lower", "upper", "length", "char_length",
@@ -145,8 +145,8 @@ def select(
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known name that looks most like `name`, or ""."""
     ends = {k.split(".", 1)[-1]: k for k in reversed(list(known))}  # without scopes, in which all look alike
-    close = difflib.get_close_matches(name.split(".", 1)[-1], ends, n=1)
-    return ends[close[0]] if close else ""
+    close = closest(name.split(".", 1)[-1], ends)
+    return ends[close] if close else ""
 
 
 class _Fault:
@@ -157,12 +157,16 @@ class _Fault:
 
     def __call__(self, what: str, name: str = "", fix: str = "") -> SettingsError:
         near = nearest(name, self.known) if name else ""
+        compared = name and re.search(
+            rf'(?:[=>]|\bin\s*\([^)]*)\s*"?{re.escape(name)}\b', self.expression, re.IGNORECASE
+        )
+        text = f"text stands in single quotes: '{name}'" if compared else ""
         spelled = near if re.fullmatch(r"(?:(?:item|user)\.)?[^\W\d]\w*", near) else f'"{near}"'
         return SettingsError(
             f"{what} in {shorten(self.expression)!r}",
             expected="a yes/no expression over the columns " + (", ".join(self.known) or "(there are none)"),
             where=self.where,
-            fix=fix or (f"did you mean {spelled}?" if near else ""),
+            fix=fix or "; ".join(filter(None, [f"did you mean {spelled}?" if near else "", text])),
         )
 
 

@@ -7,7 +7,6 @@ the item, so they are stored once an item and not once an event.                
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
-from perdure.errors import DataError, SettingsError, UsageError, shorten
+from perdure.errors import DataError, SettingsError, UsageError, closest, shorten
 from perdure.events.ids import Ids
 from perdure.events.store import MOST_VALUES
 
@@ -118,8 +117,8 @@ class Marks:
             `column=value`.
 
         Raises:
-            UsageError: what is no mapping, a column that is not read (the nearest is named), a value that is no text, a
-                time that is no whole number.
+            UsageError: what is no mapping, a column that is not read where others are (the nearest is named), a value
+                that is no text, a time that is no whole number.
         """
         flat = [(owner, event) for owner, events in enumerate(histories) for event in events]
         if odd := [event for _, event in flat if not isinstance(event, Mapping)]:
@@ -130,7 +129,7 @@ class Marks:
         places = {name: place for place, name in enumerate(self.events)}
         for at, (owner, event) in enumerate(flat):
             for name, value in event.items():
-                if value is None:
+                if value is None or (name != "time" and not self.names):  # of a model that reads no marks
                     continue
                 if name == "time":
                     times[at] = _seconds(value)
@@ -328,12 +327,12 @@ def _seconds(value: Any) -> int:
 
 
 def _missing(what: str, name: str, there: Sequence[str], have: str) -> SettingsError:
-    near = difflib.get_close_matches(name, there, n=1)
-    fix = f"did you mean {near[0]}?" if near else "a store of an older perdure has none: prepare it again"
+    near = closest(name, there)
+    fix = f"did you mean {near}?" if near else "a store of an older perdure has none: prepare it again"
     return SettingsError(f"{what} {shorten(name)!r}", expected=f"of {have}", where="[input]", fix=fix)
 
 
 def _unknown(name: str, there: Sequence[str]) -> UsageError:
-    near = difflib.get_close_matches(str(name), there, n=1, cutoff=0.5)
-    fix = f"did you mean {near[0]}?" if near else ""
+    near = closest(name, there, 0.5)
+    fix = f"did you mean {near}?" if near else ""
     return UsageError(f"no mark {shorten(name)!r}", expected=f"one of {', '.join(there)}", where="marks", fix=fix)

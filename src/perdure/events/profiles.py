@@ -6,7 +6,6 @@ field nor a vector is known has no profile.                                     
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from perdure.errors import DataError, SettingsError, UsageError, shorten
+from perdure.errors import DataError, SettingsError, UsageError, closest, shorten
 from perdure.events.ids import Ids
 from perdure.events.probe import probe
 
@@ -50,12 +49,12 @@ class Fields:
         names = list(self.values)
         if name in names:
             return names.index(name)
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        near = closest(name, names, 0.5)
         raise UsageError(
             f"no profile field {shorten(name)!r}",
             expected=f"one of {', '.join(names)}" if names else "none: this model reads no profile",
             where="profile",
-            fix=f"did you mean {near[0]}?" if near else "",
+            fix=f"did you mean {near}?" if near else "",
         )
 
     def told(self, profiles: Sequence[Mapping[str, str | None]]) -> tuple[Profiles, list[list[str]]]:
@@ -163,12 +162,12 @@ def _column(events: Events, name: str) -> pl.Series:
     users = events.users
     if users is None or name not in users.columns:
         have = ", ".join(users.columns) if users is not None else "no attributes: see [data] users"
-        near = difflib.get_close_matches(name, users.columns if users is not None else [], n=1)
+        near = closest(name, users.columns if users is not None else [])
         raise SettingsError(
             f"profile.fields: users have no attribute {shorten(name)!r}",
             expected=f"of {have}",
             where="[profile]",
-            fix=f"did you mean {near[0]}?" if near else "",
+            fix=f"did you mean {near}?" if near else "",
         )
     if users[name].dtype.is_nested():
         raise SettingsError(f"profile.fields: {name} holds lists", expected="one value a user", where="[profile]")

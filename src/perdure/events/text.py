@@ -8,7 +8,6 @@ through a line by line reader that says which lines are bad and why. Memory is b
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import polars as pl
 
-from perdure.errors import DataError, shorten
+from perdure.errors import DataError, closest, shorten
 
 BLOCK = 1 << 24  # bytes parsed at a time
 LONGEST = 1 << 26  # bytes of a line
@@ -211,9 +210,9 @@ def _wanted(names: list[str], wanted: list[str] | None, where: str) -> list[int]
 def missing_column(name: str, names: list[str], where: str) -> DataError:
     """The error for a column that is not there: what is, and which is closest, or what seems to stand between them."""
     between = next((mark for mark in LIKELY if mark in names[0]), "") if len(names) == 1 else ""
-    close = difflib.get_close_matches(name, names, 1, 0.4) or difflib.get_close_matches(name.lower(), names, 1, 0.4)
+    close = closest(name, names, 0.4)
     listed = ", ".join(shorten(n, 30) for n in names[:20]) + (" ..." if len(names) > 20 else "")
-    fix = f"did you mean {shorten(close[0])!r}?" if close else "name the column in the settings"
+    fix = f"did you mean {shorten(close)!r}?" if close else "name the column in the settings"
     if between:
         fix = f"the file's only column has {between!r} in its name: set data.separator, or the attribute table's own"
     return DataError(f"no column {shorten(name)!r}", expected=f"one of: {listed}", where=where, fix=fix)

@@ -35,7 +35,7 @@ from perdure.model.manifest import FORMAT, check_manifest, refusals
 from perdure.model.pages import unpacked
 from perdure.model.user_model import TaskCard, UserModel
 
-__all__ = ["FORMAT", "build", "load", "save", "twin"]
+__all__ = ["FORMAT", "build", "load", "save", "sizes", "twin"]
 
 PER_ID = 16  # bytes of a page for each id besides its text: its length, its place in a dictionary
 PARTS = ("backbone", "method", "objective")
@@ -89,10 +89,7 @@ def save(model: UserModel, folder: Path, extra: Mapping[str, Any] | None = None)
         extra: more for model.json (matrix, versions, data digest, settings): JSON values.
     """
     tensors: dict[str, dict[str, Tensor]] = {"backbone.safetensors": dict(model.backbone.state_dict())}
-    for part in ("method", "objective"):
-        state = dict(getattr(model, part).state_dict())
-        if state:
-            tensors[f"{part}.safetensors"] = state
+    tensors |= {f"{part}.safetensors": state for part in ("method", "objective") if (state := _part(model, part))}
     for name, card in model.tasks.items():
         tensors[f"tasks/{name}.safetensors"] = _task_tensors(model, card)
     manifest = {"format": FORMAT, "spec": model.spec, "tasks": [_card(card) for card in model.tasks.values()]}
@@ -103,6 +100,12 @@ def save(model: UserModel, folder: Path, extra: Mapping[str, Any] | None = None)
     pl.DataFrame({"item": _texts(model.item_ids)}).write_parquet(buffer)
     documents = {"items.parquet": buffer.getvalue(), "README.md": _readme(model, extra or {})}
     return files.write_folder(folder, tensors, documents, manifest)
+
+
+def sizes(model: UserModel, task: str) -> tuple[int, int]:
+    """Bytes of the file that a task would have, and of the method's; 0 where that keeps nothing."""
+    method = _part(model, "method")
+    return len(files.pack(_task_tensors(model, model.tasks[task]))), len(files.pack(method)) if method else 0
 
 
 def load(folder: Path | str, find: Find, device: str | torch.device = "cpu") -> UserModel:
@@ -232,6 +235,10 @@ def _told_marks(told: Mapping[str, Any] | None) -> Marks | None:
 def _card(card: TaskCard) -> dict[str, Any]:
     fields = ("name", "kind", "description", "metric", "settled", "hides")
     return {**{key: getattr(card, key) for key in fields}, "labels": len(card.labels)}
+
+
+def _part(model: UserModel, part: str) -> dict[str, Tensor]:
+    return dict(getattr(model, part).state_dict())
 
 
 def _task_tensors(model: UserModel, card: TaskCard) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from perdure.report.drawing import FIRST, INK, SECOND, SOFT, altair, data, svg
@@ -28,11 +29,13 @@ def curves(points: list[dict[str, Any]], metric: str, best: int | None, width: i
             continue
         last = key == "loss" or not any(p.get("loss") is not None for p in points)
         epochs = [p["epoch"] for p in points]
+        ends = [min(epochs), max(max(epochs), min(epochs) + 1)]
+        ticks = list(range(ends[0], ends[1] + 1, math.ceil((ends[1] - ends[0]) / 6)))
         x = alt.X(
             "epoch:Q",
             title="epoch" if last else None,
-            axis=alt.Axis(tickMinStep=1, tickCount=6, format="d", grid=False, labels=last, ticks=last),
-            scale=alt.Scale(domain=[min(epochs), max(max(epochs), min(epochs) + 1)], nice=False),
+            axis=alt.Axis(values=ticks, format="d", grid=False, labelFlush=False, labels=last, ticks=last),
+            scale=alt.Scale(domain=ends, nice=False),
         )
         low, high = min(row["value"] for row in rows), max(row["value"] for row in rows)
         flat = (
@@ -67,7 +70,12 @@ def life(tasks: list[dict[str, Any]], width: int = 520) -> str:
     alt = altair()
     order = [row["task"] for row in tasks]
     top = max(v for row in tasks for k, v in row.items() if k != "task" and v is not None) or 1.0
-    x = alt.X("value:Q", title="score on the test users", scale=alt.Scale(domain=[0, top * 1.04], nice=False))
+    x = alt.X(
+        "value:Q",
+        title="score on the test users",
+        axis=alt.Axis(tickCount=4 if width < 300 else 6, labelFlush=False),
+        scale=alt.Scale(domain=[0, top * 1.04], nice=False),
+    )
     y = alt.Y(
         "task:N", title=None, sort=order, axis=alt.Axis(grid=True, labelFontSize=12, labelColor=INK, labelLimit=130)
     )

@@ -24,10 +24,12 @@ from perdure.evaluation.matrix import Matrix
 from perdure.report import words
 from perdure.report.facts import Facts, Setting, document, lines, settings_of
 
-__all__ = ["ALONE", "SLICES", "Compared", "Group", "matrix_of", "read"]
+__all__ = ["ALONE", "SLICES", "Compared", "Group", "doubts", "matrix_of", "read"]
 
 ALONE = "single"  # learns each task alone: what gains are counted from
 KEY = ("encoder", "order", "protocol")
+ENOUGH = 3  # seeds, for p and intervals to say anything of other seeds
+MANY = 8  # tasks or methods that are named
 SLICES = (("0", 0, 0), ("1", 1, 1), ("2 to 5", 2, 5), ("6 to 20", 6, 20), ("more", 21, 2**31 - 1))  # events read
 
 
@@ -41,6 +43,7 @@ class Group:
         metrics, measured: task -> measure, and how it was measured.
         methods: method -> its entry of summary.json; the best average first.
         popularity: task -> what is reached by what is popular; empty for comparisons that did not measure it.
+        doubts: what to doubt of it.
         rows: of results.parquet. users: of users.parquet.
         folders: method -> folders of its finished runs, by seed.
     """
@@ -58,6 +61,7 @@ class Group:
     users: pl.DataFrame
     folders: dict[str, dict[int, Path]] = field(default_factory=dict)
     popularity: dict[str, float | None] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
 
     @property
     def counted(self) -> list[str]:
@@ -284,6 +288,7 @@ def _group(
         users=(pl.DataFrame() if users is None else users.filter(*chosen)),
         folders={method: folders[method] for method, _ in ranked if method in folders},
         popularity=dict(told.get("popularity") or {}),
+        doubts=doubts(told),
     )
 
 
@@ -292,6 +297,26 @@ def matrix_of(run: pl.DataFrame) -> Matrix:
     run = run.sort("after_index", "task_index")
     tasks = run.filter("final")["task"].to_list()
     return Matrix(tasks, [run.filter(pl.col("after_index") == at)["value"].to_list() for at in range(len(tasks))])
+
+
+def doubts(group: Mapping[str, Any]) -> list[str]:
+    """What to doubt of a group of summary.json: few seeds, and methods that are not above popularity.
+
+    Every task that some method does not lift above it is named, with those methods.
+    """
+    seeds = len(group["seeds"])
+    few = "p and the intervals know little of other seeds; three are the least, five are better"
+    told = [f"{words.count(seeds, 'seed')} only: {few}"] if 0 < seeds < ENOUGH else []
+    weak: dict[str, list[str]] = {}
+    for task, popular in (group.get("popularity") or {}).items():
+        reached = {name: one["tasks"][task]["mean"] for name, one in group["methods"].items() if task in one["tasks"]}
+        below = [name for name, value in reached.items() if None not in (value, popular) and value <= popular]
+        if below:
+            weak[task] = below if len(below) < len(reached) else []
+    none = [task for task, below in weak.items() if not below]
+    told += [f"{group['encoder']}: no method is above popularity in {words.few(none, MANY)}"] if none else []
+    each = [f"{words.few(below, MANY)} in {task}" for task, below in weak.items() if below]
+    return told + ([f"{group['encoder']}: not above popularity: {'; '.join(each)}"] if each else [])
 
 
 def _late(about: Mapping[str, Any], summary: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """What a run folder tells, gathered for the page. A file not there is missing, never guessed. [reads]
 
 run.json      effective settings with their origin, versions, data_card and data_digest, seed, threads, state
-log.jsonl     one line per event: epochs with loss and validation score, rows of R, warnings
+log.jsonl     one line per event: epochs with loss and validation score, that with what was counted, rows of R, warnings
 matrix.json   tasks and R; R[t][k] is the score on task k after learning task t
 scores.json   every score behind R: users, interval, protocol, all metrics, notes
 cost.json     per task: seconds, epochs, trainable parameters, bytes of its file, peak memory
@@ -53,6 +53,7 @@ class Facts:
         others: method -> matrix of its run on the same tasks.
         epochs: per task its epoch lines in order: stage, epoch, loss, valid, metric, best.
         scores: per task its last score: n, metric, value, low, high, protocol, values, notes.
+        counted: per task its validation score with what its method counted after training, where it did.
         cost: per task: seconds, epochs, trainable, bytes, peak_rss.
         settings: all of them.
         last: time of the last line of the log.
@@ -70,6 +71,7 @@ class Facts:
     alone: dict[str, float] = field(default_factory=dict)
     others: dict[str, Matrix] = field(default_factory=dict)
     epochs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    counted: dict[str, float] = field(default_factory=dict)
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
     cost: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: list[Setting] = field(default_factory=list)
@@ -87,7 +89,7 @@ def read(folder: Path | str) -> Facts:
     folder = Path(folder)
     run = document(folder, "run.json")
     if run is None:
-        fix = "name the run's folder, not the store's"
+        fix = "name the run's folder, not the store's" if folder.exists() else "there is no such folder"
         if (folder / "tries" / "compare.json").is_file():
             fix = f"this is a search: its tries are a comparison, {shorten(folder / 'tries')}"
         raise ModelError(
@@ -184,6 +186,8 @@ def _log(facts: Facts) -> None:
     for line in told:
         if line.get("event") == "epoch":
             facts.epochs.setdefault(line["task"], []).append(line)
+        elif line.get("event") == "counted":
+            facts.counted[line["task"]] = line["valid"]
         elif line.get("event") == "warning" and line.get("text") not in facts.notes:
             facts.notes.append(str(line.get("text")))
     facts.last = str(next((line["at"] for line in reversed(told) if line.get("at")), ""))

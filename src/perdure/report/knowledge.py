@@ -161,6 +161,9 @@ def curves(c: Compared) -> Section | None:
         f"Score on each task's validation users by epoch, seed {seed}. A line ends where training stopped; stages of a"
         " method follow one another. The first task stands here only where a method learned it in a way of its own."
     )
+    logs = [log for group in c.main for seeds in group.logs.values() for log in seeds.values()]
+    if any(line.get("event") == "counted" for log in logs for line in log):
+        intro += " What a method counts after training, as axes its pairs, is not in the curves."
     return Section("How the tasks were learned", [intro, key(c, shown), *parts])
 
 

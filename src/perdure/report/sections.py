@@ -45,7 +45,7 @@ def head(facts: Facts) -> dict[str, Any]:
         tiles.append({"label": "forgetting", "value": words.score(facts.matrix.forgetting()), "note": note})
     seconds = [float(row["seconds"]) for row in facts.cost.values() if row.get("seconds") is not None]
     if seconds:
-        tiles.append({"label": "time to learn", "value": words.duration(sum(seconds)), "note": f"{_device(run)}"})
+        tiles.append({"label": "time to train", "value": words.duration(sum(seconds)), "note": f"{_device(run)}"})
     kicker = " · ".join(
         p
         for p in [
@@ -216,6 +216,8 @@ def curves(facts: Facts) -> list[dict[str, Any]]:
             caption = words.count(len(mine), "epoch", digits=True).capitalize()
             if best:
                 caption += f"; best {metric} {words.score(best['valid'])} in epoch {best['epoch']}"
+            if stage == stages[-1] and task in facts.counted:
+                caption += f"; {words.score(facts.counted[task])} with what was counted after training"
             title = task if len(stages) == 1 else f"{task}, {stage}"
             told.append(
                 {

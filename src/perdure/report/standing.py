@@ -122,7 +122,7 @@ def _spent(c: Compared) -> float:
 
 
 def alerts(c: Compared) -> list[str]:
-    """What must be read before any number: runs that are not there, leaks, what is missing."""
+    """What must be read before any number: runs that are not there, leaks, what to doubt, what is missing."""
     told: list[str] = list(c.about.get("notes") or [])
     for state, word in (("failed", "failed"), ("cut", "cut short"), ("missing", "not run")):
         some = [cell for cell in c.cells if cell["state"] == state]
@@ -135,10 +135,7 @@ def alerts(c: Compared) -> list[str]:
         told += [f"{protocol} leaks: {found['text']}" for found in findings if found["severity"] == "leak"]
         notes = sum(found["severity"] != "leak" for found in findings)
         told += [f"{protocol}: {words.count(notes, 'note')} of the leakage audit, below"] if notes else []
-    for group in c.main:
-        top = group.top
-        weak = [task for task, value in group.popularity.items() if value is not None and top[task] <= value]
-        told += [f"{group.encoder}: no method is above popularity in {words.few(weak, MANY)}"] if weak else []
+    told += dict.fromkeys(doubt for group in c.main for doubt in group.doubts)
     return told + c.missing
 
 

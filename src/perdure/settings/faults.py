@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from perdure.errors import SettingsError, shorten
+from perdure.errors import SettingsError, closest, shorten
 from perdure.settings.schema import properties, step, words
 
 __all__ = ["Fault", "SettingsFaults", "nearest", "of_model"]
@@ -84,8 +83,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _meant(name: str, known: Sequence[str]) -> str:
     """`did you mean learning_rate?`, or nothing where none is near."""
-    close = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else ""
+    close = closest(name, known)
+    return f"did you mean {close}?" if close else ""
 
 
 def of_model(model: type[BaseModel], values: Any, section: str, besides: Sequence[str] = ()) -> tuple[Any, list[Fault]]:

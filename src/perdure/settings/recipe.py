@@ -305,7 +305,10 @@ def _tasks(raw: Mapping[str, Any], take, faults: list[Fault]) -> tuple[tuple[Tas
         section = f"tasks.{place}"
         for key in table:
             if key not in known:
-                faults.append(Fault(f"{section}.{key}", "unknown key", fix=nearest(key, known)))
+                name = shorten(str(table.get("name", place)))
+                own = key in TrainSettings.model_fields
+                fix = f"did you mean tasks.{name}.train.{key}?" if own else nearest(key, known)
+                faults.append(Fault(f"{section}.{key}", f"unknown key of task {name}", fix=fix))
         values = {key: value for key, value in table.items() if key != "train" and key in known}
         if any(fault.key == f"{section}.name" for fault in misnamed):
             values["name"] = f"task{place}"  # told once, below

@@ -110,6 +110,10 @@ class Display:
         label = task if stage == "train" else f"{task} ({stage})"
         self.say(f"{label}: epoch {epoch}, loss {loss:.4f}{judged}{speed}")
 
+    def counted(self, task: str, metric: str, valid: float) -> None:
+        """After what a method counts once a task is trained: the validation score with it."""
+        self.say(f"{task}: with what was counted after training, {metric or 'validation'} {valid:.4f}")
+
     def row(self, task: str, scores: dict[str, float], protocols: Mapping[str, str] | None = None) -> None:
         """After a task: the new row of R; what was sampled says so."""
         how = {name: f" ({told})" for name, told in (protocols or {}).items() if told.startswith("sampled")}

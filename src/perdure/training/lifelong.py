@@ -159,12 +159,13 @@ class _Teacher:
                 running = None
         else:
             self._prepare()
+        counted = [task for task in group if self._remember(task)]
         for task in group:
-            self._remember(task)
             model.settle(task)
         life.task, life.stage = self.order.index(name) + 1, 0
         if self.processes.first:
             self._hold(group)
+            self._judge_again(counted)
             self._measure(name)
             self._publish(group)
         life.ground, life.fits, life.trainable = {}, [], 0
@@ -186,8 +187,10 @@ class _Teacher:
             if name not in self.model.tasks:
                 self.model.add(card_of(self.datas[name]), self._generator(name, "init"))
 
-    def _remember(self, name: str) -> None:
-        """A method's last look at the task: what it keeps of it, and what it drew from earlier ones."""
+    def _remember(self, name: str) -> bool:
+        """A method's last look at the task, for what it keeps of it; whether its head answers otherwise from now on."""
+        head = self.model.heads[name]
+        before = [kept.clone() for kept in head.buffers()]
         rng = torch.Generator(self.fabric.device)
         rng.manual_seed(seed_of(self.seed, name, "remember", "loss"))
         torch.manual_seed(seed_of(self.seed, name, "remember", "dropout"))
@@ -199,6 +202,7 @@ class _Teacher:
         self.processes.spread(self.model.state_dict().values())
         self.life.relations[name] = self.method.relations(self.model, name)
         self.method.taught_by(None)
+        return not all(torch.equal(*both) for both in zip(before, head.buffers(), strict=True))
 
     def _stage(self, group: list[str], stage: str, running: Checkpoint | None) -> None:
         """enter, fit, leave; with the ground digests around it. `running` was taken during the fit."""
@@ -303,21 +307,35 @@ class _Teacher:
             hold({f"answers of {task}": self.life.probes[task] for task in older}, told, self.method.name, group[-1])
         self.life.probes |= {task: probe(self.model, self.datas[task]) for task in group}
 
+    def _judge_again(self, counted: list[str]) -> None:
+        """Tasks whose head counted something after training, as they are served: their epochs tell of less."""
+        for task in counted:
+            if asked(self.datas[task].valid):
+                score = self._uncut(lambda task=task: self.evaluate(self.model, self.datas[task], "valid"))
+                told = {"metric": getattr(score, "label", ""), "valid": float(score.value)}
+                self.run.log("counted", task=task, **told)
+                if hasattr(self.show, "counted"):
+                    self.show.counted(task, **told)
+
+    def _uncut(self, work: Callable[[], Any]) -> Any:
+        """The result. A signal stops it; the checkpoint of the finished fit stands."""
+        try:
+            with self.signals.raising():
+                return work()
+        except Asked:
+            raise self.signals.interrupted() from None
+
     def _measure(self, name: str) -> None:
-        """A row of R. A signal stops it; the checkpoint of the finished fit stands."""
+        """A row of R."""
         so_far = self.order[: self.order.index(name) + 1]
         row: dict[str, float] = {}
         self.life.scores = [s for s in self.life.scores if s["after"] != name]
-        try:
-            with self.signals.raising():
-                for task in so_far:
-                    score = self.evaluate(self.model, self.datas[task], "test")
-                    row[task] = float(score.value)
-                    told = score.to_dict()
-                    self.life.scores.append({"after": name, **as_json(told)})
-                    self.model.tasks[task].metric = told["metric"]
-        except Asked:
-            raise self.signals.interrupted() from None
+        for task in so_far:
+            score = self._uncut(lambda task=task: self.evaluate(self.model, self.datas[task], "test"))
+            row[task] = float(score.value)
+            told = score.to_dict()
+            self.life.scores.append({"after": name, **as_json(told)})
+            self.model.tasks[task].metric = told["metric"]
         self.life.rows += [[] for _ in so_far[len(self.life.rows) + 1 :]]  # tasks learned together have one row
         self.life.rows.append([row[task] for task in so_far])
         protocols = dict(self._learned().matrix.protocols)

@@ -224,7 +224,7 @@ class RunLog:
         write_file(self.folder / name, render(document), self.disk)
 
     def log(self, event: str, **fields: Any) -> None:
-        """One line of log.jsonl: event ("epoch", "row", "warning"), fields, and `at`."""
+        """One line of log.jsonl: event ("epoch", "counted", "row", "warning"), fields, and `at`."""
         line = json.dumps({"event": event, **fields, "at": now()}, ensure_ascii=False, allow_nan=False)
         with machine_faults(self.folder / "log.jsonl"):
             self.disk.append(self.folder / "log.jsonl", line.encode() + b"\n")
