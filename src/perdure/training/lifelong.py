@@ -32,7 +32,7 @@ from perdure.training.cards import asked, card_of, item_counts, refuse_untested
 from perdure.training.checkpoint import Checkpoint, Checkpoints, Saver, global_state, restore_global_state
 from perdure.training.life import Learned, Life, as_json, geometric_mean, seed_of
 from perdure.training.loop import ALONE, Batches, Snapshot, fit, make_fabric
-from perdure.training.mixture import Mixture, refuse_torn_groups
+from perdure.training.mixture import Mixture, loader_of, refuse_torn_groups
 from perdure.training.processes import Processes
 from perdure.training.promises import ground, hold, probe
 from perdure.training.published import standing, whole
@@ -279,20 +279,7 @@ class _Teacher:
         return Mixture(loaders, shares, self._generator(group[-1], stage, "mixture"))
 
     def _loader(self, name: str, stage: str) -> Loader:
-        data, settings, backbone = self.datas[name], self.settings[name], self.model.backbone
-        shifted = data.train.answer_starts is None
-        windows = "each" if self.model.objective.each else settings.windows
-        return Loader(
-            data.sequences,
-            data.train,
-            batch_size=settings.batch_size,
-            max_length=backbone.max_length + (self.model.objective.extra if shifted else 0),
-            generator=self._generator(name, stage, "order"),
-            times=backbone.reads_times or (shifted and self.model.objective.reads_times),
-            windows=windows if shifted else "last",
-            first=self.model.predicts_first(name),
-            profiles=data.profiles,
-        )
+        return loader_of(self.model, self.datas[name], self.settings[name], self._generator(name, stage, "order"))
 
     def _generator(self, *names: str) -> torch.Generator:
         return torch.Generator().manual_seed(seed_of(self.seed, *names))

@@ -1,4 +1,4 @@
-"""Batches of several tasks: for each a task is drawn, and its own loader gives the next batch."""
+"""Training batches of a task; and of several: for each a task is drawn, and its own loader gives the next batch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,27 @@ import torch
 
 from perdure.errors import DataError, UsageError
 from perdure.events.batch import Batch
+from perdure.events.examples import TaskData
 from perdure.events.loader import Loader
+from perdure.model.user_model import UserModel
+from perdure.train_settings import TrainSettings
 from perdure.tuning.base import Method
+
+
+def loader_of(model: UserModel, data: TaskData, settings: TrainSettings, generator: torch.Generator) -> Loader:
+    """Training batches of one task, as the encoder and the objective read them, in an order that `generator` draws."""
+    shifted = data.train.answer_starts is None
+    return Loader(
+        data.sequences,
+        data.train,
+        batch_size=settings.batch_size,
+        max_length=model.backbone.max_length + (model.objective.extra if shifted else 0),
+        generator=generator,
+        times=model.backbone.reads_times or (shifted and model.objective.reads_times),
+        windows=("each" if model.objective.each else settings.windows) if shifted else "last",
+        first=model.predicts_first(data.task.name),
+        profiles=data.profiles,
+    )
 
 
 class Mixture:
