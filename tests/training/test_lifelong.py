@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from dataclasses import replace
 from itertools import pairwise
 from typing import ClassVar
@@ -13,13 +16,15 @@ import torch
 from training import world
 from training.world import At, Bomb, evaluate, live
 
-from perdure.errors import MachineError, ModelError, NonFiniteError, PromiseBroken, UsageError
+from perdure.encoders.base import Encoder
+from perdure.errors import Interrupted, MachineError, ModelError, NonFiniteError, PromiseBroken, UsageError
 from perdure.model import files, store
-from perdure.training import cards
+from perdure.training import cards, lifelong
 from perdure.training.cards import card_of, item_counts
 from perdure.training.life import seed_of
 from perdure.training.promises import probe
 from perdure.tuning.base import Method, added, everything
+from perdure.tuning.ewc import EWC
 from perdure.tuning.pcl import PCL
 
 
@@ -171,6 +176,28 @@ def test_stages_stop_and_resume(tmp_path, monkeypatch):
         with pytest.raises(Bomb):
             live(folder, "stages", show=At(at=at, do=explode), epochs=1)
         assert world.outcome(folder, *live(folder, "stages", epochs=1)) == expected, at
+
+
+@pytest.mark.parametrize("phase", ["study", "remember", "probe"])
+def test_long_work_beside_the_steps_is_stopped_by_a_signal(tmp_path, monkeypatch, phase):
+    """At once, and the run goes on from the steps done before as if nothing had been."""
+    expected = world.outcome(tmp_path / "whole", *live(tmp_path / "whole", "ewc"))
+    where = {"study": Encoder, "remember": EWC, "probe": lifelong}[phase]
+    real, went_on = getattr(where, phase), []
+
+    def slow(*given, **named):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(100):
+            time.sleep(0.02)
+        went_on.append(phase)
+        return real(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, phase, slow)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+            live(tmp_path / "cut", "ewc")
+    assert not went_on
+    assert world.outcome(tmp_path / "cut", *live(tmp_path / "cut", "ewc")) == expected
 
 
 def test_a_pretrained_model_is_taken_over(tmp_path):

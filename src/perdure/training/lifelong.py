@@ -159,12 +159,12 @@ class _Teacher:
                 running = None
         else:
             self._prepare()
-        counted = [task for task in group if self._remember(task)]
+        counted = self._uncut(lambda: [task for task in group if self._remember(task)])
         for task in group:
             model.settle(task)
         life.task, life.stage = self.order.index(name) + 1, 0
         if self.processes.first:
-            self._hold(group)
+            self._uncut(lambda: self._hold(group))
             self._judge_again(counted)
             self._measure(name)
             self._publish(group)
@@ -219,7 +219,7 @@ class _Teacher:
             life.ground = {n: before.get(n, digest) for n, digest in self._ground(name, trained, shut).items()}
             life.trainable = max(life.trainable, sum(p.numel() for p in trained))
         if life.task == life.stage == 0 and running is None:
-            model.backbone.study(self.datas[group[0]], self._generator(group[0], "study"))
+            self._uncut(lambda: model.backbone.study(self.datas[group[0]], self._generator(group[0], "study")))
         self._prepare()
         rng = torch.Generator(self.fabric.device)
         rng.manual_seed(seed_of(self.seed, name, stage, "loss", *self.processes.names))
@@ -305,7 +305,7 @@ class _Teacher:
                     self.show.counted(task, **told)
 
     def _uncut(self, work: Callable[[], Any]) -> Any:
-        """The result. A signal stops it; the checkpoint of the finished fit stands."""
+        """The result. A signal stops it; the checkpoint of the finished fit, if there was one, stands."""
         try:
             with self.signals.raising():
                 return work()
