@@ -26,13 +26,23 @@ def test_rows_and_text_are_inverse(ids, first):
 
 def test_unknown_is_minus_one_whatever_the_size():
     book = Ids([f"{k:04d}" for k in range(1000)], 2)
-    few = book.rows(["0005", "5", "", "0999", "zz", "0000"])  # binary search
+    few = book.rows(["0005", "5", "", "0999", "zz", "0000"])  # one by one
     many = book.rows(["0005", "5", "", "0999", "zz", "0000"] * 50)  # hash join
     assert few.tolist() == [7, -1, -1, 1001, -1, 2] and many.tolist() == few.tolist() * 50
     assert book.rows([]).shape == (0,) and Ids([]).rows(["a"]).tolist() == [-1]
     assert book.rows([None, "0001"]).tolist() == [-1, 3]  # type: ignore[list-item]
     assert book.rows(pl.Series([None, None])).tolist() == [-1, -1]
     assert book.rows(["\ud800"]).tolist() == [-1]
+
+
+@SLOW
+@given(st.sets(TEXT.map(lambda t: nfc(pl.Series([t]))[0]), min_size=1, max_size=20), st.lists(TEXT, max_size=20))
+def test_one_by_one_and_all_at_once_agree(ids, asked):
+    book = Ids([*ids, *(f"row {k}" for k in range(600))], 2)
+    asked = [*asked, *list(ids)[:3]]
+    alone = [book.rows([text]).item() for text in asked]  # compared one by one where all are ASCII
+    assert book.rows([*asked, *["-"] * 17])[: len(asked)].tolist() == alone  # binary search
+    assert book.rows([*asked, *["-"] * 99])[: len(asked)].tolist() == alone  # hash join
 
 
 def test_composed_and_decomposed_are_one():
@@ -45,6 +55,8 @@ def test_ids_that_are_no_text_are_refused():
         Ids([7])  # type: ignore[list-item]
     with pytest.raises(UsageError, match="single text"):
         Ids("abc")
+    with pytest.raises(UsageError, match="single text"):
+        Ids(["a"]).rows("abc")
     with pytest.raises(DataError, match="twice"):
         Ids(["a", "a"])
     with pytest.raises(UsageError, match="no id"):

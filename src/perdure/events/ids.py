@@ -7,6 +7,7 @@ compared after Unicode NFC. Item rows: 0 is padding, 1 the mask, items start at 
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -16,6 +17,7 @@ import polars as pl
 from perdure.errors import DataError, UsageError, shorten
 
 FIRST_ITEM = 2  # rows 0 and 1 of an item table are padding and mask
+FEW = 16  # so many ids are looked up one by one: a question to Polars costs more than twenty comparisons each
 
 
 class Ids:
@@ -68,6 +70,8 @@ class Ids:
         Returns:
             (n,) int32, -1 where the id is unknown.
         """
+        if len(ids) <= FEW and not isinstance(ids, str) and all(isinstance(i, str) and i.isascii() for i in ids):
+            return np.array([self._row(i) for i in ids], np.int32)  # (n,)
         wanted = nfc(_as_text(ids))
         if not len(self._ids) or not len(wanted):
             return np.full(len(wanted), -1, np.int32)
@@ -79,6 +83,11 @@ class Ids:
         at = ordered.search_sorted(wanted).to_numpy().clip(max=len(ordered) - 1)  # (n,)
         hit = (ordered.gather(at) == wanted).fill_null(False).to_numpy()  # (n,)
         return np.where(hit, order[at] + self.first, -1).astype(np.int32)  # (n,)
+
+    def _row(self, text: str) -> int:
+        ordered, order = self._sorted  # by code points, as Python compares
+        at = bisect_left(ordered, text)
+        return int(order[at]) + self.first if at < len(ordered) and ordered[at] == text else -1
 
     def text(self, rows: np.ndarray) -> list[str]:
         """Ids of rows.

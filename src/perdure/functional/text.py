@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -18,6 +19,11 @@ def hashed_words(text: str, width: int) -> Tensor:
     The same text gives the same vector on every machine: the vectors come from BLAKE2 digests, not from a generator.
     Words weigh 1, trigrams 0.3. Texts that share words have a positive inner product; an empty text gives zeros.
     """
+    return _vector(text, width).clone()
+
+
+@lru_cache(maxsize=1024)  # task k is described beside the k - 1 before it, whenever a model is loaded
+def _vector(text: str, width: int) -> Tensor:
     total = torch.zeros(width, dtype=torch.float64)
     for word in re.findall(r"\w+", text.lower()):
         marked = f"^{word}$"
