@@ -333,6 +333,8 @@ def _(folder):
 def _(folder):
     for time in ("-5", "0", "631151999"):
         set_aside(folder, f"u1,i1,{time}", "time_range", "time")
+    ranks = HEADER + "\n".join(f"u{k % 5},i{k % 3},{k}" for k in range(50))
+    refused(3, "1990-01-01 to 2099", "`order`", work=lambda: stored(folder, ranks))
 
 
 @row("33")

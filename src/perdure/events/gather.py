@@ -209,6 +209,9 @@ def refuse_bad(books: Books, data: DataSettings, clock: Clock | None = None) -> 
         fix = 'set data.encoding, for example "latin-1" or "cp1252" (now: ' + f'"{data.encoding}")'
     elif clock is not None and "time_range" in books.quarantined and (unit := clock.likely_unit()):
         fix = f'times look like {unit}: set data.time_unit = "{unit}" (now: "{clock.unit}")'
+    elif clock is not None and books.quarantined.get("time_range", 0) * 2 > books.bad:
+        fix = (f'times in "{clock.unit}" are read from {data.earliest} to 2099: set data.earliest or data.time_unit, '
+               "or name the column `order` in data.columns if it only says what came first")  # fmt: skip
     elif clock is not None and (sample := next((row["sample"] for row in head if row["reason"] == "time"), "")):
         fix = f"{_unreadable(sample, clock.unit)}; or raise data.max_bad_share"
     raise DataError(f"{books.bad} of {books.received} rows are bad: {shorten(reasons, 200)}",

@@ -191,7 +191,8 @@ class RunSettings(BaseModel):
             or with device "cuda" on as many GPUs. A run goes on with the number it began with.
         device: "cpu", "cuda" or "cuda:1".
         precision: "32-true" or "bf16-mixed".
-        compile: run the loss through torch.compile.
+        compile: run the loss through torch.compile. Needs a C++ compiler (on a GPU, Triton) and takes minutes at the
+            start of every task; on CPU no step was seen to be faster for it.
         name: a title for the report.
         tensorboard: also write the epochs for TensorBoard, into OUT/tensorboard; needs the extra `track`.
         store: a folder to keep the prepared data in and find it again; by default OUT/store.

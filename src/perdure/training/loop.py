@@ -32,6 +32,7 @@ from perdure.events.batch import Batch
 from perdure.model.user_model import UserModel
 from perdure.train_settings import TrainSettings
 from perdure.training.averages import Averages
+from perdure.training.compiling import through_compiler
 from perdure.training.optimizers import gradient_norm, make_optimizers, scale_gradients, share_of_rate, values_of
 from perdure.training.processes import Processes
 from perdure.training.rows import touched
@@ -136,7 +137,7 @@ def fit(
     trained = freeze(model, task, stage)
     optimizers = make_optimizers(trained.values(), settings)
     shut = {p: share.to(p.device) for p, share in method.shut(model, task, stage).items()}
-    loss_of = torch.compile(method.loss) if compiled else method.loss
+    loss_of = through_compiler(method.loss) if compiled else method.loss
     steps = method.stage_steps = min(settings.epochs * len(loader), settings.max_steps or settings.epochs * len(loader))
     averages = Averages(trained, shut, settings.average)
     at, best = Progress(done=not trained), {}
