@@ -355,8 +355,16 @@ def test_marks_that_a_model_does_not_read_are_told(learned):
 def test_learn_tells_leaks_and_a_task_of_one_answer(learned, tmp_path):
     recipe, _ = learned
     overrides = ["split.kind=example", "evaluate.seen=keep", "tasks.gender.users=\"gender = 'f'\""]
-    run = perdure.learn(recipe, tmp_path / "run", overrides=overrides)
+    heard = []
+
+    class Listener:
+        step = lambda self, **_: heard.append("step")  # noqa: E731
+        epoch = row = lambda self, *_, **__: None
+        say = lambda self, text: heard.append(text)  # noqa: E731
+
+    run = perdure.learn(recipe, tmp_path / "run", overrides=overrides, show=Listener())
     told = "\n".join(run.notes)
+    assert heard[0].startswith("leak: task 'buy'") and heard[0] in run.notes and "step" in heard[1:]  # before training
     assert "leak: task 'buy'" in told and "to mend it: [split] kind" in told
     assert "task gender: there is one answer only in training, 'f', so every model tells it" in run.notes
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

@@ -236,7 +236,8 @@ def learn(
         overrides: each "section.key=value", as with -s on the command line.
         resume: "auto" goes on where a run was stopped and begins one where there is none; "must" refuses to begin.
         show: what tells the progress: a `Display()` of `perdure.training.display`, or anything with its step, epoch and
-            row; its phase is told of long work besides the steps, where it has one. Without one nothing is printed.
+            row; its phase is told of long work besides the steps, and its say of leaks before the first step, where
+            it has them. Without one nothing is printed.
 
     Raises:
         SettingsError, DataError, MachineError, UsageError: the folder is not empty, or there is nothing to resume.
@@ -265,7 +266,7 @@ def run(
         page: write the report.
     """
     from perdure.api import followers, plan, start, vectors
-    from perdure.training.display import check_show
+    from perdure.training.display import check_show, say_of
     from perdure.training.runlog import RunLog
 
     began, out = time.monotonic(), Path(out)
@@ -280,7 +281,10 @@ def run(
         events = prepared(settings, Path(settings.run.store or out / "store"), show)
         datas = plan.tasks_of(settings, events)
         plan.refuse_untested(settings, datas)
-        notes += [*_warnings(settings, events, datas), *(_audited(events, datas)[0] if page else [])]
+        leaks = _audited(events, datas)[0] if page else []
+        for leak in leaks:  # before hours of training, not only after them
+            say_of(show)(leak)
+        notes += [*_warnings(settings, events, datas), *leaks]
         plan.check_memory(settings, events.n_items, {name: len(data.labels) for name, data in datas.items()})
         _, sizes = plan.sizes(settings, events.item_ids, datas)  # a task that cannot be added is refused here
         notes += _idle(sizes)

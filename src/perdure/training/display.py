@@ -31,6 +31,11 @@ def phase_of(show: Any) -> Callable[..., None]:
     return getattr(show, "phase", lambda *_: None)
 
 
+def say_of(show: Any) -> Callable[[str], None]:
+    """What `show` is told of what should be known before it goes on: its `say`, where it has one."""
+    return getattr(show, "say", lambda _: None)
+
+
 class Display:
     """Progress of a run on standard error. Use as a context. A closed pipe makes it silent, nothing else.
 
