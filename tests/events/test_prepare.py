@@ -15,6 +15,7 @@ from events.logs import HEADER, NOW, balanced, csv, lines, settings, stored
 
 from perdure.errors import DataError, ModelError, SettingsError, UsageError
 from perdure.events import store
+from perdure.events.card import in_words
 from perdure.events.data_settings import DataSettings
 from perdure.events.detect import find
 from perdure.events.sequences import load, prepare
@@ -203,6 +204,28 @@ def test_the_card_tells_the_log(tmp_path: Path):
     assert card["time_range"]["first"] == "2020-09-13T12:26:40Z"
     assert card["density"] == 300 / 30 / 17 and card["history_length"]["50%"] == 10
     assert json.loads(json.dumps(card)) == card
+
+
+def test_the_card_tells_the_columns_whatever_the_order(tmp_path: Path):
+    kinds, shops = ["view", "view", "view", "buy", ""], [f"s{k}" for k in range(7)]
+    rows = [f"{line},{kinds[k % 5]},{k},{k % 2},{shops[k % 7]}" for k, line in enumerate(lines(70))]
+    rows.append(f"{lines(70)[0]},cart,9,9,s9")  # not stored, so not told: left out by the filter
+    head, asked = "user,item,time,kind,price,new,shop\n", {"columns": {"behaviour": "kind", "value": "price"}}
+    asked |= {"features": ["new", "shop"], "where": "behaviour is null or behaviour <> 'cart'"}
+    told = [
+        stored(tmp_path, head + "\n".join(order) + "\n", **asked).card["columns"]
+        for order in (rows, sorted(rows)[::-1])
+    ]
+    assert told[0] == told[1] == {
+        "behaviour": {"values": 2, "missing": 14, "often": {"view": 42, "buy": 14}},
+        "value": {"values": 70, "missing": 0, "least": 0.0, "median": 34.5, "greatest": 69.0},
+        "new": {"values": 2, "missing": 0, "often": {"0": 35, "1": 35}},
+        "shop": {"values": 7, "missing": 0, "often": {f"s{k}": 10 for k in range(5)}},
+    }  # fmt: skip
+    lines_of = {name: in_words(column) for name, column in told[0].items()}
+    assert lines_of["behaviour"] == "view 42, buy 14, none 14"
+    assert lines_of["value"] == "0 to 69, median 34.5"
+    assert lines_of["shop"] == "7 values, most often s0 10, s1 10, s2 10, s3 10, s4 10"
 
 
 def test_a_store_is_used_again(tmp_path: Path):

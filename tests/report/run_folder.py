@@ -117,6 +117,7 @@ def run(method: str, learned: int) -> dict[str, Any]:
             "users_with_one_event": 0,
             "id_spellings_merged": {},
             "time_range": {"first": "2020-01-01T00:00:00Z", "last": "2020-12-31T23:59:59Z", "seconds": [0, 1]},
+            "columns": {"behaviour": {"values": 2, "missing": 3, "often": {"view": 70000, "buy": 10120}}},
             "notes": ["no order column"],
         },
     }

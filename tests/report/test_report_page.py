@@ -123,6 +123,7 @@ def test_data_card_is_read_out(kept):
     text = words(kept)
     assert "rows read 80,140 = 80,123 stored + 17 duplicate" in text
     assert "median 19" in text and "6.67 events for every 100 pairs" in text
+    assert "behaviour view 70,000, buy 10,120, none 3" in text
     assert "no order column" in text
 
 

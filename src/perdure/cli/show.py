@@ -242,13 +242,16 @@ def check(console: Console, told: Told) -> None:
 
 def prepare(console: Console, told: Told) -> None:
     """The store and its card."""
+    from perdure.events.card import in_words
+
     card = told["card"]
     words = {"stored": "stored", "duplicate": "equal", "quarantined": "set aside", "filtered": "left out"}
     rows = [f"{n:,} {word}" for key, word in words.items() if (n := card["books"][key])]
     why = [f"{reason} {n:,}" for reason, n in card["quarantined"].items()]
     pairs(console, {key: value for key, value in told.items() if key != "card"} | {"rows": ", ".join(rows)})
     console.print()
-    pairs(console, {str(PLAIN.get(key, key)): value for key, value in card.items()})
+    columns = {name: in_words(column) for name, column in card.get("columns", {}).items()}
+    pairs(console, {str(PLAIN.get(key, key)): value for key, value in card.items()} | columns)
     notes(console, [f"rows are set aside in quarantine.parquet: {', '.join(why)}"] if why else [])
     notes(console, card["notes"])
 

@@ -1,11 +1,10 @@
-"""Making a store: open, gather, arrange, write, and the data card.  [reads, writes]"""
+"""Making a store: open, gather, arrange, write.  [reads, writes]"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import polars as pl
 
 from perdure.errors import DataError
 from perdure.events.arrange import Arranged, arrange
+from perdure.events.card import data_card
 from perdure.events.clean import Books
 from perdure.events.data_settings import DataSettings
 from perdure.events.detect import Source, Told, look, sha256, untold
@@ -32,7 +32,6 @@ from perdure.events.store import (
 
 READING = 2  # raised when the same files and settings come to mean another store
 SLICE = 1 << 19  # events written at a time
-LONG = 100_000  # a history longer than this is told in the card
 TRAINABLE = "cannot train: needs ≥ 25 users with ≥ 2 events, ≥ 2 items"
 
 
@@ -257,42 +256,3 @@ def _user_columns(columns: Gathered, arranged: Arranged) -> pl.DataFrame | None:
     users = pl.Series("user", arranged.user_map[columns.codes["user"][rows]])
     frame = pl.DataFrame([users, *(columns.series(name, rows).alias(name) for name in columns.user_columns)])
     return frame.group_by("user").agg(pl.all().drop_nulls().first()).sort("user").drop("user")
-
-
-def data_card(columns: Gathered, arranged: Arranged, books: Books, times: np.ndarray | None, merges: dict[str, int],
-              unknown: dict[str, int], notes: list[str]) -> dict:  # fmt: skip
-    """What a reader should know of the log: counts that balance, time range, shape, what was left out and why."""
-    stored, counts = len(arranged.rows), arranged.counts
-    users, items = len(counts), int((arranged.item_map >= 0).sum())
-    left = arranged.left_out
-    quantiles = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
-    lengths = {f"{q:.0%}": int(np.quantile(counts, q, method="lower")) for q in quantiles} if users else {}
-    filtered = {name: left[name] for name in ("where", "min_item_count", "min_user_count")}
-    card = {
-        "counts": {"events": stored, "users": users, "items": items},
-        "books": {"received": books.received, "stored": stored, "duplicate": left["duplicate"],
-                  "quarantined": books.bad, "filtered": sum(filtered.values())},
-        "quarantined": dict(sorted(books.quarantined.items())),
-        "filtered": filtered,
-        "density": stored / (users * items) if stored else 0.0,
-        "history_length": {**lengths, "mean": float(counts.mean()) if users else 0.0},
-        "users_with_one_event": int((counts == 1).sum()),
-        "id_spellings_merged": merges,
-        **unknown,
-    }  # fmt: skip
-    if times is not None and stored:
-        first, last = int(times.min()), int(times.max())
-        card["time_range"] = {"first": _iso(first), "last": _iso(last), "seconds": [first, last]}
-    if books.future[0]:
-        card["ahead_of_now"] = {"rows": books.future[0], "most_seconds": books.future[1]}
-    if users and counts.max() > LONG:
-        notes.append(f"the longest history has {counts.max()} events; training sees what its `windows` and "
-                     "`max_length` let through")  # fmt: skip
-    if times is None and "order" not in columns.numbers:
-        notes.append("no time and no order column: the order of the rows is taken as the order of the events, and "
-                     "equal rows as repeats")  # fmt: skip
-    return {**card, "notes": notes}
-
-
-def _iso(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

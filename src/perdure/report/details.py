@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from perdure.events.card import in_words
 from perdure.report import words
 from perdure.report.facts import Facts
 
@@ -66,8 +67,10 @@ def card(facts: Facts) -> list[tuple[str, str]]:
         rows.append(("events of a user", text))
     if "density" in told:
         rows.append(("density", f"{100 * told.pop('density'):.3g} events for every 100 pairs of user and item"))
+    columns = told.pop("columns", {})
     counts = {k: {n: v for n, v in one.items() if v} if isinstance(one, dict) else one for k, one in told.items()}
-    return rows + [(key.replace("_", " "), words.plain(value)) for key, value in counts.items() if value]
+    rows += [(key.replace("_", " "), words.plain(value)) for key, value in counts.items() if value]
+    return rows + [(name, in_words(column)) for name, column in columns.items()]
 
 
 def tasks(facts: Facts) -> dict[str, Any] | None:
