@@ -19,6 +19,7 @@ from perdure.events.card import in_words
 from perdure.events.data_settings import DataSettings
 from perdure.events.detect import find
 from perdure.events.sequences import load, prepare
+from perdure.events.tasks import History, Split, Task, compile_tasks
 
 FAULTS = {
     "width": ["u1,i1", "u1,i1,1,1", "u1"],
@@ -420,6 +421,20 @@ def test_where_leaves_other_events_out_and_the_books_balance(tmp_path):
     assert events.card["filtered"]["where"] == 2
     with pytest.raises(SettingsError, match="no column 'domian'"):
         prepare(data.model_copy(update={"where": "domian = 'films'"}), tmp_path / "other")
+
+
+def test_a_filter_in_the_words_of_the_file_is_told_ours(tmp_path: Path):
+    head, asked = "user,item,time,kind\n", {"columns": {"behaviour": "kind"}}
+    text = head + "".join(f"{line},{'buy' if k % 2 else 'view'}\n" for k, line in enumerate(lines()))
+    with pytest.raises(SettingsError, match="no column 'kind'") as caught:
+        stored(tmp_path, text, **asked, where="kind = 'buy'")
+    assert caught.value.fix == "column 'kind' of the source is called behaviour here"
+    events = stored(tmp_path, text, **asked)
+    assert events.card["renamed"] == {"kind": "behaviour"}
+    task = Task("buy", "item", where="kind = 'buy'")
+    with pytest.raises(SettingsError) as caught:
+        compile_tasks(events, [task], History(share=0.5), Split())
+    assert caught.value.fix == "column 'kind' of the source is called behaviour here"
 
 
 def test_a_store_is_found_wherever_the_caller_goes(tmp_path: Path, monkeypatch):

@@ -43,7 +43,7 @@ def arrange(columns: Gathered, data: DataSettings, books: Books, files: list[str
         rows = without_duplicates(columns, rows)
         left_out["duplicate"] += before - len(rows)
     if data.where is not None:
-        kept = rows[_selected(columns, data.where)[rows]]
+        kept = rows[_selected(columns, data)[rows]]
         left_out["where"] = len(rows) - len(kept)
         rows = kept
     users, items = columns.codes["user"], columns.codes["item"]
@@ -59,8 +59,8 @@ def arrange(columns: Gathered, data: DataSettings, books: Books, files: list[str
     return Arranged(rows, user_map, item_map, user_counts[user_counts > 0], left_out)
 
 
-def _selected(columns: Gathered, where: str) -> np.ndarray:
-    """(E,) bool: the events for which the filter is true."""
+def _selected(columns: Gathered, data: DataSettings) -> np.ndarray:
+    """(E,) bool: the events for which the filter `data.where` is true."""
     known = [name for name in (*columns.codes, *columns.numbers) if name not in columns.user_columns]
     if columns.ticks is not None:
         known.append("time")
@@ -69,7 +69,7 @@ def _selected(columns: Gathered, where: str) -> np.ndarray:
         rows = np.arange(offset, offset + length)
         return pl.DataFrame([columns.series(name, rows).alias(name) for name in names])
 
-    return select(where, known, frame, columns.n, where="[data], key where")
+    return select(str(data.where), known, frame, columns.n, where="[data], key where", renamed=data.columns.renamed())
 
 
 def _without_gaps(counts: np.ndarray) -> np.ndarray:

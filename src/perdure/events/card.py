@@ -12,14 +12,15 @@ import polars as pl
 from perdure.errors import shorten
 from perdure.events.arrange import Arranged
 from perdure.events.clean import Books
+from perdure.events.data_settings import DataSettings
 from perdure.events.gather import Gathered
 
 LONG = 100_000  # a history longer than this is told in the card
 OFTEN = 5  # values of a column that are told with their counts
 
 
-def data_card(columns: Gathered, arranged: Arranged, books: Books, times: np.ndarray | None, merges: dict[str, int],
-              unknown: dict[str, int], notes: list[str]) -> dict:  # fmt: skip
+def data_card(data: DataSettings, columns: Gathered, arranged: Arranged, books: Books, times: np.ndarray | None,
+              merges: dict[str, int], unknown: dict[str, int], notes: list[str]) -> dict:  # fmt: skip
     """What a reader should know of the log: counts that balance, time range, shape, what was left out and why."""
     stored, counts = len(arranged.rows), arranged.counts
     users, items = len(counts), int((arranged.item_map >= 0).sum())
@@ -37,6 +38,7 @@ def data_card(columns: Gathered, arranged: Arranged, books: Books, times: np.nda
         "history_length": {**lengths, "mean": float(counts.mean()) if users else 0.0},
         "users_with_one_event": int((counts == 1).sum()),
         "id_spellings_merged": merges,
+        "renamed": data.columns.renamed(),
         **unknown,
         "columns": {name: _column(name, columns, arranged.rows)
                     for name in ("value", "behaviour", "domain", *columns.features)

@@ -25,6 +25,7 @@ class Columns:
         self.frame = events.columns()
         self.own = self.frame.collect_schema().names()
         self.items, self.users = events.items_table, events.users
+        self.renamed: dict[str, str] = events.card.get("renamed", {})
         self.facts: dict[str, np.ndarray] = {}  # (U,) each: more that a filter over users may read
         self.of_items = [] if self.items is None else [f"item.{c}" for c in self.items.columns]
         self.of_users = [] if self.users is None else [f"user.{c}" for c in self.users.columns]
@@ -76,7 +77,7 @@ class Columns:
 
     def select(self, expression: str, where: str) -> np.ndarray:
         """(E,) bool over the events."""
-        return select(expression, self.known, self.slice, self.events.n_events, where=where)
+        return select(expression, self.known, self.slice, self.events.n_events, where=where, renamed=self.renamed)
 
     def select_users(self, expression: str, where: str) -> np.ndarray:
         """(U,) bool over the user rows."""

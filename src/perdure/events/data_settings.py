@@ -53,6 +53,10 @@ class ColumnNames(BaseModel):
         """Role -> source column, for the roles that are given."""
         return {role: name for role, name in self.model_dump().items() if name is not None}
 
+    def renamed(self) -> dict[str, str]:
+        """Source column -> role, where the two differ."""
+        return {name: role for role, name in self.named().items() if name != role}
+
 
 class TableSettings(BaseModel):
     """A table of attributes: one row a user, or one row an item.

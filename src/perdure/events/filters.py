@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
@@ -59,7 +60,14 @@ _DATE = re.compile(r"(?<!\d)\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?!\d
 _SLICE = 2_000_000  # rows looked at together: bounds memory on long logs
 
 
-def check(expression: str, known: Iterable[str], *, where: str, own: str = "") -> tuple[pl.Expr, list[str]]:
+def check(
+    expression: str,
+    known: Iterable[str],
+    *,
+    where: str,
+    own: str = "",
+    renamed: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[pl.Expr, list[str]]:
     """The parsed expression and the columns it reads.
 
     Args:
@@ -67,12 +75,13 @@ def check(expression: str, known: Iterable[str], *, where: str, own: str = "") -
         known: the columns that exist.
         where: place in the settings, for the message, such as "[history], key where".
         own: a scope that may be left out or given, "user." where the rows are users.
+        renamed: the source's name of a column -> its name here, for who writes the former.
 
     Raises:
         SettingsError: not a sentence of the language, or a column that does not exist.
     """
     known = list(known)
-    fault = _Fault(expression, known, where)
+    fault = _Fault(expression, known, where, renamed)
     pieces, at = [], 0
     while at < len(expression):
         token = _TOKEN.match(expression, at)
@@ -113,11 +122,12 @@ def select(
     *,
     where: str,
     own: str = "",
+    renamed: Mapping[str, str] = MappingProxyType({}),
 ) -> np.ndarray:
     """(n,) bool: the rows for which `expression` is true.
 
     Args:
-        expression, known, where, own: as in `check`.
+        expression, known, where, own, renamed: as in `check`.
         frame: (names, offset, length) -> those columns of those rows.
         n: number of rows.
 
@@ -125,8 +135,8 @@ def select(
         SettingsError: as `check`, or the expression does not fit the columns' types or is no yes/no.
     """
     known = list(known)
-    parsed, names = check(expression, known, where=where, own=own)
-    fault = _Fault(expression, known, where)
+    parsed, names = check(expression, known, where=where, own=own, renamed=renamed)
+    fault = _Fault(expression, known, where, renamed)
     chosen = np.zeros(n, dtype=bool)
     for offset in range(0, max(n, 1), _SLICE):
         length = min(_SLICE, n - offset)
@@ -152,10 +162,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 class _Fault:
     """Makes the one message of a wrong expression: what, where, which columns exist, the nearest name."""
 
-    def __init__(self, expression: str, known: list[str], where: str) -> None:
+    def __init__(self, expression: str, known: list[str], where: str, renamed: Mapping[str, str]) -> None:
         self.expression, self.known, self.where = expression, known, where
+        self.renamed = {source: here for source, here in renamed.items() if here in known}
 
     def __call__(self, what: str, name: str = "", fix: str = "") -> SettingsError:
+        if here := self.renamed.get(name):
+            fix = f"column {name!r} of the source is called {here} here"
         near = nearest(name, self.known) if name else ""
         compared = name and re.search(
             rf'(?:[=>]|\bin\s*\([^)]*)\s*"?{re.escape(name)}\b', self.expression, re.IGNORECASE

@@ -96,7 +96,7 @@ def write_store(data: DataSettings, reading: Reading, sources: list[list[Source]
         write_table(part / "user_ids.parquet", pl.DataFrame({"id": user_ids.series}))
         write_table(part / "item_ids.parquet", pl.DataFrame({"id": item_ids.series}))
         write_table(part / "quarantine.parquet", books.table())
-        card = data_card(columns, arranged, books, times, merges, unknown, notes)
+        card = data_card(data, columns, arranged, books, times, merges, unknown, notes)
         write_card(part, {
             "format": "perdure events", "format_version": FORMAT_VERSION, "reading": READING,
             "polars": pl.__version__, "settings": data.model_dump(), "fingerprint": fingerprint,

@@ -50,7 +50,9 @@ def _speed(facts: Facts, task: str) -> float | None:
 
 def card(facts: Facts) -> list[tuple[str, str]]:
     """The data card as rows of name and value; what is empty or zero is left out, notes stand in `notes`."""
-    told = {k: v for k, v in (facts.run.get("data_card") or {}).items() if k != "notes" and v not in (None, {}, [], "")}
+    told = {k: v for k, v in (facts.run.get("data_card") or {}).items() if v not in (None, {}, [], "")}
+    for elsewhere in ("notes", "renamed"):
+        told.pop(elsewhere, None)
     rows = [(name, words.plain(count)) for name, count in told.pop("counts", {}).items()]
     books = told.pop("books", None)
     if books:
