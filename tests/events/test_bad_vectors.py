@@ -87,7 +87,7 @@ def test_arrays_of_one_length_are_lists(tmp_path):
 def test_what_is_no_number_is_missing(tmp_path):
     events = log(tmp_path, {"price": [1.5, math.nan]}, {"id": ["u", "v"], "age": [math.nan, 30.0]})
     told = marked(events, columns=["mood"], items=["price"])
-    assert told.marks.events["mood"].text([1, 2]) == ["1.0", "2.0"] and len(told.marks.events["mood"]) == 2
+    assert told.marks.events["mood"].text([1, 2]) == ["1", "2"] and len(told.marks.events["mood"]) == 2
     assert len(told.marks.items["price"]) == 1 and told.marks.attributes[2:].tolist() == [[1], [0]]
     assert profiles_of(events, ["age"]).rows.tolist() == [[0], [1]]
 

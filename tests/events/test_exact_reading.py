@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import zstandard
-from events.logs import HEADER, NOW, balanced, csv, reasons, settings, stored
+from events.logs import HEADER, NOW, balanced, csv, lines, reasons, settings, stored
 
 from perdure.errors import DataError, PerdureError, SettingsError, UsageError
 from perdure.events import detect
@@ -135,7 +135,7 @@ def test_minus_zero_is_zero(tmp_path: Path):
         f"u{k % 30},i{k % 17},{1_600_000_000 + k},{('-0.0', '0', '1')[k % 3]}" for k in range(300)
     )
     events = stored(tmp_path, text, columns={"value": "value"})
-    assert events.categories["value"].series.to_list() == ["0.0", "1.0"]
+    assert events.categories["value"].series.to_list() == ["0", "1"]
     assert (events.marks[:, 0] > 0).all()
 
 
@@ -197,3 +197,24 @@ def test_recbole_reads_tables_of_the_settings_and_no_empty_class(tmp_path: Path)
     table = TableSettings(path=str(tmp_path / "own.csv"), id="id")
     own = prepare(DataSettings(path=str(folder), format="recbole", users=table), tmp_path / "own")
     assert own.users.columns == ["size"]
+
+
+def test_a_column_that_is_missing_throughout_one_file_is_of_the_kind_of_the_others(tmp_path: Path):
+    first = pl.DataFrame(
+        {"user": ["u0", "u1"] * 40, "item": ["a", "b", "c", "d"] * 20, "time": range(NOW - 160, NOW - 80)}
+    )
+    later = first.with_columns(pl.col("time") + 80)
+    for number, moods in enumerate([(None, "glad"), ("glad", None), (None, None)]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name, part, mood in zip("ab", (first, later), moods, strict=True):
+            part.with_columns(mood=pl.lit(mood)).write_parquet(folder / f"{name}.parquet")
+        events = prepare(settings(str(folder / "*.parquet"), features=["mood"]), folder / "store", now=NOW)
+        told = events.columns().sort("time").select("mood").collect()["mood"]
+        assert told.to_list() == [mood for mood in moods for _ in range(80)]
+
+
+def test_a_carriage_return_within_a_line_is_no_end_of_it(tmp_path: Path):
+    body = [f"u{k % 30}\r,i{k % 17},{1_600_000_000 + k}" for k in range(3)] + lines()
+    events = stored(tmp_path, HEADER + "\n".join(body) + "\n")
+    assert [i for i in events.user_ids.series if "\r" in i] == ["u0\r", "u1\r", "u2\r"]

@@ -192,7 +192,7 @@ def test_one_of_from_users_and_events(shop):
     first = data["first"]
     values = shop.columns().collect()["value"].to_numpy().reshape(40, 7)[:, 4]
     for user, (_, answer) in rows_of(first.train, first).items():
-        assert first.labels.text(np.array(answer)) == [str(values[user])]
+        assert first.labels.text(np.array(answer)) == [f"{values[user]:g}"]
     assert data["tags"].notes["left_out"] == {"no answer": 20}
     assert all(answers == [0, 1] for _, answers in rows_of(data["tags"].train, data["tags"]).values())
 

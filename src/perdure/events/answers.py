@@ -12,6 +12,7 @@ from perdure.events.columns import Columns
 from perdure.events.examples import NOISE, Task
 from perdure.events.filters import nearest
 from perdure.events.ids import Ids, nfc
+from perdure.events.values import as_text
 
 CLASSES = 50  # of random labels, where the task does not say
 
@@ -101,7 +102,7 @@ def _coded(rows: np.ndarray, column: pl.Series) -> tuple[np.ndarray, np.ndarray,
         lengths = column.list.len().fill_null(0).to_numpy().astype(np.int64)
         rows, column = np.repeat(rows, lengths), column.filter(lengths > 0).explode()
     present = column.is_not_null().to_numpy()
-    text = nfc(column.filter(present).cast(pl.String))
+    text = nfc(as_text(column.filter(present)))
     distinct = text.unique().sort()
     codes = Ids(distinct).rows(text).astype(np.int64)
     return rows[present], codes, distinct.to_list()

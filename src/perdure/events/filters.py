@@ -8,7 +8,8 @@ Event columns go by perdure's names, whatever the file calls them: `user`, `item
 `behaviour`, `domain`, or by those of `data.features`. Item attributes are `item.<name>`, user attributes `user.<name>`;
 a name with other characters than letters, digits and `_` stands in double quotes, whole: `"item.release date"`. Text
 stands in single quotes. `time` is in seconds since the epoch, whatever the log's unit: `time >= 1712275200` for
-2024-04-05 in UTC. A row on which the answer is null (a comparison with a missing value) is not selected.
+2024-04-05 in UTC. A row on which the answer is null (a comparison with a missing value) is not selected. What is
+divided by 0 is missing, and so is the root or logarithm of a number that has none.
 
 Only what looks at one row at a time is part of the language: comparisons, `and or not`, `in ( ... )`, `between`,
 `like`, `ilike`, `is null`, `case`, `cast`, arithmetic and the functions below. There are no subqueries,
@@ -36,6 +37,9 @@ FUNCTIONS = frozenset(
      "array_contains", "array_length", "array_to_string"]
 )  # fmt: skip
 """Functions an expression may call: all of them look at one row."""
+
+UNDEFINED = frozenset(["sqrt", "ln", "mod"])
+"""Those of them that give no number for some numbers."""
 
 WORDS = frozenset(
     ["and", "or", "not", "in", "is", "null", "like", "ilike", "between", "true", "false", "case", "when", "then",
@@ -102,7 +106,7 @@ def check(
                 text = f'"{text}"'  # `user` alone is a word of SQL
         pieces.append(text)
     try:
-        parsed = pl.sql_expr("".join(pieces))
+        parsed = pl.sql_expr(_finite([piece for piece in pieces if piece.strip()]))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise fault(f"cannot be read: {_first_line(error)}") from None
     names = list(dict.fromkeys(parsed.meta.root_names()))
@@ -141,15 +145,54 @@ def select(
     for offset in range(0, max(n, 1), _SLICE):
         length = min(_SLICE, n - offset)
         try:
-            answer = frame(names, offset, length).select(parsed.alias("answer"))["answer"]
+            rows = frame(names, offset, length).with_columns(pl.selectors.float().fill_nan(None))
+            answer = rows.select(parsed.alias("answer"))["answer"]
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            date = _DATE.search(expression) if "time" in names else None
+            date = _DATE.search(expression)
             fix = _seconds(date.group()) if date else ""
+            if date and "time" not in names:
+                fix = f"a column of dates is compared with cast('{date.group()}' as date)"
             raise fault(f"does not fit the columns: {_first_line(error)}", fix=fix) from None
         if answer.dtype != pl.Boolean:
             raise fault(f"gives {answer.dtype}, not yes or no")
         chosen[offset : offset + length] = answer.fill_null(False).to_numpy()
     return chosen
+
+
+def _finite(tokens: list[str]) -> str:
+    """The expression with null in place of what is no number (0 / 0), which Polars holds above all numbers."""
+    before, after = [""] * len(tokens), [""] * len(tokens)
+    for at, token in enumerate(tokens):
+        if token in ("/", "%") and at + 1 < len(tokens):
+            before[at + 1] += "nullif( "
+            after[_end(tokens, at + 1)] += " , 0 )"
+        elif token.lower() in UNDEFINED and tokens[at + 1 : at + 2] == ["("]:
+            before[at] += "nullif( "
+            after[_end(tokens, at)] += " , cast('NaN' as double) )"
+    return " ".join(begin + token + end for begin, token, end in zip(before, tokens, after, strict=True))
+
+
+def _end(tokens: list[str], at: int) -> int:
+    """Where the operand that begins at `at` ends: a sign, then a value, a call, a bracket or a case, and its casts."""
+    while tokens[at] in ("+", "-") and at + 1 < len(tokens):
+        at += 1
+    if tokens[at].lower() == "case":
+        at = _closing(tokens, at, "case", "end")
+    elif tokens[at] == "(" or tokens[at + 1 : at + 2] == ["("]:
+        at = _closing(tokens, at + (tokens[at] != "("), "(", ")")
+    while tokens[at + 1 : at + 2] == ["::"] and at + 2 < len(tokens):
+        at += 2
+    return at
+
+
+def _closing(tokens: list[str], at: int, opening: str, closing: str) -> int:
+    """Where what is opened at `at` is closed; the last token where it is not, which the parser will tell."""
+    depth = 0
+    for place in range(at, len(tokens)):
+        depth += (tokens[place].lower() == opening) - (tokens[place].lower() == closing)
+        if not depth:
+            return place
+    return len(tokens) - 1
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -189,7 +232,7 @@ def _seconds(date: str) -> str:
         then = f"{datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp():.0f} for {date} in UTC"
     except ValueError:
         then = "1704067200 for 2024-01-01 in UTC"
-    return f"time is in seconds since the epoch: {then}; other dates are text, in single quotes"
+    return f"time is in seconds since the epoch: {then}; another column's dates are cast('2024-01-01' as date), or text"
 
 
 def _check_word(word: str, spelled: str, called: bool, known: list[str], fault: _Fault) -> None:

@@ -67,6 +67,7 @@ class Gatherer:
     parts: dict[str, list[pl.Series]] = field(default_factory=dict)
     ticks: list[tuple[np.ndarray, int]] = field(default_factory=list)  # of a piece, and how many a second has
     origin: list[np.ndarray] = field(default_factory=list)
+    missing: set[str] = field(default_factory=set)  # free columns met, of which no table has told anything yet
 
     def take(self, piece: Piece, table: Table, source: Source, file: int) -> None:
         """Judges a piece, keeps what is sound, sets the rest aside."""
@@ -124,7 +125,12 @@ class Gatherer:
                 column = pl.Series(name, [None] * frame.height, pl.Null if name in self.parts else pl.String)
             else:
                 continue  # a table to come tells what it holds; `finish` puts nulls in front
-            if column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Date, pl.Datetime, pl.Null):
+            if column.dtype == pl.Null and name not in self.parts:  # missing throughout: of either kind
+                if name in self.texts:
+                    taken.append(self._text(name, column.cast(pl.String)))
+                else:
+                    self.missing.add(name)  # `finish` puts nulls in front
+            elif column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Date, pl.Datetime, pl.Null):
                 kept[name] = column.fill_nan(None) if column.dtype.is_float() else column
             else:
                 taken.append(self._text(name, column))
@@ -147,7 +153,9 @@ class Gatherer:
         for name, own in codes.items():
             if len(own) < n:
                 codes[name] = np.append(np.full(n - len(own), -1, np.int32), own)
-        found = {name: _joined(name, self.parts.pop(name), n) for name in list(self.parts)}
+        told = self.parts | {name: [] for name in sorted(self.missing - self.parts.keys() - texts.keys())}
+        found = {name: _joined(name, parts, n) for name, parts in told.items()}
+        self.parts.clear()
         for name in self.free:
             if name in texts and (typed := as_numbers(texts[name])).dtype != pl.String:
                 found[name] = typed.gather(pl.Series(codes.pop(name)).replace(-1, None))

@@ -18,6 +18,7 @@ import polars as pl
 from perdure.errors import DataError, SettingsError, UsageError, closest, shorten
 from perdure.events.ids import Ids
 from perdure.events.store import MOST_VALUES
+from perdure.events.values import as_text, rows_of
 
 if TYPE_CHECKING:
     from perdure.events.sequences import Events
@@ -106,7 +107,7 @@ class Marks:
     def _values(self, other: Marks) -> list[np.ndarray | None]:
         """Of each part the rows of its values in `other`, -1 where unknown; None for parts of times."""
         both = [(self.events, other.events), (self.items, other.items)]
-        events, items = ([b[name].rows(a[name].series) for name in a] for a, b in both)
+        events, items = ([rows_of(b[name], a[name].series) for name in a] for a, b in both)
         return [*events, *[None] * (len(self.sizes) - len(events)), *items]
 
     def told(self, histories: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[Marked, list[list[str]]]:
@@ -138,7 +139,7 @@ class Marks:
                     raise _unknown(name, [*places, "time"])
                 if not isinstance(value, str):
                     raise UsageError(f"{name} = {value!r} is no text", expected="values as text", where="marks")
-                rows[at, places[name]] = max(row := int(self.events[name].rows([value])[0]), 0)
+                rows[at, places[name]] = max(row := int(rows_of(self.events[name], pl.Series([value]))[0]), 0)
                 if row < 0:
                     strange[owner].append(f"{name}={value}")
         return Marked(self, rows, times), strange
@@ -267,7 +268,7 @@ def marked_as(events: Events, marks: Marks) -> Marked:
     places = [list(known).index(name) for name in marks.events]
     if all(known[name] == values for name, values in marks.events.items()):
         return Marked(marks, held, events.times, tuple(places))
-    lookups = [np.maximum([0, *values.rows(known[name].series)], 0) for name, values in marks.events.items()]
+    lookups = [np.maximum([0, *rows_of(values, known[name].series)], 0) for name, values in marks.events.items()]
     found = [rows_of[held[:, place]] for rows_of, place in zip(lookups, places, strict=True)]  # each (E,)
     return Marked(marks, np.stack(found, 1).astype(np.int16), events.times)
 
@@ -284,7 +285,7 @@ def _attributes(events: Events, names: Sequence[str]) -> tuple[dict[str, Ids], l
         if isinstance(column.dtype, pl.Array):
             column = column.arr.to_list()
         listed = column if isinstance(column.dtype, pl.List) else column.to_frame().select(pl.concat_list(name))[name]
-        flat = listed.explode().cast(pl.String, strict=False)
+        flat = as_text(listed.explode())
         found = flat.drop_nulls().unique().sort()
         if not len(found):
             raise SettingsError(f"input.items: no item of the log has a {name}", expected="values for some of them",
@@ -298,8 +299,8 @@ def _attributes(events: Events, names: Sequence[str]) -> tuple[dict[str, Ids], l
             raise SettingsError(f"input.items: {name} has {longest} values of one item", where="[input]",
                                 expected=f"at most {MOST_LISTED}, and {MOST_MARKS} of all attributes")  # fmt: skip
         for nth in range(longest):
-            one = listed.list.get(nth, null_on_oob=True).cast(pl.String, strict=False)
-            rows = np.where(one.is_not_null(), values[name].rows(one.fill_null("")), 0)  # (N,)
+            one = as_text(listed.list.get(nth, null_on_oob=True))
+            rows = np.maximum(values[name].rows(one), 0)  # (N,)
             columns.append(np.concatenate([[0, 0], rows]))  # (N + 2,)
             places.append(place)
     held = np.stack(columns, 1) if columns else np.zeros((events.n_items + 2, 0))

@@ -29,8 +29,9 @@ from perdure.events.store import (
     write_frames,
     write_table,
 )
+from perdure.events.values import as_text
 
-READING = 2  # raised when the same files and settings come to mean another store
+READING = 3  # raised when the same files and settings come to mean another store
 SLICE = 1 << 19  # events written at a time
 TRAINABLE = "cannot train: needs ≥ 25 users with ≥ 2 events, ≥ 2 items"
 
@@ -179,7 +180,7 @@ def _write_marks(part: Path, columns: Gathered, arranged: Arranged) -> None:
             there[columns.codes[name][rows][columns.codes[name][rows] >= 0]] = True
             found = columns.texts[name].filter(pl.Series(there))
         elif name in columns.numbers:
-            found = _plain(columns.numbers[name].gather(rows)).unique().sort().cast(pl.String).drop_nulls()
+            found = as_text(columns.numbers[name].gather(rows).unique().sort()).drop_nulls().unique(maintain_order=True)
         else:
             continue
         if 0 < len(found) <= MOST_VALUES:
@@ -189,18 +190,13 @@ def _write_marks(part: Path, columns: Gathered, arranged: Arranged) -> None:
 
     def held() -> Iterator[np.ndarray]:
         for begin in range(0, len(rows), SLICE):
-            found = [known.rows(_plain(columns.series(name, rows[begin : begin + SLICE])).cast(pl.String))
+            found = [known.rows(as_text(columns.series(name, rows[begin : begin + SLICE])))
                      for name, known in values.items()]  # fmt: skip
             yield np.maximum(np.stack(found, 1), 0)  # (SLICE, C)
 
     write_array(part / "marks.npy", np.int16, (len(rows), len(values)), held())
     told = [pl.DataFrame({"column": [name] * len(known), "value": known.series}) for name, known in values.items()]
     write_table(part / "marks.parquet", pl.concat(told))
-
-
-def _plain(column: pl.Series) -> pl.Series:
-    """0 for -0.0, which is the same number and another text."""
-    return column.set(column == 0, 0.0) if column.dtype.is_float() else column
 
 
 def _chain(first: pl.DataFrame, rest: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -1,7 +1,7 @@
 """Who a user is besides what they did: attributes as rows of vocabularies, and vectors that another model gave.
 
-Values are text, as in the source. Row 0 of every field means: missing, or a value nobody had. A user of whom neither a
-field nor a vector is known has no profile.                                                               [reads]
+Values are text, numbers as short as they can be (25, 2.5). Row 0 of every field means: missing, or a value nobody had.
+A user of whom neither a field nor a vector is known has no profile.                                             [reads]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from perdure.errors import DataError, SettingsError, UsageError, closest, shorten
 from perdure.events.ids import Ids
 from perdure.events.probe import probe
+from perdure.events.values import as_text, rows_of
 
 if TYPE_CHECKING:
     from perdure.events.sequences import Events
@@ -75,7 +76,7 @@ class Fields:
                     continue
                 if not isinstance(value, str):
                     raise UsageError(f"{name} = {value!r} is no text", expected="values as text", where="profile")
-                row = int(self.values[name].rows([value])[0])
+                row = int(rows_of(self.values[name], pl.Series([value]))[0])
                 rows[user, place] = max(row, 0)
                 if row < 0:
                     strange[user].append(f"{name}={value}")
@@ -152,7 +153,7 @@ def profiles_as(events: Events, fields: Fields, vectors: str | None = None) -> P
     rows = np.zeros((events.n_users, len(fields)), np.int32)  # (U, F)
     for place, (name, values) in enumerate(fields.values.items()):
         column = _column(events, name)
-        rows[:, place] = np.maximum(values.rows(column.fill_null("")), 0) * column.is_not_null().to_numpy()
+        rows[:, place] = np.maximum(rows_of(values, column), 0)
     given = _vectors(Path(vectors), events.user_ids) if vectors else np.zeros((events.n_users, 0), np.float32)
     return Profiles(Fields(fields.values, given.shape[1]), rows, given)
 
@@ -171,14 +172,7 @@ def _column(events: Events, name: str) -> pl.Series:
         )
     if users[name].dtype.is_nested():
         raise SettingsError(f"profile.fields: {name} holds lists", expected="one value a user", where="[profile]")
-    return _whole(users[name]).cast(pl.String, strict=False)
-
-
-def _whole(column: pl.Series) -> pl.Series:
-    """Decimal numbers that are all whole as such: where some are missing, many tools write 25 as 25.0."""
-    given = column.drop_nulls()
-    exact = column.dtype.is_float() and ((given % 1 == 0) & (given.abs() < 2**53)).all()
-    return column.cast(pl.Int64) if exact else column
+    return as_text(users[name])
 
 
 def _vectors(path: Path, users: Ids) -> np.ndarray:

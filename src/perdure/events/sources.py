@@ -190,7 +190,7 @@ def read_attributes(attributes: Attributes, max_ratio: int = 200) -> tuple[pl.Da
     if bad:
         notes.append(f"{attributes.where}: {bad} malformed rows left out")
     if attributes.id != "id" and "id" in frame.columns:
-        frame = frame.rename({"id": "id_"})
+        frame = frame.rename({"id": next(free for k in range(1, 99) if (free := "id" + "_" * k) not in frame.columns)})
     frame = frame.rename({attributes.id: "id"})
     if frame["id"].dtype.is_float():
         raise DataError(f"column {attributes.id!r} of {attributes.where} holds decimal numbers, no ids",

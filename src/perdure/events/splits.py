@@ -54,8 +54,8 @@ class Split:
     by_id: bool = False
     last: int = 1
     valid_last: int | None = None
-    valid_from: str | None = None
-    test_from: str | None = None
+    valid_from: str | int | None = None
+    test_from: str | int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -122,10 +122,9 @@ def seconds(moment: str | int | None, key: str) -> int:
     wanted = 'an ISO date such as "2020-01-31" or "2020-01-31T12:00:00Z", or seconds since the epoch'
     if moment is None:
         raise SettingsError(f"{key} is missing", expected=wanted, where=f"[split], key {key}")
-    try:
-        return int(str(moment))
-    except ValueError:
-        pass
+    digits = str(moment).lstrip("+-").isdigit()
+    if digits and not (isinstance(moment, str) and len(moment) == 8):  # eight digits of a text are 20200131
+        return int(moment)
     try:
         when = datetime.fromisoformat(str(moment))
     except ValueError:

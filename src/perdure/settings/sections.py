@@ -298,9 +298,8 @@ def _columns(settings: Settings) -> Iterator[Fault]:
     if settings.split.kind == "time" and data.columns.time is None:
         yield Fault("split.kind", '"time" needs times', "data.columns.time and data.time_unit")
     for place, task in enumerate(settings.tasks):
-        if data.users is None and (task.answer.startswith("user.") or task.users is not None):
-            key = "answer" if task.answer.startswith("user.") else "users"
-            yield Fault(f"tasks.{place}.{key}", "needs user attributes, and there are none", fix="add [data.users]")
+        if data.users is None and task.answer.startswith("user."):
+            yield Fault(f"tasks.{place}.answer", "needs user attributes, and there are none", fix="add [data.users]")
         if data.items_table is None and task.answer.startswith("item."):
             yield Fault(
                 f"tasks.{place}.answer", "needs item attributes, and there are none", fix="add [data.items_table]"

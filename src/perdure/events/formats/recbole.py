@@ -4,7 +4,8 @@ Layout: tab-separated, first line `user_id:token<TAB>item_id:token<TAB>rating:fl
 token, token_seq (words separated by blanks), float, float_seq. Quotes are ordinary characters.
 Source: https://recbole.io/docs/user_guide/data/atomic_files.html
 Names are used without their type. Defaults: user = user_id, item = item_id, time = timestamp (seconds) and
-value = rating where they exist; `[data.columns]` overrides. Tokens stay text.  [reads]
+value = rating where they exist; `[data.columns]` overrides. Tokens of users and items stay text; a feature of events
+whose every value is a plain number is numbers, whatever its type says.  [reads]
 """
 
 from __future__ import annotations
