@@ -208,9 +208,12 @@ def test_how_far_a_file_is_is_told(asked, tmp_path, monkeypatch):
         ({"task": "again", "k": 10_001}, "k = 10001"),
         ({"task": "again", "seen": "no"}, "seen = 'no'"),
         ({"task": "again", "users": "a0"}, "users = 'a0'"),
-        ({"task": "again", "users": [5]}, "users = [5]"),
-        ({"task": "again", "users": ["a0", None]}, "users = ['a0', None]"),
+        ({"task": "again", "users": [5]}, "users: 5"),
+        ({"task": "again", "users": ["a0", None]}, "users: None"),
+        ({"task": "again", "users": 5}, "users = 5"),
+        ({"task": "again", "users": ["a0", "u\udcff"]}, "UTF-8"),
         ({"task": "again", "allow": "i03"}, "allow = 'i03'"),
+        ({"task": "again", "deny": 5}, "deny = 5"),
         ({"task": "again", "out": "."}, "is a folder"),
         ({"task": "again", "out": "all.csv"}, "no .csv file"),
     ],
@@ -242,6 +245,21 @@ def test_a_log_without_what_the_model_reads_is_refused(asked, tmp_path):
     with pytest.raises(perdure.PerdureError) as fault:
         perdure.embed(model, tmp_path / "x.parquet", store=tmp_path / "store")
     assert {"plain": "behaviour", "profile": "age", "marks": "behaviour"}[kind] in str(fault.value)
+
+
+def test_a_log_without_times_is_refused_by_a_model_that_reads_them(asked, tmp_path):
+    model, _, kind = asked
+    given = recipe(log(tmp_path / "bare", True))
+    columns = given["data"]["columns"]
+    columns["order"] = columns.pop("time")
+    given["data"].pop("time_unit")
+    perdure.prepare(given, tmp_path / "store")
+    ask = lambda: perdure.recommend(model, task="again", user="u05", store=tmp_path / "store")  # noqa: E731
+    if kind != "marks":
+        assert ask()["source"] == "model"
+        return
+    with pytest.raises(DataError, match="has no times"):
+        ask()
 
 
 @pytest.fixture(scope="module")
@@ -310,3 +328,22 @@ def test_a_service_that_meets_a_new_log_a_day_holds_the_last_ones(asked, tmp_pat
     gc.collect()
     assert len(held) == 5 and [log() is None for log in held] == [True, True, True, False, False]
     assert perdure.recommend(model, task="next", user="u05") == own
+
+
+def test_what_is_denied_and_told_is_looked_at_before_it_is_used(views_then_buys):
+    model, _ = views_then_buys
+    with pytest.raises(perdure.UsageError, match="deny = 5"):
+        perdure.recommend(model, task="buy", user="u05", deny=5)
+    told = perdure.recommend(model, task="buy", history=["i01", "i02"], marks=({} for _ in range(2)))
+    assert told["items"] == perdure.recommend(model, task="buy", history=["i01", "i02"])["items"]
+
+
+def test_settings_in_a_model_that_do_not_fit_it_are_its_fault(views_then_buys):
+    _, folder = views_then_buys
+    for change, words in (("tasks", "no task 'buy'"), ("encoder", "sasrek")):
+        model = perdure.load(folder / "run")
+        settings = model.manifest["settings"]
+        settings |= {"tasks": settings["tasks"][:1]} if change == "tasks" else {"encoder": {"name": "sasrek"}}
+        for ask in (lambda m: perdure.recommend(m, task="buy", user="u05"), lambda m: perdure.evaluate(m, task="buy")):
+            with pytest.raises(perdure.ModelError, match=words):
+                ask(model)

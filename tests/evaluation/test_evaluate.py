@@ -113,6 +113,17 @@ def test_users_of_whom_nothing_is_known_are_measured_as_what_is_popular():
     assert score.value == score.popularity == pytest.approx((1 + 1 / 3 + 1 / 4) / 3)
 
 
+def test_classes_of_users_of_whom_nothing_is_known_are_those_that_are_answered():
+    """Of two classes as large in training the first is told, to them as to everybody by popularity."""
+    model = fixed(np.zeros((4, 3)), "one_of", popularity=[3, 5, 5])
+    data = data_of(card(model), [[], [], [2]], [[1], [2], [1]])
+    score = evaluate(model, data, popularity=True)
+    assert score.per_user["accuracy"].tolist() == [1, 0, 0]  # the model's own tie is a miss, as ever
+    assert score.per_user["log_loss"][:2].tolist() == pytest.approx([-math.log(5 / 13)] * 2)
+    alone = evaluate(model, data_of(card(model), [[], []], [[1], [2]]), popularity=True)
+    assert alone.value == alone.popularity == 0.5
+
+
 def test_classes():
     logits = [[2.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 0.0, 3.0], [0.0, 0.0, 0.0]]
     model = fixed(logits, "one_of")

@@ -67,6 +67,15 @@ def test_without_vectors_equals_are_parted_as_what_is_popular():
     assert score.value == pytest.approx((1 / 4 + 1 / 2) / 2)
 
 
+def test_without_vectors_the_first_of_equal_classes_is_told():
+    part = judged(np.zeros((6, 0)), [0, 0, 0, 1, 1, 1])
+    head, model = solve(part, part, 2, rng()), fixed(np.zeros((4, 2)), "one_of")
+    card = next(iter(model.tasks.values()))
+    score = judge(head, torch.zeros(3, 0), data_of(card, [[], [], []], [[0], [1], [0]]), card, 4)
+    assert score.per_user["accuracy"].tolist() == [1, 0, 1]
+    assert score.per_user["log_loss"].tolist() == pytest.approx([np.log(2)] * 3, abs=1e-3)
+
+
 def test_no_vectors_tell_the_shares():
     part = judged(np.zeros((10, 0)), [0] * 5 + [1] * 3 + [2] * 2)
     head = solve(part, part, 3, rng())

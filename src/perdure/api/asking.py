@@ -6,6 +6,7 @@ embedding, users by name) finds the store beside the model, or takes `store`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["embed", "evaluate", "recommend", "recommend_all"]
 
 MOST = 10_000  # answers at once
+HALF = re.compile("[\ud800-\udfff]")  # half a character: no file in UTF-8 holds it
 
 
 def _number(value: Any) -> Any:
@@ -217,7 +219,7 @@ def recommend(
     few: int = min(len(card.labels), MOST) if every else _few(10 if k is None else k)
     raw, stranger, owned = [] if history is None else list(history), [], []
     known: Any = None if profile is None else [profile]
-    told: Any = None if marks is None else [marks]
+    told: Any = None if marks is None else [_listed(marks)]
     if user is not None:
         events = log_of(model, store, later=True)
         row = int(events.user_ids.rows([user])[0])
@@ -228,7 +230,7 @@ def recommend(
         else:
             stranger = [user]
     how: Any = seen or _seen(model)
-    without = [*(deny or []), *owned] if owned and how == "drop" and not isinstance(deny, str) else deny
+    without = [*(deny or []), *owned] if owned and how == "drop" and isinstance(deny, list | None) else deny
     answer = ask(model, card.name, [raw], few, seen=how, allow=allow, deny=without, profiles=known, marks=told)[0]
     answer = asdict(answer)
     answer["unknown"] = [*stranger, *answer["unknown"]]
@@ -286,8 +288,10 @@ def recommend_all(
     card = checked(model, task, k, how := seen or _seen(model))
     check_place(out)
     barred, strange = forbidden(card, allow, deny)
-    if users is not None and (isinstance(users, str) or not all(isinstance(user, str) for user in users)):
+    if not isinstance(users, list | None):
         raise UsageError(f"users = {shorten(repr(users))}", expected="a list of ids as text", where="users")
+    if odd := [user for user in users or [] if not isinstance(user, str) or HALF.search(user)]:
+        raise UsageError(f"users: {shorten(repr(odd[0]))}", expected="ids as text that UTF-8 holds", where="users")
     events = log_of(model, store, later=True)  # read when all that was asked is known to be sound
     shared, left_out = read_of(model, events)
     names = events.user_ids.series if users is None else pl.Series("user", users, pl.String)

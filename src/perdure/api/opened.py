@@ -169,12 +169,18 @@ def log_of(model: UserModel, store: str | Path | None, later: bool = False) -> E
 
 def settings_of(model: UserModel) -> Settings:
     """The settings a model learned with, read once."""
+    from perdure.model.manifest import refusals
     from perdure.settings import from_dict
 
     raw = model.manifest.get("settings")
     if not raw:
         raise ModelError("the model does not tell its settings", where="model.json", fix="ask it with histories")
-    return _once(model, lambda: from_dict(raw, parts=registry, expand=False), "settings")
+
+    def read() -> Settings:
+        with refusals("model.json"):  # what stands there and is wrong is no fault of who asks
+            return from_dict(raw, parts=registry, expand=False)
+
+    return _once(model, read, "settings")
 
 
 def compiled(model: UserModel, events: Events, names: Sequence[str]) -> dict[str, Any]:
@@ -183,6 +189,7 @@ def compiled(model: UserModel, events: Events, names: Sequence[str]) -> dict[str
     from perdure.api.vectors import found
 
     def make() -> dict[str, Any]:
+        _told_tasks(model, names)
         return tasks_of(found(settings_of(model), _folders(model, events)), events, names, model)
 
     return _once(model, make, "tasks", events.digest, *names)
@@ -259,5 +266,12 @@ def _answers(model: UserModel, events: Events, name: str) -> tuple[Answers, Ids]
     """All users' answers to a task of kind item that a log tells, and the ids that they are rows of."""
     from perdure.events.tasks import known_answers
 
-    settings = settings_of(model)
-    return known_answers(events, next(task for task in settings.tasks if task.name == name), settings.history)
+    return known_answers(events, _told_tasks(model, [name])[name], settings_of(model).history)
+
+
+def _told_tasks(model: UserModel, names: Sequence[str]) -> dict[str, Any]:
+    """Tasks by the settings that the model learned with. ModelError where those tell of none of that name."""
+    told = {task.name: task for task in settings_of(model).tasks}
+    if gone := [name for name in names if name not in told]:
+        raise ModelError(f"its settings tell of no task {shorten(repr(gone[0]))}", where="model.json")
+    return told

@@ -266,8 +266,10 @@ def _answers(
             at(before + a)
             empty, first, last = (one[a:b] for one in of)
             found = scores_of(model, task, u[a:b], empty, items, first, last)  # (B, Y)
-            if empty.any() and model.card(task).kind != "one_of":
-                found[torch.from_numpy(empty).to(found.device)] = apart(popular(model.card(task), found.device))
+            if empty.any():
+                row = _popular_row(model.card(task), found.device)  # (Y,)
+                found = found.to(row.dtype)
+                found[torch.from_numpy(empty).to(found.device)] = row
             return found
 
         yield low, high, scores
@@ -275,12 +277,14 @@ def _answers(
 
 def _popular(card: TaskCard, examples: Examples) -> Answers:
     """The same answers for everybody: what is popular in training."""
-    row = popular(card)  # (Y,)
-    if card.kind == "one_of":
-        row = row.double() + 1e-12 * apart(row)
-    else:
-        row = apart(row)
+    row = _popular_row(card)  # (Y,)
     yield 0, len(examples), lambda a, b: row.repeat(b - a, 1)
+
+
+def _popular_row(card: TaskCard, device: torch.device | str = "cpu") -> Tensor:
+    """(Y,) scores of what is popular, equals apart; of classes, whose shares count, by next to nothing (float64)."""
+    row = popular(card, device)
+    return row.double() + 1e-12 * apart(row) if card.kind == "one_of" else apart(row)
 
 
 def apart(scores: Tensor) -> Tensor:

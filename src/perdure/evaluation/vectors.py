@@ -158,8 +158,15 @@ def judge(
         ks, seen, metric: as in `evaluate`.
     """
     alone = apart(head.weights[-1]).expand(len(x), -1) if not x.shape[1] else None  # (n, Y) where all answers are alike
-    given = alone if alone is not None and card.kind != "one_of" else None
-    answers = [(0, len(x), lambda low, high: head.scores(x[low:high]) if given is None else given[low:high].clone())]
+
+    def scores(low: int, high: int) -> Tensor:
+        if alone is None:
+            return head.scores(x[low:high])
+        if card.kind == "one_of":  # shares count, and equals are told apart by next to nothing
+            return head.scores(x[low:high]).double() + 1e-12 * alone[low:high]
+        return alone[low:high].clone()
+
+    answers = [(0, len(x), scores)]
     if card.kind == "one_of":
         found = classes(card, data.test, answers)
     else:

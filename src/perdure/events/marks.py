@@ -258,8 +258,11 @@ def marked_as(events: Events, marks: Marks) -> Marked:
     """The marks of all events of a log, for a model that reads these. Values it does not know are not told.
 
     Raises:
-        DataError: the log has not a column that the model reads.
+        DataError: the log has not a column that the model reads, or no times where it reads some.
     """
+    if marks.timed and events.times is None:
+        raise DataError("the log has no times", expected="what the model reads of events: times", where="[input]",
+                        fix="prepare it with [data.columns] time")  # fmt: skip
     known, rows = events.categories, events.marks if marks.events else None
     if gone := [name for name in marks.events if name not in known]:
         raise DataError(f"the log has no column {gone[0]!r} of categories", expected="what the model reads of events",

@@ -61,6 +61,10 @@ def check_manifest(manifest: Mapping[str, Any], find: Callable[[str, str], type]
     _input(manifest.get("input"), where)
     if not isinstance(settings := manifest.get("settings") or {}, dict):
         raise ModelError(f"settings: {shorten(repr(settings))}", expected="those it learned with", where=where)
+    if not isinstance(settings.get("evaluate", {}), dict):
+        raise ModelError(f"settings.evaluate: {shorten(repr(settings['evaluate']))}", expected="a table", where=where)
+    if not isinstance(digest := manifest.get("data_digest", ""), str):
+        raise ModelError(f"data_digest: {shorten(repr(digest))}", expected="text", where=where)
     with refusals(where):
         _spec(manifest.get("spec"), find, where)
     cards = manifest.get("tasks")
