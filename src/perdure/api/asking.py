@@ -213,13 +213,15 @@ def recommend(
         raise UsageError(found, expected="a list of item ids, oldest first", where="history")
     if profile is not None and not isinstance(profile, Mapping):
         raise UsageError(f"profile = {shorten(repr(profile))}", expected="field -> value, as text", where="profile")
-    allow, deny, model = _listed(allow), _listed(deny), model_of(model)
+    allow, deny, marks, model = _listed(allow), _listed(deny), _listed(marks), model_of(model)
+    if not isinstance(marks, list | None):
+        raise UsageError(f"marks = {shorten(repr(marks))}", expected="a list, a dict for each event", where="marks")
     card = model.card(task)
     every = k is None and card.kind == "one_of"
     few: int = min(len(card.labels), MOST) if every else _few(10 if k is None else k)
     raw, stranger, owned = [] if history is None else list(history), [], []
     known: Any = None if profile is None else [profile]
-    told: Any = None if marks is None else [_listed(marks)]
+    told: Any = None if marks is None else [marks]
     if user is not None:
         events = log_of(model, store, later=True)
         row = int(events.user_ids.rows([user])[0])
@@ -280,6 +282,7 @@ def recommend_all(
     """
     import polars as pl
 
+    from perdure.events.later import new_values
     from perdure.inference.export import answer, check_place
     from perdure.inference.recommend import checked, forbidden, met_before
     from perdure.training.display import phase_of
@@ -307,7 +310,7 @@ def recommend_all(
     told, fewer = answer(
         model, task, shared, begin, end, names, out, k, barred=barred, met=met, profiles=profiles, told=phase_of(show)
     )
-    notes = [*_left_out(shared, left_out), *_unread(model)]
+    notes = [*_left_out(shared, left_out), *new_values(events, model.marks, model.fields), *_unread(model)]
     if strangers := names.filter(~there).head(20).to_list():
         notes.append(
             f"users not in the log, answered with what is popular: {(~there).sum():,} ({', '.join(strangers)})"
@@ -350,6 +353,7 @@ def embed(
     Raises:
         UsageError, DataError, ModelError, MachineError.
     """
+    from perdure.events.later import new_values
     from perdure.inference.export import embed as export
     from perdure.training.display import phase_of
 
@@ -358,7 +362,8 @@ def embed(
     events = log_of(model, store, later=True)
     shared, left_out = read_of(model, events)
     known, to = profiles_of(model, events), Path(out)
-    notes = [*_left_out(shared, left_out), *_unread(model), *_unknown(model, task, shared, known)]
+    notes = [*_left_out(shared, left_out), *new_values(events, model.marks, model.fields), *_unread(model)]
+    notes += _unknown(model, task, shared, known)
     told = export(model, shared, events.user_ids, to, task, profiles=known, told=phase_of(show))
     return {
         "path": str(out),

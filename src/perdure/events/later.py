@@ -9,16 +9,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
+from perdure.errors import shorten
 from perdure.events.examples import History, Sequences
 from perdure.events.ids import FIRST_ITEM, Ids
 from perdure.events.marks import Marks, marked_as
 from perdure.events.tasks import history_of
+from perdure.events.values import as_text, rows_of
 
 if TYPE_CHECKING:
+    from perdure.events.profiles import Fields
     from perdure.events.sequences import Events
 
-__all__ = ["read_as"]
+__all__ = ["new_values", "read_as"]
+
+
+def new_values(events: Events, marks: Marks | None, fields: Fields | None) -> list[str]:
+    """A line for each column of which the log holds values that the model does not know, and so reads as missing."""
+    held = [(name, events.categories[name].series, values) for name, values in (marks.events if marks else {}).items()]
+    for name, values in (fields.values if fields else {}).items():
+        held.append((name, as_text(events.users[name]).drop_nulls().unique().sort(), values))  # type: ignore[index]
+    found = [(name, texts, texts.filter(pl.Series(rows_of(values, texts) < 0))) for name, texts, values in held]
+    return [
+        f"{name}: new to the model, and read as missing: {len(new):,} of {len(texts):,} values, such as "
+        f"{shorten(new[0], 30)!r}"
+        for name, texts, new in found
+        if len(new)
+    ]
 
 
 def read_as(events: Events, history: History, items: Ids, marks: Marks | None) -> tuple[Sequences, int]:
