@@ -107,6 +107,16 @@ def test_users_are_filtered_by_facts_without_a_table(tmp_path: Path):
         perdure.check(recipe)
 
 
+def test_a_column_of_the_name_of_a_fact_is_no_fact():
+    frame = pl.DataFrame({"user": ["a", "b"] * 9, "item": ["i", "j", "k"] * 6, "time": range(18)})
+    events = log_of(frame, pl.DataFrame({"id": ["a", "b"], "n_events": [1, 1], "age": [3, 4]}))
+    for users in ("n_events >= 5", "user.n_events >= 5"):
+        with pytest.raises(SettingsError, match="n_events is told of every user, and a column"):
+            compile_tasks(events, [Task("next", "next_item", users=users)], History(), Split())
+    chosen = compile_tasks(events, [Task("next", "next_item", users="age > 3")], History(), Split(kind="last"))["next"]
+    assert len(np.unique(chosen.test.users)) == 1
+
+
 CLICKS = pl.DataFrame(
     {"a": [0, 1, -3, 5], "b": [0, 2, 1, 0], "x": [0.0, 0.0, 1.0, 4.0], "gap": [float("nan"), 1.0, 2.0, -1.0]}
 )

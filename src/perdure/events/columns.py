@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from perdure.errors import SettingsError
 from perdure.events.filters import select
 
 if TYPE_CHECKING:
@@ -82,6 +83,12 @@ class Columns:
     def select_users(self, expression: str, where: str) -> np.ndarray:
         """(U,) bool over the user rows."""
         facts = pl.DataFrame(self.facts)
+        own = [] if self.users is None else self.users.columns
+        for name in facts.columns:
+            if name in own and re.search(rf"\b{name}\b", expression):
+                raise SettingsError(f"{name} is told of every user, and a column of [data.users] too", where=where,
+                                    expected="one of that name",
+                                    fix="leave the column out of data.users.columns, or rename it")  # fmt: skip
         users = facts if self.users is None else facts.select(set(facts.columns) - set(self.users.columns))
         users = users if self.users is None else self.users.hstack(users)
         return select(
