@@ -19,11 +19,11 @@ EXACT = 2.0**53  # up to here a decimal number holds every whole one
 
 def as_text(column: pl.Series) -> pl.Series:
     """Each value as text, whole numbers without a point; null where missing."""
-    texts = column.cast(pl.String, strict=False)
     if not column.dtype.is_float():
-        return texts
-    whole = ((column % 1 == 0) & (column.abs() < EXACT)).fill_null(False)  # (n,)
-    return column.set(~whole, None).cast(pl.Int64).cast(pl.String).zip_with(whole, texts)
+        return column.cast(pl.String, strict=False)
+    whole = ((column % 1 == 0) & (column.abs() < EXACT)).fill_null(True)  # (n,) nulls stay what they are
+    texts = column.set(~whole, None).cast(pl.Int64).cast(pl.String)
+    return texts if whole.all() else texts.zip_with(whole, column.cast(pl.String))
 
 
 def rows_of(values: Ids, texts: pl.Series) -> np.ndarray:
