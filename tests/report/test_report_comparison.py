@@ -441,3 +441,20 @@ def test_a_backbone_that_methods_share_is_counted_once(tmp_path):
     frame = frame.with_columns(pl.when(pl.col("task_index") == pl.col("after_index")).then("seconds"))
     frame.write_parquet(made / "results.parquet")
     assert standing._spent(read(made)) == 9 + 2 * 9  # the backbone, and the later task of each
+
+
+def test_a_method_without_all_folds_is_not_held_against_the_rest(tmp_path):
+    """Each seed tests other users: a method without one met easier users than the rest, or harder ones."""
+    made = compare_folder.write(
+        tmp_path, methods=("pcl", "single"), tasks=("watch", "later"), users=30,
+        states={"runs/sasrec/single/forward/3": ("missing", None)}, folds=True,
+    )  # fmt: skip
+    (group,) = summary(made)
+    assert group["folds"] and group["best"] == "pcl"
+    text = pages(made)[1]
+    assert "With sasrec, pcl is best" in text
+    assert "single has 2 of 3 seeds, each of other users, so it is not held against the rest." in text
+    assert "sasrec: single lacks folds, so met other users than the rest: not held against it" in text
+    assert not re.search(r"(?m)^\| single .*\*\*", text)
+    slices = text[text.index("## Users with") :].split("\n## ")[0]
+    assert "| single" not in slices and "Left out, since they lack folds: single." in slices

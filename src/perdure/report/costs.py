@@ -24,7 +24,7 @@ def frontiers(c: Compared) -> Section | None:
             points = [
                 {"name": method, "x": one[name], "y": one["average"]["mean"]}
                 for method, one in group.methods.items()
-                if one[name]
+                if one[name] and method in group.ranked
             ]
             if len(points) > 1:
                 drawn.append(Drawing(f"{group.encoder}: {title}", plots.frontier(points, title, quality)))
