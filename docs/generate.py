@@ -195,8 +195,9 @@ environment variable names. Nothing else is expanded, `~` neither.
     text += """## [compare.<method>] and [compare.<encoder>]
 
 What was tuned for one method or encoder, read by `perdure compare` alone (see [comparing methods](compare.md)): keys of
-`train`, `pretrain` and `tasks.<task>.train`, of a method those of `tuning`, of an encoder those of `encoder` and
-`objective`, written in full, such as `"train.learning_rate" = 3e-3`.
+`train`, `pretrain` and `tasks.<task>.train`, of a method those of `tuning` and `history`, of an encoder those of `encoder` and
+`objective`, written in full, such as `"train.learning_rate" = 3e-3`. Under a name of its own it is a variant, and the key
+`method` or `encoder` says of what: `method = "ppr"`.
 
 ## [search] and [search.<method>]
 
