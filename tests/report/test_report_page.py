@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from report import run_folder
 
-from perdure.errors import MachineError, ModelError
+from perdure.errors import MachineError, ModelError, UsageError
 from perdure.report import charts
 from perdure.report.build import build
 
@@ -304,3 +304,10 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, files_of_at_most
         build(folder, tmp_path / "pages" / "first.html")
     assert not list((tmp_path / "pages").iterdir())
     assert build(folder, tmp_path / "pages" / "first.html").is_file()
+
+
+def test_a_name_for_markdown_is_refused(tmp_path):
+    made = run_folder.write(tmp_path / "run", "pcl")
+    with pytest.raises(UsageError, match=r"x\.html"):
+        build(made, tmp_path / "x.md")
+    assert not (tmp_path / "x.md").exists()
