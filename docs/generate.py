@@ -364,8 +364,8 @@ def measured(found: list[dict[str, Any]]) -> str:
         " intervals where they were kept.\n`benchmarks/collect.py` writes it from finished runs; a table may hold"
         " several comparisons of one split. A row tells what the\ncode of its date reached: `axes` has had its"
         " memory since 2026-11-22, in those of Amazon, Yelp and five folds of MovieLens-1M. Intervals"
-        "\nover several seeds that are no folds, of before 2026-11-23, are too narrow in the part of the seeds, with three"
-        " seeds by a fifth.\n\n"
+        "\nover several seeds that are no folds, of before 2026-11-23, are too narrow in the part of the seeds, with"
+        " three seeds by a fifth.\n\n"
         + table(heads, rows)
         + "\n"
     )
