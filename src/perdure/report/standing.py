@@ -148,11 +148,9 @@ def alerts(c: Compared) -> list[str]:
 
 def gains(c: Compared) -> Section:
     """Gain over a model of its own for each task; then average, gain, certainty, forgetting, transfer."""
-    drawn = [
-        Drawing(group.encoder, plots.gains(_gained(group), group.encoder, width=330))
-        for group in c.main
-        if len(_gained(group)) > 1
-    ]
+    several = [(group.encoder, rows) for group in c.main if len(rows := _gained(group)) > 1]
+    every = [row for _, rows in several for row in rows]
+    drawn = [Drawing(name, plots.gains(rows, name, width=330, among=every)) for name, rows in several]
     intro = (
         f"Gain: mean over the tasks of a score less that of {ALONE}, a model that learned this task alone, of the same"
         f" seed. Dot: mean. Bar: {c.level:.0%} interval, from users and seeds drawn again and again."
