@@ -195,8 +195,9 @@ environment variable names. Nothing else is expanded, `~` neither.
     text += """## [compare.<method>] and [compare.<encoder>]
 
 What was tuned for one method or encoder, read by `perdure compare` alone (see [comparing methods](compare.md)): keys of
-`train`, `pretrain` and `tasks.<task>.train`, of a method those of `tuning`, of an encoder those of `encoder` and
-`objective`, written in full, such as `"train.learning_rate" = 3e-3`.
+`train`, `pretrain` and `tasks.<task>.train`, of a method those of `tuning` and `history`, of an encoder those of
+`encoder` and `objective`, written in full, such as `"train.learning_rate" = 3e-3`. Under a name of its own it is a
+variant, and the key `method` or `encoder` says of what: `method = "ppr"`.
 
 ## [search] and [search.<method>]
 
@@ -362,7 +363,9 @@ def measured(found: list[dict[str, Any]]) -> str:
         "## Measured\n\nWhat stands in `docs/results/`: means over tasks, seeds and test users at the end, with 95 %"
         " intervals where they were kept.\n`benchmarks/collect.py` writes it from finished runs; a table may hold"
         " several comparisons of one split. A row tells what the\ncode of its date reached: `axes` has had its"
-        " memory since 2026-11-22, in those of Amazon, Yelp and five folds of MovieLens-1M.\n\n"
+        " memory since 2026-11-22, in those of Amazon, Yelp and five folds of MovieLens-1M. Intervals"
+        "\nover several seeds that are no folds, of before 2026-11-23, are too narrow in the part of the seeds, with"
+        " three seeds by a fifth.\n\n"
         + table(heads, rows)
         + "\n"
     )

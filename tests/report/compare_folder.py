@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,11 @@ def write(
     tasks: Sequence[str] = TASKS,
     users: int = 80,
     sampled: bool = False,
-    states: dict[str, tuple[str, str | None]] | None = None,
+    states: Mapping[str, tuple[str, str | None]] | None = None,
+    folds: bool = False,
 ) -> Path:
-    """A comparison in `folder`; `states` gives runs (by folder) another state than done, and their fault."""
+    """A comparison in `folder`; `states` gives runs (by folder) another state than done, and their fault; `folds`: each
+    seed tested other users."""
     states = states or {}
     folder.mkdir(parents=True, exist_ok=True)
     cells = [Cell(e, m, o, p, s) for p in protocols for s in seeds for e in encoders for o in orders for m in methods]
@@ -51,6 +53,8 @@ def write(
         _run(folder, cell, list(tasks), users, sampled)
     frame = tables.results(folder, done, lambda cell: False)
     people = tables.users(folder, done)
+    if folds:
+        people = people.filter(pl.col("user").str.slice(1).cast(pl.Int64) % len(seeds) == pl.col("seed") - 1)
     keeps = {method: METHODS[method][5] for method in methods}
     groups = summarise(frame, people, keeps=keeps, noise=NOISE)
     frame.write_parquet(folder / "results.parquet")

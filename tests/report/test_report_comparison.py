@@ -15,7 +15,7 @@ from report.test_report_page import Reader, words
 
 from perdure import api
 from perdure.errors import ModelError, UsageError
-from perdure.report import knowledge, plots, standing
+from perdure.report import drawing, knowledge, plots, standing
 from perdure.report.compared import Compared, Group, doubts, read
 from perdure.report.comparison import build
 from perdure.report.facts import Facts
@@ -295,6 +295,7 @@ def test_twenty_tasks(tmp_path):
     html, text = pages(made)
     assert all(task in text for task in tasks)
     assert html.count('<table class="heat dots">') == 3 and "genre_3 after genre_9" in html
+    assert html.count("and stand in report.md") == 2  # under R, and under what tasks draw on
     heads = text[text.index("**sasrec: score of each task at the end**") :].split("\n")[2]
     assert heads == "| task | pcl | single | popularity |"
 
@@ -441,3 +442,49 @@ def test_a_backbone_that_methods_share_is_counted_once(tmp_path):
     frame = frame.with_columns(pl.when(pl.col("task_index") == pl.col("after_index")).then("seconds"))
     frame.write_parquet(made / "results.parquet")
     assert standing._spent(read(made)) == 9 + 2 * 9  # the backbone, and the later task of each
+
+
+def test_long_names_stay_apart_on_an_axis():
+    """Their middle goes; where that would make two alike, nothing does."""
+    names = [f"movies_watched_and_liked_later_{genre}" for genre in ("action", "comedy")]
+    cut = ["watch", "movies_watc…later_action", "movies_watc…later_comedy"]
+    assert list(drawing.shown(["watch", *names]).values()) == cut
+    same = ["in_the_first_domain_what_a_user_buys_later", "in_the_firsts_domain_what_a_user_buys_later"]
+    assert list(drawing.shown(same).values()) == same
+
+
+@pytest.mark.parametrize("ends", [(1.0, 1.7), (3.0, 6.0), (6.0, 10.2), (0.5, 5.0), (2.0, 3e5)])
+def test_a_logarithmic_axis_has_three_ticks(ends):
+    assert len(plots._ticks(*ends)) >= 3 and all(ends[0] <= tick <= ends[1] for tick in plots._ticks(*ends))
+
+
+def test_drawings_beside_one_another_share_an_axis():
+    """A mean of the second drawing lies beyond all of the first."""
+    rows, far = ([{"method": m, "mean": x, "low": None, "high": None} for m in "ab"] for x in (0.01, 0.09))
+    assert "+0.08" in plots.gains(rows, "sasrec", among=far) and "+0.08" not in plots.gains(rows, "sasrec")
+    near, other = ([{"name": m, "x": x * k, "y": 0.1} for k, m in enumerate("ab", 1)] for x in (10.0, 1e6))
+    assert ">1M<" in plots.frontier(near, "bytes", "score", among=other) and ">1M<" not in plots.frontier(near, "", "")
+
+
+def test_a_table_tells_how_broad_it_is():
+    """The longest of each column in letters, notes by the word and smaller, 1.5 between; names break from 16 on."""
+    rows = [[Cell("n" * 30), Cell("0.123", "0.100 - 0.200"), Cell("many words that may break")]]
+    table = Table("", [Cell("method"), Cell("a"), Cell("text")], rows, words=(2,))
+    assert table.breadth == pytest.approx(16 + 5 + 10 + 3 * 1.5)
+
+
+def test_a_method_without_all_folds_is_not_held_against_the_rest(tmp_path):
+    """Each seed tests other users: a method without one met easier users than the rest, or harder ones."""
+    made = compare_folder.write(
+        tmp_path, methods=("pcl", "single"), tasks=("watch", "later"), users=30,
+        states={"runs/sasrec/single/forward/3": ("missing", None)}, folds=True,
+    )  # fmt: skip
+    (group,) = summary(made)
+    assert group["folds"] and group["best"] == "pcl"
+    text = pages(made)[1]
+    assert "With sasrec, pcl is best" in text
+    assert "single has 2 of 3 seeds, each of other users, so it is not held against the rest." in text
+    assert "sasrec: single lacks folds, so met other users than the rest: not held against it" in text
+    assert not re.search(r"(?m)^\| single .*\*\*", text)
+    slices = text[text.index("## Users with") :].split("\n## ")[0]
+    assert "| single" not in slices and "Left out, since they lack folds: single." in slices

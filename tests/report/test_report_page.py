@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from report import run_folder
 
-from perdure.errors import MachineError, ModelError
-from perdure.report import charts
+from perdure.errors import MachineError, ModelError, UsageError
+from perdure.evaluation.matrix import Matrix
+from perdure.report import charts, sections
 from perdure.report.build import build
+from perdure.report.facts import Facts
 
 
 class Reader(HTMLParser):
@@ -82,7 +84,7 @@ def test_every_section_is_there(kept):
 
 
 def test_matrix_carries_every_number_once_per_cell(kept):
-    table = re.search(r'(?s)<table class="heat">.*?</table>', kept)
+    table = re.search(r'(?s)<table class="heat"[^>]*>.*?</table>', kept)
     assert table
     assert len(re.findall(r"<td class=\"(?:fresh|fell|)\" style", table.group())) == 21
     assert len(re.findall(r'class="fresh"', table.group())) == 6
@@ -304,3 +306,23 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, files_of_at_most
         build(folder, tmp_path / "pages" / "first.html")
     assert not list((tmp_path / "pages").iterdir())
     assert build(folder, tmp_path / "pages" / "first.html").is_file()
+
+
+def test_many_tasks_have_numbers_over_the_columns_and_fit_on_paper(tmp_path):
+    made = run_folder.write(tmp_path / "few", "pcl")
+    assert '<th scope="col">watch<br>' in page_of(made)
+    names = [f"a_task_with_a_long_name_{k}" for k in range(20)]
+    rows = [[0.5] * (k + 1) for k in range(20)]
+    full: list[list[float | None]] = [[*row, *[None] * (20 - len(row))] for row in rows]
+    facts = Facts(made, {}, tasks=names, matrix=Matrix(names, rows), R=full)
+    told = sections.matrix(facts)
+    assert told is not None and [task["name"] for task in told["tasks"]] == [str(k + 1) for k in range(20)]
+    assert told["rows"][1]["name"] == "2\N{NO-BREAK SPACE}a_task_with_a_long_name_1" and told["breadth"] > 140
+    assert "a_task_with_a_long_name_1, " in told["tasks"][1]["title"]
+
+
+def test_a_name_for_markdown_is_refused(tmp_path):
+    made = run_folder.write(tmp_path / "run", "pcl")
+    with pytest.raises(UsageError, match=r"x\.html"):
+        build(made, tmp_path / "x.md")
+    assert not (tmp_path / "x.md").exists()

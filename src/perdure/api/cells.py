@@ -6,7 +6,7 @@ backbone    the first task alone, learned once for an encoder, a protocol and a 
 
 forward     the tasks as the recipe has them
 reversed    the first task first, then the others from the last to the second
-noisy       forward, with a task of random labels between the third and the fourth
+noisy       forward, with a task of random labels between the third and the fourth (of two or three: before the last)
 
 clean       the split of the recipe
 as-coded    divided by example and seen items kept, as the official code of CONURE and TERACON does; it leaks

@@ -48,6 +48,8 @@ class _Group:
         self.counted = [place for place, task in enumerate(self.tasks) if task not in without]
         self.methods: list[str] = rows["method"].unique(maintain_order=True).to_list()
         self.runs = {m: self._runs(m) for m in self.methods}  # method -> seed -> its rows
+        self.seeds = sorted({seed for runs in self.runs.values() for seed in runs})
+        self.folds = _in_folds(users)
         self.final = {m: np.stack([_last(run, self.tasks) for run in self.runs[m].values()]) for m in self.methods}
         self.reached = self._reached(users)
         self.draws = resample(self.reached, RESAMPLES) if self.reached else {}
@@ -101,7 +103,7 @@ class _Group:
                 if told[method]["against"] in pair:
                     told[method]["p_holm"] = corrected
         return {"tasks": self.tasks, "metrics": self.metrics, "measured": self.measured, "left_out": list(self.without),
-                "seeds": sorted({seed for runs in self.runs.values() for seed in runs}),
+                "seeds": self.seeds, "folds": self.folds,
                 "best": self._best(), "popularity": self._popularity(), "methods": told}  # fmt: skip
 
     def _popularity(self) -> dict[str, float | None]:
@@ -111,9 +113,16 @@ class _Group:
         return {task: means.get(task) for task in self.tasks}
 
     def _best(self, beside: str = "") -> str | None:
-        """The method with the best average, of all or of those that have a seed in common with one and are another."""
+        """The method with the best average, of all or of those that have a seed in common with one and are another.
+
+        Where seeds test other users, one without all seeds met other users than the rest: its average is no match.
+        """
         others = [
-            method for method in self.methods if method != beside and (not beside or self._common(method, beside))
+            method
+            for method in self.methods
+            if method != beside
+            and (not beside or self._common(method, beside))
+            and (not self.folds or len(self.runs[method]) == len(self.seeds))
         ]
         return max(others, key=lambda method: self.final[method][:, self.counted].mean(), default=None)
 
@@ -202,6 +211,13 @@ class _Group:
         peak = own.group_by("seed").agg(pl.col("peak_rss").max())["peak_rss"].mean()
         told = {"trainable": later["trainable"].mean(), "bytes": later["bytes"].mean(), "seconds": seconds}
         return {**told, "peak_rss": peak, "backbone_shared": bool(own["backbone_shared"].all())}
+
+
+def _in_folds(users: pl.DataFrame) -> bool:
+    """Whether a seed did not test everyone that another seed tested."""
+    tested = users.group_by("task", "user").agg(pl.col("seed").n_unique())
+    seeds = users.group_by("task").agg(all=pl.col("seed").n_unique())
+    return bool((tested.join(seeds, on="task").select(pl.col("seed") < pl.col("all"))).to_series().any())
 
 
 def _last(run: pl.DataFrame, tasks: Sequence[str]) -> np.ndarray:

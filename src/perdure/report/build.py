@@ -10,7 +10,7 @@ from typing import Any
 
 from perdure.report import charts, details, sections
 from perdure.report.facts import Facts, read
-from perdure.report.frame import rendered, written
+from perdure.report.frame import page_path, rendered, written
 
 __all__ = ["build"]
 
@@ -24,11 +24,11 @@ def build(run_folder: Path | str, out: Path | str | None = None) -> Path:
 
     Raises:
         ModelError: it is no run folder, or a file of it is damaged.
+        UsageError: `out` is for text.
         MachineError: jinja2, altair or vl-convert is not installed (`pip install "perdure[report]"`).
     """
     facts = read(run_folder)
-    target = Path(out) if out is not None else facts.folder / "report.html"
-    return written(target, rendered("page.html", _parts(facts)))
+    return written(page_path(facts.folder, out), rendered("page.html", _parts(facts)))
 
 
 def _parts(facts: Facts) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from perdure.report.drawing import FIRST, INK, SECOND, SOFT, altair, data, svg
+from perdure.report.drawing import FIRST, INK, SECOND, SOFT, altair, data, shown, svg
 
 __all__ = ["curves", "life"]
 
@@ -68,6 +68,8 @@ def life(tasks: list[dict[str, Any]], width: int = 520) -> str:
     Returns: an SVG element, one row a task in the given order.
     """
     alt = altair()
+    names = shown([row["task"] for row in tasks])
+    tasks = [row | {"task": names[row["task"]]} for row in tasks]
     order = [row["task"] for row in tasks]
     top = max(v for row in tasks for k, v in row.items() if k != "task" and v is not None) or 1.0
     x = alt.X(
@@ -77,7 +79,7 @@ def life(tasks: list[dict[str, Any]], width: int = 520) -> str:
         scale=alt.Scale(domain=[0, top * 1.04], nice=False),
     )
     y = alt.Y(
-        "task:N", title=None, sort=order, axis=alt.Axis(grid=True, labelFontSize=12, labelColor=INK, labelLimit=130)
+        "task:N", title=None, sort=order, axis=alt.Axis(grid=True, labelFontSize=12, labelColor=INK, labelLimit=0)
     )
 
     def layer(key: str) -> Any:

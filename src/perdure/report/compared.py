@@ -41,9 +41,9 @@ class Group:
         encoder, order, protocol: what they have in common.
         tasks: in the order learned. left_out: of them those that count in no mean.
         metrics, measured: task -> measure, and how it was measured.
-        methods: method -> its entry of summary.json; the best average first.
+        methods: method -> its entry of summary.json; the best average first, those of `partial` last.
         popularity: task -> what is reached by what is popular; empty for comparisons that did not measure it.
-        doubts: what to doubt of it.
+        doubts: what to doubt of it. folds: each seed tested other users.
         rows: of results.parquet. users: of users.parquet.
         folders: method -> folders of its finished runs, by seed.
     """
@@ -62,6 +62,17 @@ class Group:
     folders: dict[str, dict[int, Path]] = field(default_factory=dict)
     popularity: dict[str, float | None] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
+    folds: bool = False
+
+    @property
+    def partial(self) -> list[str]:
+        """Methods without all folds: they met other users than the rest, so no score of theirs is held against it."""
+        return [m for m, one in self.methods.items() if self.folds and one["seeds"] != self.seeds]
+
+    @property
+    def ranked(self) -> list[str]:
+        """Methods whose scores are held against one another."""
+        return [method for method in self.methods if method not in self.partial]
 
     @property
     def counted(self) -> list[str]:
@@ -110,7 +121,7 @@ class Group:
     @property
     def top(self) -> dict[str, float]:
         """Task -> what the best method of it reached at the end."""
-        return {task: max(self.final(method, task) or 0.0 for method in self.methods) for task in self.tasks}
+        return {task: max((self.final(m, task) or 0.0 for m in self.ranked), default=0.0) for task in self.tasks}
 
     def lost_nothing(self, method: str) -> bool:
         """Whether in every seed every older task ended as good as it ever was, and there was one."""
@@ -179,10 +190,17 @@ class Group:
 
     @cached_property
     def slices(self) -> pl.DataFrame:
-        """Columns method, task, slice (place in SLICES), value (mean over a user's seeds, then users), n (users)."""
+        """Columns method, task, slice (place in SLICES), value (mean over a user's seeds, then users), n (users).
+
+        Without `partial`, so that all methods met the same users.
+        """
         history = pl.col("history")
         place = pl.sum_horizontal([(history >= low).cast(pl.Int32) for _, low, _ in SLICES]) - 1
-        each = self.users.with_columns(slice=place).group_by("method", "task", "slice", "user")
+        each = (
+            self.users.filter(pl.col("method").is_in(self.ranked))
+            .with_columns(slice=place)
+            .group_by("method", "task", "slice", "user")
+        )
         users = each.agg(pl.col("value").mean())
         return users.group_by("method", "task", "slice").agg(pl.col("value").mean(), n=pl.len())
 
@@ -276,7 +294,11 @@ def _group(
 ) -> Group:
     chosen = [pl.col(name) == told[name] for name in KEY]
     rows = results.filter(*chosen)
-    ranked = sorted(told["methods"].items(), key=lambda entry: -(entry[1]["average"]["mean"] or 0.0))
+    folds = bool(told.get("folds"))
+    ranked = sorted(
+        told["methods"].items(),
+        key=lambda entry: (folds and entry[1]["seeds"] != told["seeds"], -(entry[1]["average"]["mean"] or 0.0)),
+    )
     folders: dict[str, dict[int, Path]] = {}
     for cell in about.get("cells") or []:
         if cell["state"] == "done" and all(cell[name] == told[name] for name in KEY):
@@ -289,6 +311,7 @@ def _group(
         folders={method: folders[method] for method, _ in ranked if method in folders},
         popularity=dict(told.get("popularity") or {}),
         doubts=doubts(told),
+        folds=folds,
     )
 
 
@@ -307,9 +330,14 @@ def doubts(group: Mapping[str, Any]) -> list[str]:
     seeds = len(group["seeds"])
     few = "p and the intervals know little of other seeds; three are the least, five are better"
     told = [f"{words.count(seeds, 'seed')} only: {few}"] if 0 < seeds < ENOUGH else []
+    lacking = [m for m, one in group["methods"].items() if group.get("folds") and one["seeds"] != group["seeds"]]
+    if lacking:
+        who = f"{group['encoder']}: {words.few(lacking, MANY)} {'lacks' if len(lacking) == 1 else 'lack'} folds"
+        told.append(f"{who}, so met other users than the rest: not held against it")
     weak: dict[str, list[str]] = {}
     for task, popular in (group.get("popularity") or {}).items():
-        reached = {name: one["tasks"][task]["mean"] for name, one in group["methods"].items() if task in one["tasks"]}
+        full = [(name, one["tasks"]) for name, one in group["methods"].items() if name not in lacking]
+        reached = {name: tasks[task]["mean"] for name, tasks in full if task in tasks}
         below = [name for name, value in reached.items() if None not in (value, popular) and value <= popular]
         if below:
             weak[task] = below if len(below) < len(reached) else []

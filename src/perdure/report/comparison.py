@@ -8,10 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from perdure.errors import UsageError
 from perdure.report import background, costs, knowledge, standing, studies
 from perdure.report.compared import Compared, read
-from perdure.report.frame import rendered, written
+from perdure.report.frame import page_path, rendered, written
 from perdure.report.parts import Section, markdown
 
 __all__ = ["build", "page", "text"]
@@ -26,13 +25,11 @@ def build(out: Path | str, page_to: Path | str | None = None) -> Path:
 
     Raises:
         ModelError: it is no comparison, or a file of it is damaged.
+        UsageError: `page_to` is for text.
         MachineError: jinja2, altair or vl-convert is not installed (`pip install "perdure[report]"`).
     """
-    if page_to is not None and Path(page_to).suffix.lower() == ".md":
-        html = f"{Path(page_to).with_suffix('.html')}"
-        raise UsageError(f"{page_to} is for the tables", expected=f"the page's name, {html}", where="report, out")
+    target = page_path(Path(out), page_to)
     compared = read(out)
-    target = Path(page_to) if page_to is not None else compared.folder / "report.html"
     made = parts(compared)
     html = page(made)
     written(target.with_suffix(".md"), text(made))

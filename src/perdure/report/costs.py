@@ -21,13 +21,11 @@ def frontiers(c: Compared) -> Section | None:
     for group in c.main:
         quality = "mean score" + (" (sampled)" if group.sampled else "")
         for name, title in COSTS:
-            points = [
-                {"name": method, "x": one[name], "y": one["average"]["mean"]}
-                for method, one in group.methods.items()
-                if one[name]
-            ]
+            points = _points(group, name)
             if len(points) > 1:
-                drawn.append(Drawing(f"{group.encoder}: {title}", plots.frontier(points, title, quality)))
+                every = [point for other in c.main for point in _points(other, name)]
+                picture = plots.frontier(points, f"{title}, logarithmic", quality, among=every)
+                drawn.append(Drawing(f"{group.encoder}: {title}", picture))
     if not drawn:
         return None
     intro = (
@@ -36,6 +34,12 @@ def frontiers(c: Compared) -> Section | None:
         " Up and to the left is better."
     )
     return Section("What quality costs", [intro, Grid(drawn, wide=True)])
+
+
+def _points(group: Group, cost: str) -> list[dict[str, Any]]:
+    """Each method's mean score against what a later task costs it."""
+    told = [(method, group.methods[method]) for method in group.ranked]
+    return [{"name": m, "x": one[cost], "y": one["average"]["mean"]} for m, one in told if one[cost]]
 
 
 def growth(c: Compared) -> Section | None:
@@ -62,7 +66,8 @@ def growth(c: Compared) -> Section | None:
     shown = [method for method in c.axis("methods") if any(method in group.methods for group in c.main)]
     intro = (
         "The cost of task k against k, later tasks only. A step is one optimiser step without validation; seconds also"
-        " depend on how many examples a task has and when it stopped, so compare methods at the same k."
+        " depend on how many examples a task has and when it stopped, so compare methods at the same k. Seconds and"
+        " bytes stand on logarithmic axes."
     )
     return Section("Does a task cost more when many came before", [intro, key(c, shown), *parts])
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import html
 import io
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from perdure.errors import MachineError
 
-__all__ = ["DASHES", "FIRST", "GRID", "INK", "LINES", "PAPER", "SECOND", "SOFT", "altair", "data", "svg"]
+__all__ = ["DASHES", "FIRST", "GRID", "INK", "LINES", "PAPER", "SECOND", "SOFT", "altair", "data", "shown", "svg"]
 
 # Placeholders: no one sees them, `page.css` maps each to a colour of the theme.
 INK, SOFT, GRID, FIRST, SECOND, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
@@ -45,6 +46,13 @@ def data(rows: list[dict[str, Any]]) -> Any:
     return altair().Data(values=rows)
 
 
+def shown(names: Sequence[str], most: int = 24) -> dict[str, str]:
+    """Name -> what stands on an axis: long ones without their middle, or whole where that would make two alike."""
+    half = most // 2
+    cut = {name: name if len(name) <= most else f"{name[: half - 1]}…{name[-half:]}" for name in names}
+    return cut if len(set(cut.values())) == len(cut) else {name: name for name in cut}
+
+
 def svg(chart: Any, label: str) -> str:
     """The chart as an SVG element that scales with the page and carries a label for those who cannot see it."""
     axis = {
@@ -52,7 +60,12 @@ def svg(chart: Any, label: str) -> str:
         "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "labelFont": FONT, "titleFont": FONT,
         "domain": False,
     }  # fmt: skip
-    chart = chart.configure(background="transparent", font=FONT).configure_view(stroke=None).configure_axis(**axis)
+    room = {"left": 18, "top": 5, "right": 5, "bottom": 5}  # letters of the reader's font may be broader than ours
+    chart = (
+        chart.configure(background="transparent", font=FONT, padding=room)
+        .configure_view(stroke=None)
+        .configure_axis(**axis)
+    )
     chart = chart.configure_mark(aria=False)
     text = io.StringIO()
     chart.save(text, format="svg")

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from perdure.errors import MachineError
+from perdure.errors import MachineError, UsageError
 
-__all__ = ["rendered", "written"]
+__all__ = ["page_path", "rendered", "written"]
 
 
 def rendered(template: str, told: dict[str, Any]) -> str:
@@ -32,6 +32,19 @@ def rendered(template: str, told: dict[str, Any]) -> str:
     folder = jinja2.FileSystemLoader(Path(__file__).parent)
     made = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     return made.get_template(template).render(**told)
+
+
+def page_path(folder: Path, out: Path | str | None) -> Path:
+    """Where a page goes: `out`, or report.html in the folder.
+
+    Raises:
+        UsageError: `out` is a name for Markdown.
+    """
+    target = Path(out) if out is not None else folder / "report.html"
+    if target.suffix.lower() == ".md":
+        html = f"{target.with_suffix('.html')}"
+        raise UsageError(f"{out} is a name for Markdown", expected=f"the page's name, {html}", where="report, out")
+    return target
 
 
 def written(target: Path, text: str) -> Path:

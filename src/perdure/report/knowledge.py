@@ -73,7 +73,7 @@ def _names(group: Group) -> str:
     """Whose the numbers are, where they stand without a name."""
     if len(group.tasks) <= WIDE:
         return ""
-    return "Tasks: " + ", ".join(f"{k + 1} {task}" for k, task in enumerate(group.tasks)) + "."
+    return "Tasks: " + ", ".join(f"{k + 1}\N{NO-BREAK SPACE}{task}" for k, task in enumerate(group.tasks)) + "."
 
 
 def _kind(group: Group) -> str:

@@ -53,6 +53,20 @@ class Table:
     kind: str = ""
     words: Sequence[int] = ()
 
+    @property
+    def breadth(self) -> float:
+        """Letters that its columns need side by side, about: on paper its text is so small that all are seen."""
+        needed = 0.0
+        for n, head in enumerate(self.heads):
+            most = max([0.9 * max(map(len, re.split(r"[ -]", head.text))), *(_letters(row[n]) for row in self.rows)])
+            needed += 1.5 + (10.0 if n in self.words else min(most, 16.0) if n == 0 else most)
+        return needed
+
+
+def _letters(cell: Cell) -> float:
+    """What a cell needs at least; its note may break between words."""
+    return max([float(len(cell.text)), *(0.85 * len(word) for word in cell.note.split())])
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -85,6 +99,11 @@ class Grid:
         """Rem that each of its tables needs, so that the largest is seen whole; 0 where it holds drawings."""
         tables = [part for part in self.parts if isinstance(part, Table)]
         return max((_room(table) for table in tables), default=0.0)
+
+    @property
+    def dots(self) -> bool:
+        """Whether its tables show colours alone."""
+        return any(isinstance(part, Table) and part.kind == "dots" for part in self.parts)
 
 
 def _room(table: Table) -> float:

@@ -7,29 +7,35 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perdure.report import words
-from perdure.report.drawing import DASHES, FIRST, INK, LINES, SOFT, altair, data, svg
+from perdure.report.drawing import DASHES, FIRST, INK, LINES, SOFT, altair, data, shown, svg
 
 __all__ = ["front", "frontier", "gains", "look", "many"]
 
 LETTER = 6.2  # pixels of a letter of a label, about
 COLUMN = 14  # pixels between names that stand in a column
+STEPS = ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9))
 
 
-def gains(rows: Sequence[Mapping[str, Any]], encoder: str, width: int = 360) -> str:
+def gains(
+    rows: Sequence[Mapping[str, Any]], encoder: str, width: int = 360, among: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """A dot and a bar for every method.
 
     Args:
         rows: {"method", "mean", "low", "high"}, low and high None where there is no interval; in the order shown.
         width: of the drawing without its labels, in pixels.
+        among: rows of all drawings beside one another, which share an axis.
     """
     alt = altair()
-    told = [dict(row) for row in rows]
-    y = alt.Y("method:N", sort=[row["method"] for row in rows], title=None,
-              axis=alt.Axis(labelFontSize=12, labelColor=INK, labelLimit=130, grid=False))  # fmt: skip
+    names = shown([row["method"] for row in rows])
+    told = [dict(row) | {"method": names[row["method"]]} for row in rows]
+    y = alt.Y("method:N", sort=[row["method"] for row in told], title=None,
+              axis=alt.Axis(labelFontSize=12, labelColor=INK, labelLimit=0, grid=False))  # fmt: skip
+    ends = [row[key] for row in (*rows, *among) for key in ("mean", "low", "high") if row[key] is not None]
     x = alt.X(
         "mean:Q",
         title="mean gain",
-        scale=alt.Scale(nice=True),
+        scale=alt.Scale(nice=True, domain=[min(0, *ends), max(0, *ends)]) if any(ends) else alt.Scale(nice=True),
         axis=alt.Axis(
             tickCount=5,
             labelOverlap=True,
@@ -48,7 +54,7 @@ def gains(rows: Sequence[Mapping[str, Any]], encoder: str, width: int = 360) -> 
     said = "; ".join(
         f"{row['method']} {words.signed(row['mean'])}"
         + ("" if row["low"] is None else f" ({words.interval(row['low'], row['high'], sign=True)})")
-        for row in told
+        for row in rows
     )
     return svg(drawn.properties(width=width, height=alt.Step(24)), f"mean gain with {encoder}: {said}")
 
@@ -69,18 +75,26 @@ def front(points: Sequence[Mapping[str, Any]]) -> list[str]:
     return names
 
 
-def frontier(points: Sequence[Mapping[str, Any]], cost: str, quality: str, width: int = 300, height: int = 210) -> str:
+def frontier(
+    points: Sequence[Mapping[str, Any]],
+    cost: str,
+    quality: str,
+    width: int = 300,
+    height: int = 210,
+    among: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """Quality against cost, the front of those that no other beats drawn as steps.
 
     Args:
         points: {"name", "x", "y"}; x > 0, drawn on a logarithmic axis.
         cost, quality: titles of the axes.
+        among: points of all drawings of this cost, which share their axes.
     """
     alt = altair()
-    ahead = front(points)
-    low, high = min(p["x"] for p in points), max(p["x"] for p in points)
+    ahead, every = front(points), [*points, *among]
+    low, high = min(p["x"] for p in every), max(p["x"] for p in every)
     xs = [low / 1.8, max(high * 1.8, low * 10)]
-    bottom, top = min(p["y"] for p in points), max(p["y"] for p in points)
+    bottom, top = min(p["y"] for p in every), max(p["y"] for p in every)
     room = max(top - bottom, 0.002) * 0.12
     ys = [bottom - room, top + room]
     ticks = _ticks(*xs)
@@ -182,12 +196,13 @@ def _meet(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Powers of ten between, with 2 and 5 where that leaves few."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    tens = [10.0**n for n in powers if low <= 10.0**n <= high]
-    if len(tens) >= 3:
-        return tens
-    return [m * 10.0**n for n in powers for m in (1, 2, 5) if low <= m * 10.0**n <= high]
+    """Powers of ten between, or as much finer steps as leave three."""
+    powers, ticks = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1), []
+    for steps in STEPS:
+        ticks = [m * 10.0**n for n in powers for m in steps if low <= m * 10.0**n <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks
 
 
 def _short(value: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from perdure.report import words
 from perdure.report.facts import Facts
+from perdure.report.parts import WIDE
 
 __all__ = ["curves", "head", "life", "matrix", "others", "scores"]
 
@@ -114,7 +115,7 @@ def matrix(facts: Facts) -> dict[str, Any] | None:
     for k, task in enumerate(facts.tasks):
         column = [row[k] for row in facts.R if row[k] is not None]
         tops.append(max([facts.oracle.get(task, 0.0), *[v for v in column if v is not None]]) or 1.0)
-    rows, fell, learned = [], False, facts.matrix.learned()
+    rows, fell, learned, many = [], False, facts.matrix.learned(), len(facts.tasks) > WIDE
     first = [next(t for t, row in enumerate(facts.R) if row[k] is not None) for k in range(len(facts.tasks))]
     for t, row in enumerate(facts.R):
         cells: list[dict[str, Any] | None] = []
@@ -129,18 +130,23 @@ def matrix(facts: Facts) -> dict[str, Any] | None:
             shade = round(SHADE * max(0.0, min(1.0, value / tops[k])), 1)
             cells.append({"text": words.score(value), "shade": shade, "kind": kind, "change": text})
         known = [v for v in row if v is not None]
-        rows.append({"name": facts.tasks[t], "cells": cells, "mean": words.score(words.mean(known)) if known else ""})
+        name = f"{t + 1}\N{NO-BREAK SPACE}{facts.tasks[t]}" if many else facts.tasks[t]
+        rows.append({"name": name, "cells": cells, "mean": words.score(words.mean(known)) if known else ""})
     foot = [_foot(name, told, facts.tasks) for name, told in (("alone", facts.alone), ("oracle", facts.oracle)) if told]
     against = (
         "the oracle, the best score that can be reached on this task"
         if facts.oracle
         else "the best score of its column"
     )
-    metrics = [{"name": task, "metric": _metric(facts, task)} for task in facts.tasks]
+    metrics = [{"name": task, "metric": _metric(facts, task), "title": ""} for task in facts.tasks]
+    if many:  # numbers, so that all columns fit beside one another
+        metrics = [{"name": str(k + 1), "metric": "", "title": f"{t['name']}, {t['metric']}"}
+                   for k, t in enumerate(metrics)]  # fmt: skip
     caption = f"Colour compares a cell with {against}; tasks have different metrics, so compare down, not across."
     if any(now is not None and now > facts.oracle.get(facts.tasks[k], 1.0) for k, now in enumerate(facts.R[-1])):
         caption += " The oracle is an expectation: on few users a score may lie above it by chance."
-    return {"tasks": metrics, "rows": rows, "foot": foot, "fell": fell, "caption": caption}
+    breadth = 18 + 6.5 * (len(metrics) + 1)
+    return {"tasks": metrics, "rows": rows, "foot": foot, "fell": fell, "caption": caption, "breadth": breadth}
 
 
 def _foot(name: str, told: dict[str, float], names: list[str]) -> dict[str, Any]:

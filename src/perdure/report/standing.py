@@ -35,8 +35,13 @@ def title(c: Compared) -> str:
 
 
 def _sentence(group: Group) -> str:
-    """Who gains most, how certain that is, and who forgets."""
-    name = next(iter(group.methods))
+    """Who gains most, how certain that is, who lacks folds, and who forgets."""
+    short = [f"{method} has {_fewer(group, method)}" for method in group.partial]
+    lack = f"{words.few(short)}, each of other users, so it is not held against the rest." if short else ""
+    lack = lack.replace("so it is", "so they are") if len(short) > 1 else lack
+    if not group.ranked:
+        return " ".join(text for text in (f"With {group.encoder}, none is called best.", lack, _losses(group)) if text)
+    name = group.ranked[0]
     best, over = group.methods[name], " over " + words.count(len(group.counted), "task")
     over += f", in {few}" if (few := _fewer(group, name)) else ""
     first = f"With {group.encoder}, {name} is best: {words.score(best['average']['mean'])} on average{over}"
@@ -47,7 +52,7 @@ def _sentence(group: Group) -> str:
     elif gain:
         spread = words.interval(gain["low"], gain["high"], sign=True)
         first += f", {words.signed(gain['mean'])} over {ALONE}" + (f" (interval {spread})" if spread else "")
-    return " ".join(text for text in (first + ".", _certain(best), _losses(group)) if text)
+    return " ".join(text for text in (first + ".", _certain(best), lack, _losses(group)) if text)
 
 
 def _certain(best: dict[str, Any]) -> str:
@@ -97,11 +102,13 @@ def _tiles(c: Compared) -> list[dict[str, str]]:
     done = {"label": "runs done", "value": f"{states.count('done')} of {len(states)}", "note": ""}
     if not c.main:
         return [done]
-    bests = [(next(iter(group.methods.items())), group) for group in c.main]
-    (name, best), group = max(bests, key=lambda entry: entry[0][1]["average"]["mean"])
-    tiles = [{"label": "best mean score", "value": words.score(best["average"]["mean"]),
-              "note": f"{name}, {group.encoder}" + (", sampled" if group.sampled else "")}]  # fmt: skip
-    gained = [(one["gain"]["mean"], m, g.encoder) for g in c.main for m, one in g.methods.items() if one.get("gain")]
+    tiles = []
+    if bests := [(g.methods[g.ranked[0]]["average"]["mean"], g.ranked[0], g) for g in c.main if g.ranked]:
+        best, name, group = max(bests, key=lambda entry: entry[0])
+        note = f"{name}, {group.encoder}" + (", sampled" if group.sampled else "")
+        tiles.append({"label": "best mean score", "value": words.score(best), "note": note})
+    gained = [(g.methods[m]["gain"], m, g.encoder) for g in c.main for m in g.ranked]
+    gained = [(gain["mean"], method, encoder) for gain, method, encoder in gained if gain]
     if any(method != ALONE for _, method, _ in gained):
         value, method, encoder = max(entry for entry in gained if entry[1] != ALONE)
         tiles.append({"label": f"best gain over {ALONE}", "value": words.signed(value), "note": f"{method}, {encoder}"})
@@ -141,11 +148,9 @@ def alerts(c: Compared) -> list[str]:
 
 def gains(c: Compared) -> Section:
     """Gain over a model of its own for each task; then average, gain, certainty, forgetting, transfer."""
-    drawn = [
-        Drawing(group.encoder, plots.gains(_gained(group), group.encoder, width=330))
-        for group in c.main
-        if len(_gained(group)) > 1
-    ]
+    several = [(group.encoder, rows) for group in c.main if len(rows := _gained(group)) > 1]
+    every = [row for _, rows in several for row in rows]
+    drawn = [Drawing(name, plots.gains(rows, name, width=330, among=every)) for name, rows in several]
     intro = (
         f"Gain: mean over the tasks of a score less that of {ALONE}, a model that learned this task alone, of the same"
         f" seed. Dot: mean. Bar: {c.level:.0%} interval, from users and seeds drawn again and again."
@@ -192,11 +197,11 @@ def _summary(c: Compared, group: Group) -> Table:
 def _summed(group: Group, method: str) -> list[Cell]:
     """A row of the summary, every column of it."""
     one = group.methods[method]
-    top = max(other["average"]["mean"] for other in group.methods.values())
+    top = max((group.methods[other]["average"]["mean"] for other in group.ranked), default=0.0)
     once = group.forgetting(method) is None  # never measured before the end: nothing to compare with
     return [
         Cell(method, _fewer(group, method)),
-        _mean(one["average"], best=one["average"]["mean"] == top),
+        _mean(one["average"], best=method in group.ranked and one["average"]["mean"] == top),
         _change(one["gain"]),
         _against(one),
         Cell("") if once else _seeds(one["forgetting"], words.lost),
@@ -272,7 +277,7 @@ def scores_table(c: Compared, group: Group) -> Table:
     """Methods by tasks, or tasks by methods where the tasks are many."""
     top = group.top
     cells = {
-        (m, t): _mean(one["tasks"][t], best=one["tasks"][t]["mean"] == top[t])
+        (m, t): _mean(one["tasks"][t], best=m in group.ranked and one["tasks"][t]["mean"] == top[t])
         for m, one in group.methods.items()
         for t in group.tasks
     }

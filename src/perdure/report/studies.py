@@ -148,7 +148,7 @@ def slices(c: Compared) -> Section | None:
     """Scores of users with short and with long histories."""
     parts: list[Any] = []
     for group in c.main:
-        if group.users.is_empty():
+        if group.slices.is_empty():
             continue
         told = {(m, t, s): (value, n) for m, t, s, value, n in _rows(group)}
         parts.append(_sliced(group, told, group.counted, f"{group.encoder}: mean over tasks by length of history"))
@@ -171,7 +171,7 @@ def _sliced(
     group: Group, told: dict[tuple[str, str, int], tuple[float, int]], tasks: Sequence[str], caption: str
 ) -> Table:
     """Methods by slices; a slice of several tasks is the mean over those that have users in it."""
-    methods = list(group.methods)
+    methods = group.ranked
 
     def value(method: str, place: int) -> float | None:
         some = [told[method, task, place][0] for task in tasks if (method, task, place) in told]
@@ -196,7 +196,9 @@ def _sliced(
     unit = "users" if len(tasks) == 1 else "pairs of user and task"
     heads = [Cell("method"), *[Cell(_events(SLICES[n][0]), f"n {users(n):,}") for n in places]]
     caption += f" ({group.sampled})" if group.sampled and len(tasks) > 1 else ""
-    return Table(caption, heads, rows, f"n: {unit}. Colour: share of the best in its column.", "heat")
+    note = f"n: {unit}. Colour: share of the best in its column."
+    note += f" Left out, since they lack folds: {words.listed(group.partial)}." if group.partial else ""
+    return Table(caption, heads, rows, note, "heat")
 
 
 def _events(name: str) -> str:
