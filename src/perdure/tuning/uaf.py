@@ -24,16 +24,17 @@ TKDE 2021 (arXiv 2106.07864).
 A copy begins as its block, and y + a (y' - y) of equal y, y' is y bit for bit: a new task begins as the backbone. Every
 block is computed twice, and a task stores a copy of all blocks and its policy.
 
-Differs: the official code squashes the logits by a sigmoid before it takes their difference, so that no choice is
-ever surer than 73 %, at tau = 10 throughout; that is `squash`, `temperature = final_temperature = 10`. Here they are
-raw, and tau falls from 1 to 1/2. Its answers draw noise, and so does its a*: not here. a = 1 is in fact rewarded, as
-coded: r of a hit is largest where all blocks are tuned. The policy starts to learn by reward after `warmup` of the
-training (epoch 5 of 50 there). Its network is the published one, two residual blocks of causal convolutions, dilations
-1 and 4, and reads the backbone's event vectors, which are frozen as all of the backbone, where theirs tunes them and an
-item table of its own; its last layer starts at zero. The GRU policy and the random one are left out. A block's copy is
-mixed in after each of its layers: the same for a in {0, 1}, not quite for soft. The user vector is the state at the
-last event, or, as published, the `readout` "mean" of all; the loss is the task's own cross-entropy in place of one
-uniform negative. For several answers of a user, r is their mean.
+Differs: the official code squashes the logits by a sigmoid before it takes their difference, so that no choice is ever
+surer than 73 %, at tau = 10 throughout; that is `squash`, `temperature = final_temperature = 10`. Here they are raw,
+and tau falls from 1 to 1/2. Its answers draw noise, and so does its a*: not here. a = 1 is in fact rewarded, as coded:
+r of a hit is largest where all blocks are tuned. The policy starts to learn by reward after `warmup` of the training
+(epoch 5 of 50 there). Its network is the published one, two residual blocks of causal convolutions, dilations 1 and 4,
+and reads the backbone's event vectors, which are frozen as all of the backbone, where theirs tunes them and an item
+table of its own; its last layer starts at zero. The GRU policy and the random one are left out. A block and its copy
+meet where their outputs are added to something: at the end of a block of NextItNet, as published, and after each half
+of a transformer's. That is the same for a in {0, 1}, not quite for soft, nor quite for the gradient of "hard". The user
+vector is the state at the last event, or, as published, the `readout` "mean" of all; the loss is the task's own
+cross-entropy in place of one uniform negative. For several answers of a user, r is their mean.
 """
 
 from __future__ import annotations
@@ -100,16 +101,25 @@ class Door:
 
     def __init__(self, routes: Routes, decide: Decide) -> None:
         self.routes, self.decide = routes, decide
+        self.block = -1  # that was passed last, and what came out of it: mixed, of the backbone, of the copy
+        self.mixed, self.own, self.tuned = (torch.empty(0),) * 3
 
     def __call__(self, site: str, layer: nn.Module, x: Tensor, *context: Tensor) -> Tensor:
-        """y + a (y' - y), of the layer's shape."""
-        y = layer(x, *context)
+        """y + a (y' - y), of the layer's shape. A layer that reads just what the one before it in its block gave reads y
+        in the backbone and y' in the copy."""
         if site not in self.routes.copies:  # the input, which comes first
+            y = layer(x, *context)
             self.logits = self.routes.policy(y, entries(x)).float()  # (B, L, 2)
             self.a = self.decide(self.logits)  # (B, L)
             return y
-        a = self.a[:, self.routes.place[site]].view(-1, *[1] * (y.dim() - 1))  # (B, 1, 1), of a pooling (B, 1)
-        return torch.lerp(y, self.routes.copies[site](x, *context), a.to(y.dtype))
+        block, given = self.routes.place[site], (x, *context)
+        goes_on = block == self.block
+        y = layer(*(self.own if goes_on and one is self.mixed else one for one in given))
+        other = self.routes.copies[site](*(self.tuned if goes_on and one is self.mixed else one for one in given))
+        a = self.a[:, block].view(-1, *[1] * (y.dim() - 1))  # (B, 1, 1), of a pooling (B, 1)
+        self.block, self.own, self.tuned = block, y, other
+        self.mixed = torch.lerp(y, other, a.to(y.dtype))
+        return self.mixed
 
 
 class Routes(Overlay):
