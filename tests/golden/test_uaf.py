@@ -314,8 +314,12 @@ def test_hits_by_hand():
     assert UAF(choice="rl", top=1, negatives=3).hits(head, torch.ones(4, 1), data, others - (others == 4).int())[3] == 0
 
 
-def test_the_reward_loss_is_what_one_user_at_a_time_gives():
-    model, data = one_more(choice="rl", gamma=0.7, top=1, negatives=4), members.batch(3, size=24, answers=members.Y)
+@pytest.mark.parametrize("straight", [False, True])
+def test_the_reward_loss_is_what_one_user_at_a_time_gives(straight):
+    model, data = (
+        one_more(choice="rl", gamma=0.7, top=1, negatives=4, straight=straight),
+        members.batch(3, size=24, answers=members.Y),
+    )
     method, overlay, head = model.method, model.overlays["buy"], model.heads["buy"]
     overlay.zero_grad()
     loss = method.loss(model, "buy", data, torch.Generator().manual_seed(6), 0.5)
@@ -330,7 +334,9 @@ def test_the_reward_loss_is_what_one_user_at_a_time_gives():
     def sampled(logits):
         nonlocal z
         z = logits[..., 0] - logits[..., 1]
-        return (z.detach() + v.log() - (1 - v).log() > 0).float()
+        noisy = z + v.log() - (1 - v).log()
+        a, soft = (noisy.detach() > 0).float(), torch.sigmoid(noisy / method.tau(0.5))
+        return a + soft - soft.detach() if straight else a
 
     def reward(u, a, b):
         rewards = []
@@ -345,23 +351,24 @@ def test_the_reward_loss_is_what_one_user_at_a_time_gives():
     greedy, sure = overlay.read(model.backbone, data, overlay.decide)
     gains = [reward(u, door.a, b) - reward(greedy, sure.a, b) for b in range(24)]
     assert len({round(gain, 3) for gain in gains}) > 2
-    p = torch.distributions.Bernoulli(logits=z)
-    slow = head.loss(u, data) - sum(g * p.log_prob(door.a)[b].sum() for b, g in enumerate(gains)) / 24
+    p, a = torch.distributions.Bernoulli(logits=z), door.a.detach().round()
+    slow = head.loss(u, data) - sum(g * p.log_prob(a)[b].sum() for b, g in enumerate(gains)) / 24
     torch.testing.assert_close(loss, slow)
     slow.backward()
     for grad, weight in zip(fast, overlay.policy.parameters(), strict=True):
         torch.testing.assert_close(grad, weight.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_reward_teaches_the_policy_after_the_warm_up_only():
-    model, data = one_more(choice="rl", warmup=0.1), members.batch(3, size=24, answers=members.Y)
+@pytest.mark.parametrize("straight", [False, True])
+def test_reward_teaches_the_policy_after_the_warm_up_only(straight):
+    model, data = one_more(choice="rl", warmup=0.1, straight=straight), members.batch(3, size=24, answers=members.Y)
     overlay = model.overlays["buy"]
     for progress, moves in ((0.0, False), (0.09, False), (0.1, True), (1.0, True)):
         for p in overlay.parameters():
             p.grad = None
         model.method.loss(model, "buy", data, torch.Generator().manual_seed(6), progress).backward()
         assert all(p.grad is not None for p in overlay.copies.parameters())
-        assert all((p.grad is not None) == moves for p in overlay.policy.parameters())
+        assert all((p.grad is not None) == (moves or straight) for p in overlay.policy.parameters())
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -8,7 +8,7 @@ TKDE 2021 (arXiv 2106.07864).
     soft     a_l = sigma(s_l0)
     hard     a_l = 1[z_l + g_l > 0],  z_l = s_l0 - s_l1,  g_l = -log(1/v - 1), v uniform: both logits' Gumbel noise
              d a_l / d z_l := d sigma((z_l + g_l) / tau) / d z_l     straight-through, tau falls as training goes on
-    rl       a drawn as for hard, without that gradient; the loss gets  -(r(a) - r(a*)) sum_l log p(a_l)  besides
+    rl       a drawn as for hard, with that gradient where `straight`; the loss gets  -(r(a) - r(a*)) sum_l log p(a_l)
              r(a) = 1 - gamma (1 - |a| / L)^2 for a hit, -gamma for a miss;  a*_l = 1[z_l > 0];  p(a_l = 1) = sigma(z_l)
     answers  a_l = 1[z_l > 0]  (soft: as above): nothing is drawn
 
@@ -105,8 +105,8 @@ class Door:
         self.mixed, self.own, self.tuned = (torch.empty(0),) * 3
 
     def __call__(self, site: str, layer: nn.Module, x: Tensor, *context: Tensor) -> Tensor:
-        """y + a (y' - y), of the layer's shape. A layer that reads just what the one before it in its block gave reads y
-        in the backbone and y' in the copy."""
+        """y + a (y' - y), of the layer's shape. A layer that reads just what the one before it in its block gave, reads
+        y in the backbone and y' in the copy."""
         if site not in self.routes.copies:  # the input, which comes first
             y = layer(x, *context)
             self.logits = self.routes.policy(y, entries(x)).float()  # (B, L, 2)
@@ -184,6 +184,7 @@ class UAF(Method):
         negatives: labels drawn uniformly for each answer.
         warmup: share of the training before the policy learns from reward.
         readout: the user vector is the state at the "last" event, or the "mean" of all states.
+        straight: with "rl", the task's loss teaches the policy, too, from the first step, as in the official code.
     """
 
     name: ClassVar[str] = "uaf"
@@ -203,8 +204,10 @@ class UAF(Method):
         negatives: Annotated[int, Ge(1)] = 99,
         warmup: Annotated[float, Ge(0), Le(1)] = 0.1,
         readout: Literal["last", "mean"] = "last",
+        straight: bool = True,
     ) -> None:
         super().__init__()
+        self.straight = straight
         self.choice: Choice = choice
         self.squash, self.temperature, self.final_temperature = squash, temperature, final_temperature
         self.gamma, self.top, self.negatives, self.warmup = gamma, top, negatives, warmup
@@ -250,11 +253,11 @@ class UAF(Method):
         return loss - (gain * log_p).mean()
 
     def drawn(self, routes: Routes, logits: Tensor, rng: torch.Generator, progress: float) -> Tensor:
-        """a (B, L) in {0, 1} with chance; for "hard" with the gradient of its soft counterpart."""
+        """a (B, L) in {0, 1} with chance; with the gradient of its soft counterpart where asked for."""
         z = routes.preference(logits)  # (B, L)
         noise = torch.rand(z.shape, generator=rng, device=z.device).logit(eps=1e-6)  # (B, L)
         a = straight_through_step(torch.sigmoid((z + noise) / self.tau(progress)), 0.5)  # (B, L)
-        return a if self.choice == "hard" else a.detach()
+        return a if self.choice == "hard" or self.straight else a.detach()
 
     def tau(self, progress: float) -> float:
         """Temperature at a share of the training: from `temperature` to `final_temperature`, by equal factors."""
