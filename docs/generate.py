@@ -250,7 +250,7 @@ later. The tests and every training run hold a method to it. Options are told in
 The status is made from what is stored in `docs/results/`, never from belief, and not from tests that pass:
 
 - **reproduced**: a published number exists, and every one that was tried here was reached on the same data, within the
-  tolerance stated in `docs/results/published.toml`.
+  tolerance stated in `docs/results/published.toml`; in brackets, what differs from the published model.
 - **partly**: measured on real data here; no published number can be had for it, or one was missed, and then the status
   says which.
 - **not yet**: no result of it is stored there. What was only tried, or measured as frozen vectors, stands in the
@@ -306,7 +306,11 @@ def status(kind: str, name: str, paper: str, found: list[dict[str, Any]], publis
         ]
         return "partly: " + "; ".join(told)
     if tried:
-        return "reproduced: " + "; ".join(f"{one['metric']} {value:.4f} on {one['recipe']}" for one, value in tried)
+        told = [
+            f"{one['metric']} {value:.4f} on {one['recipe']}" + (f" ({one['but']})" if "but" in one else "")
+            for one, value in tried
+        ]
+        return "reproduced: " + "; ".join(told)
     if kind == "methods" and paper.startswith("baseline"):
         return "baseline"
     recipes = [one["recipe"] for one in found if any(_has(kind, name, one, group) for group in one["groups"])]

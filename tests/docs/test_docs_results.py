@@ -35,6 +35,11 @@ def test_reproduced_within_the_tolerance():
     assert generate.status("encoders", "sasrec", "", [result(0.17)], [NUMBER | {"high": 0.165}]).startswith("partly")
 
 
+def test_what_differs_from_the_published_model_is_told():
+    said = generate.status("encoders", "sasrec", "", [result(0.17)], [NUMBER | {"but": "with another block"}])
+    assert said == "reproduced: ndcg@10 0.1700 on r (with another block)"
+
+
 def test_a_missed_number_is_named():
     said = generate.status("encoders", "sasrec", "", [result(0.15)], [NUMBER])
     assert said == "partly: ndcg@10 0.1500 on r, published from 0.1600"

@@ -185,8 +185,20 @@ def test_a_drawn_next_item_is_asked_of_the_events_before(encoder):
     asked = []
     model.score = lambda batch, task: (asked.append(batch), type(model).score(model, batch, task))[1]
     model.method.fisher(model, "task", [data], torch.Generator())
-    assert torch.equal(torch.cat([batch.lengths for batch in asked]), data.lengths - 1)
+    assert torch.equal(torch.cat([batch.lengths for batch in asked]), data.lengths[data.lengths > 1] - 1)
     assert max(batch.items.shape[1] for batch in asked) == members.T
+
+
+def test_of_a_user_of_one_event_no_next_item_is_drawn():
+    """Before that event there is none to be asked of."""
+    model, _ = made("sasrec", "next_item", labels="drawn", group=2)
+    data = members.batch(1, size=6)
+    data.lengths[:] = torch.tensor([3, 1, 4, 2, 1, 5])
+    found, expected = (
+        model.method.fisher(model, "task", [batch], torch.Generator().manual_seed(2))
+        for batch in (data, data.of(torch.tensor([0, 2, 3, 5])))
+    )
+    close(found, expected, rtol=0, atol=0)
 
 
 def test_no_more_users_than_asked():

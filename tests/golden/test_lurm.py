@@ -19,7 +19,7 @@ from perdure.events.batch import Batch
 from perdure.events.examples import Examples, Sequences, Task, TaskData
 from perdure.events.ids import Ids
 from perdure.events.marks import Marks
-from perdure.functional.clustering import k_means, nearest, neighbour_vectors
+from perdure.functional.clustering import k_means, nearest, neighbour_vectors, positive_factors
 from perdure.model import store
 from perdure.objectives.base import Learner
 from perdure.objectives.lurm import Lurm
@@ -75,6 +75,19 @@ def test_neighbours_by_a_slow_reference():
     expected = torch.nn.functional.normalize(turned[:, -5:] * size[-5:].clamp(min=0).sqrt(), dim=1).float()
     found = neighbour_vectors(items, owners, 12, 5, 2, rng())
     torch.testing.assert_close(found @ found.T, expected @ expected.T, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [8, 40, 120])
+def test_factors_hold_the_positive_part_though_most_large_eigenvalues_are_negative(width):
+    """Eigenvalues as those of PPMI: one large, and more of the others below zero than above."""
+    basis = torch.linalg.qr(torch.randn(120, 120, generator=rng(2))).Q
+    size = torch.cat([torch.linspace(-8, -0.1, 70), torch.linspace(0.1, 5, 49), torch.tensor([50.0])])
+    whole = basis * size @ basis.T
+    found = positive_factors(whole.__matmul__, 120, width, rng())
+    assert found.shape == (120, width)
+    assert int((found.abs().amax(0) > 1e-6).sum()) == min(width, 50)
+    best = size[-width:].clamp(min=0).sum().item()
+    assert 0.99 * best < found.square().sum().item() <= best * (1 + 1e-4)  # the sum of the eigenvalues held
 
 
 def test_an_item_without_neighbours_has_no_vector():

@@ -11,6 +11,7 @@ from contracts import members
 from torch.nn import functional as F
 
 from perdure.errors import SettingsError
+from perdure.tuning.parts import histories
 
 TASKS = [("watch", "next_item"), ("buy", "item"), ("age", "one_of")]
 
@@ -160,3 +161,13 @@ def test_sparse_item_tables_are_refused():
     model = members.new_model("sasrec", "lwf", encoder={"sparse": True})
     with pytest.raises(SettingsError, match="sparse gradients of an item table that lwf holds"):
         model.add(members.card("watch", "next_item"), torch.Generator())
+
+
+def test_a_window_of_one_event_asks_nothing():
+    """It is a target, and nothing stands before it."""
+    model = life(tasks=1)
+    data = members.batch(1, size=4)
+    data.lengths[:] = torch.tensor([3, 1, 4, 2])
+    asked = histories(model, "watch", data)
+    assert asked.lengths.tolist() == [2, 3, 1]
+    assert torch.equal(asked.items, data.items[[0, 2, 3], :-1])

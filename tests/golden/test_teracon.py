@@ -347,7 +347,7 @@ def test_a_window_of_a_later_next_item_task_is_no_longer_than_the_encoder_reads(
     model.add(members.card("again", "next_item"), torch.Generator())
     data = members.batch(0, length=members.T + 1)
     asked = histories(model, "again", data)
-    assert asked.items.shape[1] == members.T and torch.equal(asked.lengths, data.lengths - 1)
+    assert asked.items.shape[1] == members.T and torch.equal(asked.lengths, data.lengths[data.lengths > 1] - 1)
     assert torch.equal(histories(model, "buy", data).items, data.items)
     assert torch.isfinite(model.method.loss(model, "again", data, torch.Generator().manual_seed(0), 0.5))
 

@@ -13,7 +13,10 @@ B. Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks"
 
 Differs: whole histories are padded on the right instead of session-parallel mini-batches; the output table is the input
 table (the authors' "constrained embedding"); a LayerNorm closes the stack; PyTorch's GRU applies the reset gate after
-the product U_c h, not before, and calls 1 - z what the papers call z.
+the product U_c h, not before, and calls 1 - z what the papers call z. Their losses (BPR-max; negatives from the batch,
+and 2,048 more drawn by popularity^.75), output bias, dropout on every layer's hidden state and Adagrad with momentum
+are not here: the loss is the objective's, dropout is on event vectors. They draw the GRU's weights from
+U(+-sqrt(6 / (in + out))), its biases zero; here both are U(+-1 / sqrt(d)), as PyTorch draws them.
 """
 
 from __future__ import annotations

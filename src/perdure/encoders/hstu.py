@@ -25,7 +25,8 @@ history that comes without them is refused.
 Differs: the target's time, above; a LayerNorm closes the stack and scores are inner products (the authors': cosines at
 temperature 0.05); the LayerNorm before a block has weight and bias, the one inside neither, as theirs; Q, K, U and V
 are each d wide over all heads; later events are barred by a score of -10,000, where silu and its slope are exactly 0;
-positions count from the first event read and padding stands on the right.
+positions count from the first event read, padding stands on the right, and positions begin as Normal(0, 0.02 sqrt(d)),
+the authors' as a truncated Normal(0, sqrt(1 / d)).
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ growing dilations as in PeterRec (SIGIR 2020), CONURE (SIGIR 2021) and TERACON (
 | C | width | |
 
 Differs: histories are padded on the right, so padding is never read (the official codes pad on the left with a
-trainable row); weights are drawn as PyTorch draws convolutions, embeddings from Normal(0, 0.02).
+trainable row); weights are drawn as PyTorch draws convolutions, embeddings from Normal(0, 0.02); no ReLU stands before
+the output over all items.
 """
 
 from __future__ import annotations

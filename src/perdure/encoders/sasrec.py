@@ -15,12 +15,13 @@ W.-C. Kang, J. McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018.
 | b | blocks | |
 | W_1, W_2 | block<i>/feedforward up, down | (inner, d), (d, inner) |
 
-Differs: an output projection in the attention, as in today's re-implementations; positions count from the first event
-read, from the last as published with `positions="last"`; padding stands on the right, so no padding mask is needed;
-`block="prenorm"` gives the usual pre-norm block (x <- x + Attention(LN x)), "postnorm" that of BERT4Rec, looking back
-only, as in the SASRec of S3-Rec, CL4SRec and DuoRec: x = LN(E[i_t] + P_t), x <- LN(x + Attention(x)),
-x <- LN(x + W_2 gelu(W_1 x + b_1) + b_2), W_1 of (4 d, d); dropout on attention weights is an option of its own
-(`attention_dropout`, 0 by default, because it has no fused kernel on CPU).
+Differs: an output projection in the attention, as in today's re-implementations, and dropout behind it (the authors
+drop attention weights only); positions count from the first event read, from the last as published with
+`positions="last"`; padding stands on the right, so no padding mask is needed; `block="prenorm"` gives the usual
+pre-norm block (x <- x + Attention(LN x)), "postnorm" that of BERT4Rec, looking back only, as in the SASRec of S3-Rec,
+CL4SRec and DuoRec: x = LN(E[i_t] + P_t), x <- LN(x + Attention(x)), x <- LN(x + W_2 gelu(W_1 x + b_1) + b_2), W_1 of (4
+d, d); dropout on attention weights is an option of its own (`attention_dropout`, 0 by default, because it has no fused
+kernel on CPU).
 """
 
 from __future__ import annotations

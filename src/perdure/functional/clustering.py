@@ -2,24 +2,30 @@
 
     PPMI_ij = max(0, log(n_ij n / (n_i n_j)))        n_ij: pairs of i and j at most `reach` events apart in one history
     v_i     = row i of Q L^1/2, of unit length;  Q L Q' the largest positive part of PPMI
+    Q      <- orthonormal part of (PPMI + c I) Q,  c = half of |least eigenvalue|, as Q' PPMI Q tells it so far
     c_k    <- (N_k c_k + sum of the drawn points nearest to c_k) / (N_k + how many)
 
 O. Levy, Y. Goldberg, "Neural Word Embedding as Implicit Matrix Factorization", NeurIPS 2014 (PPMI and its factors);
 N. Halko, P. Martinsson, J. Tropp, "Finding Structure with Randomness", SIAM Review 2011, algorithm 4.4 (the factors of
 a large sparse matrix); D. Sculley, "Web-Scale K-Means Clustering", WWW 2010 (mini-batches); D. Arthur and
 S. Vassilvitskii, "k-means++", SODA 2007 (where the centres begin).
+
+PPMI has zeros on its diagonal and so many negative eigenvalues; without c those that are large would take the place of
+positive ones. With it no negative one, -|least| to 0, is further from 0 than c, and every positive one is.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["k_means", "nearest", "neighbour_vectors"]
+__all__ = ["k_means", "nearest", "neighbour_vectors", "positive_factors"]
 
 SPARE = 10  # columns more than asked for, which make the largest ones exact sooner
-TURNS = 5  # of the matrix on its own image
+TURNS = 10  # of the matrix on its own image
 POINTS = 4096  # of a mini-batch
 
 
@@ -51,14 +57,22 @@ def neighbour_vectors(
     def image(q: Tensor) -> Tensor:
         return F.embedding_bag(b, q, begins, mode="sum", per_sample_weights=ppmi)  # (n, k)
 
-    q = torch.randn(n, min(width + SPARE, n), generator=generator)  # (n, k)
-    for _ in range(TURNS):
-        q = torch.linalg.qr(image(q)).Q  # (n, k)
-    size, turned = torch.linalg.eigh(q.T @ image(q))  # (k,), (k, k), ascending
-    kept = min(width, n)
-    vectors = q @ turned[:, -kept:] * size[-kept:].clamp(min=0).sqrt()  # (n, S)
+    vectors = positive_factors(image, n, width, generator)  # (n, S)
     known = torch.zeros(n).index_add(0, a, ppmi) > 0  # (n,)
     return F.normalize(vectors * known[:, None], dim=1)
+
+
+def positive_factors(image: Callable[[Tensor], Tensor], n: int, width: int, generator: torch.Generator) -> Tensor:
+    """V (n, min(width, n)) with V V' the largest positive part of a symmetric matrix, or near it where eigenvalues are
+    near each other; `image` is its product with (n, k). A column of no positive eigenvalue is zero."""
+    k, kept, least = min(width + SPARE, n), min(width, n), torch.zeros(())
+    q = torch.linalg.qr(torch.randn(n, k, generator=generator)).Q  # (n, k)
+    for _ in range(TURNS):
+        turned = image(q)  # (n, k)
+        least = torch.minimum(least, torch.linalg.eigvalsh(q.T @ turned)[0])
+        q = torch.linalg.qr(turned - least / 2 * q).Q  # (n, k)
+    size, turned = torch.linalg.eigh(q.T @ image(q))  # (k,), (k, k), ascending
+    return q @ turned[:, -kept:] * size[-kept:].clamp(min=0).sqrt()  # (n, S)
 
 
 def k_means(x: Tensor, k: int, generator: torch.Generator, steps: int = 100) -> Tensor:

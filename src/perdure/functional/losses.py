@@ -3,7 +3,7 @@
 Letters: M targets, N items (or labels), K negatives, d width; s = h . W_i + b_i.
 
     softmax_loss      -s_pos + log sum_all exp(s)                 logits of all items never exist at once
-    sampled_softmax   -s_pos + log(exp s_pos + sum_K exp s_neg)   logQ correction by the caller's `log_q`
+    sampled_softmax   -s_pos + log(exp s_pos + sum_K exp s_neg)   logQ correction of the negatives by `log_q`
     bce               softplus(-s_pos) + mean_K softplus(s_neg)   SASRec (Kang & McAuley, 2018)
     gbce              (beta softplus(-s_pos) + sum_K softplus(s_neg)) / (K + 1)   gSASRec (Petrov & Macdonald, 2023)
     bpr               mean_K softplus(s_neg - s_pos)              BPR (Rendle et al., 2009)

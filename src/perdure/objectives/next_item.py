@@ -5,7 +5,7 @@
 | loss | negatives | source |
 |---|---|---|
 | softmax | all items, in pieces | A. Klenitskiy, A. Vasilev, "Turning Dross Into Gold Loss", RecSys 2023 |
-| sampled | K, log q corrected where `log_q` | same; B. Hidasi & A. Karatzoglou, CIKM 2018 |
+| sampled | K; with `log_q` log (K q) is taken off each negative's score | same |
 | gbce | K, calibration t | A. Petrov, C. Macdonald, "gSASRec", RecSys 2023, eq. 11 |
 | bce | K (1 as published) | W.-C. Kang, J. McAuley, "SASRec", ICDM 2018, eq. 7 |
 | bpr | K | S. Rendle et al., "BPR", UAI 2009 |
@@ -21,7 +21,8 @@ newest events before it, read as it is when it is asked for. That is what GRU4Re
 history into all its beginnings; an epoch then encodes as many windows as there are events.
 
 Differs: padded positions never enter the loss; negatives that equal the target, or for share = "sequence" any item of
-that history window, are masked, not drawn again.
+that history window, are masked, not drawn again. GRU4Rec's correction (B. Hidasi, A. Karatzoglou, CIKM 2018) takes log
+P off the target's score, too; with negatives alone corrected the loss estimates the full softmax.
 """
 
 from __future__ import annotations

@@ -160,13 +160,14 @@ class EWC(Method):
         weights = list(self.held(model).values())
         squares, n = [torch.zeros_like(p) for p in weights], 0
         objective = model.objective if model.tasks[task].kind == "next_item" else None
+        drawn = self.labels == "drawn" and model.ranks(task)
         model.train(objective is not None and objective.needs_dropout)  # or else eval
-        for few in _groups(batches, self.group):
+        for few in _groups(batches, self.group, drawn):
             if n >= self.users:
                 break
             if len(few) == 1 and objective is not None and objective.whole_batch:
                 continue  # what is left of a batch, with nobody to be compared with
-            loss = self._surprise(model, task, few, rng)  # ()
+            loss = self._surprise(model, task, few, drawn, rng)  # ()
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
             for square, gradient in zip(squares, gradients, strict=True):
                 if gradient is not None:
@@ -175,20 +176,22 @@ class EWC(Method):
         model.eval()
         return [square / max(n, 1) for square in squares]
 
-    def _surprise(self, model: UserModel, task: str, batch: Batch, rng: torch.Generator) -> Tensor:
+    def _surprise(self, model: UserModel, task: str, batch: Batch, drawn: bool, rng: torch.Generator) -> Tensor:
         """L_c: mean loss of the training answers, or of one drawn answer a user; scalar."""
-        if self.labels == "data" or not model.ranks(task):
+        if not drawn:
             return model.loss(batch, task, rng)
         if batch.answers is None:
             batch = _cut(batch, slice(None), batch.lengths - 1)
         scores = model.score(batch, task)  # (B, Y)
-        drawn = torch.multinomial(scores.detach().softmax(1), 1, generator=rng)[:, 0]  # (B,)
-        return F.cross_entropy(scores, drawn)
+        answers = torch.multinomial(scores.detach().softmax(1), 1, generator=rng)[:, 0]  # (B,)
+        return F.cross_entropy(scores, answers)
 
 
-def _groups(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
-    """Users with something to learn from, `size` at a time."""
+def _groups(batches: Iterable[Batch], size: int, drawn: bool) -> Iterator[Batch]:
+    """Users with something to learn from, `size` at a time; for answers that are drawn, to events before the last."""
     for batch in batches:
+        if drawn and batch.answers is None:
+            batch = batch.having(2)
         for at in range(0, len(batch), size):
             few = _cut(batch, slice(at, at + size), batch.lengths[at : at + size])
             if few.answers is not None or int(few.lengths.max()) > 1:

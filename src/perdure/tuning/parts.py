@@ -184,8 +184,11 @@ def all_weights(model: UserModel) -> list[nn.Parameter]:
 
 def histories(model: UserModel, task: str, batch: Batch) -> Batch:
     """What a training batch of `task` tells of its users, at most the encoder's max_length events: a window of a
-    next_item task ends in a target, which is left out."""
+    next_item task ends in a target, which is left out. Who has no other event is left out with it, unless the task
+    puts something before the first event."""
     extra = model.objective.extra if model.tasks[task].kind == "next_item" else 0
+    if extra and not model.predicts_first(task):
+        batch = batch.having(extra + 1)
     t = max(batch.items.shape[1] - extra, 1)
     return batch.upto(t, (batch.lengths - extra).clamp(min=0))
 

@@ -29,9 +29,9 @@ encoder that looks back only never trained: each task therefore adds a vector of
 unless `token = "mask"`. A full history gives up its oldest events for the tokens. In the parallel form the official
 code's inner identity (`parallel_skip`) is off by default, because with it a new patch does not begin as the backbone.
 The normalisation layers re-tuned (`tune_norms`) are all of the encoder's; the official code re-tunes the "second" of
-each block. Gates that let a layer in get no patch.
-Their fine-tuning loss, one uniform negative for each answer and a penalty on the target table (.02), is here the task's
-own cross-entropy.
+each block. Gates that let a layer in get no patch. Their GELU is its tanh form, here it is the exact one. Their
+fine-tuning loss, one uniform negative for each answer and a penalty on the target table (.02), is here the task's own
+cross-entropy.
 """
 
 from __future__ import annotations

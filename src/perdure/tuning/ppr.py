@@ -29,7 +29,8 @@ beside the backbone, and nothing but it where there is no event.
 
 Differs: L_p is the task's own loss (the paper's: BPR against drawn negatives), and L_p and L_CL are means where the
 paper sums, so lambda weighs a user against an answer. The paper leaves open a, tau, the width of fields and whether
-tokens have positions. Here a is an option, tau too, positions belong to events only, and MLP_a starts at zero. Whoever
+tokens have positions. Here a is an option, tau too, positions belong to events only, and MLP_a starts at zero. Of an
+event put at zero nothing is left, neither its position nor what it was marked with; the paper zeroes items. Whoever
 has several fields masked is one with them missing: both are zeros. A field that is a task's own answer is never read by
 that task. In a next_item task the last token predicts the first event read, so that zero-shot is learned with the rest.
 Where the model reads no profile fields and no `history`, x_u is empty and all users share one learned prompt. With

@@ -8,7 +8,7 @@ TKDE 2021 (arXiv 2106.07864).
     soft     a_l = sigma(s_l0)
     hard     a_l = 1[z_l + g_l > 0],  z_l = s_l0 - s_l1,  g_l = -log(1/v - 1), v uniform: both logits' Gumbel noise
              d a_l / d z_l := d sigma((z_l + g_l) / tau) / d z_l     straight-through, tau falls as training goes on
-    rl       a drawn as for hard, without that gradient; the loss gets  -(r(a) - r(a*)) sum_l log p(a_l)  besides
+    rl       a drawn as for hard, with that gradient where `straight`; the loss gets  -(r(a) - r(a*)) sum_l log p(a_l)
              r(a) = 1 - gamma (1 - |a| / L)^2 for a hit, -gamma for a miss;  a*_l = 1[z_l > 0];  p(a_l = 1) = sigma(z_l)
     answers  a_l = 1[z_l > 0]  (soft: as above): nothing is drawn
 
@@ -24,16 +24,17 @@ TKDE 2021 (arXiv 2106.07864).
 A copy begins as its block, and y + a (y' - y) of equal y, y' is y bit for bit: a new task begins as the backbone. Every
 block is computed twice, and a task stores a copy of all blocks and its policy.
 
-Differs: the official code squashes the logits by a sigmoid before it takes their difference, so that no choice is
-ever surer than 73 %, at tau = 10 throughout; that is `squash`, `temperature = final_temperature = 10`. Here they are
-raw, and tau falls from 1 to 1/2. Its answers draw noise, and so does its a*: not here. a = 1 is in fact rewarded, as
-coded: r of a hit is largest where all blocks are tuned. The policy starts to learn by reward after `warmup` of the
-training (epoch 5 of 50 there). Its network is the published one, two residual blocks of causal convolutions, dilations
-1 and 4, and reads the backbone's event vectors, which are frozen as all of the backbone, where theirs tunes them and an
-item table of its own; its last layer starts at zero. The GRU policy and the random one are left out. A block's copy is
-mixed in after each of its layers: the same for a in {0, 1}, not quite for soft. The user vector is the state at the
-last event, or, as published, the `readout` "mean" of all; the loss is the task's own cross-entropy in place of one
-uniform negative. For several answers of a user, r is their mean.
+Differs: the official code squashes the logits by a sigmoid before it takes their difference, so that no choice is ever
+surer than 73 %, at tau = 10 throughout; that is `squash`, `temperature = final_temperature = 10`. Here they are raw,
+and tau falls from 1 to 1/2. Its answers draw noise, and so does its a*: not here. a = 1 is in fact rewarded, as coded:
+r of a hit is largest where all blocks are tuned. The policy starts to learn by reward after `warmup` of the training
+(epoch 5 of 50 there). Its network is the published one, two residual blocks of causal convolutions, dilations 1 and 4,
+and reads the backbone's event vectors, which are frozen as all of the backbone, where theirs tunes them and an item
+table of its own; its last layer starts at zero. The GRU policy and the random one are left out. A block and its copy
+meet where their outputs are added to something: at the end of a block of NextItNet, as published, and after each half
+of a transformer's. That is the same for a in {0, 1}, not quite for soft, nor quite for the gradient of "hard". The user
+vector is the state at the last event, or, as published, the `readout` "mean" of all; the loss is the task's own
+cross-entropy in place of one uniform negative. For several answers of a user, r is their mean.
 """
 
 from __future__ import annotations
@@ -100,16 +101,25 @@ class Door:
 
     def __init__(self, routes: Routes, decide: Decide) -> None:
         self.routes, self.decide = routes, decide
+        self.block = -1  # that was passed last, and what came out of it: mixed, of the backbone, of the copy
+        self.mixed, self.own, self.tuned = (torch.empty(0),) * 3
 
     def __call__(self, site: str, layer: nn.Module, x: Tensor, *context: Tensor) -> Tensor:
-        """y + a (y' - y), of the layer's shape."""
-        y = layer(x, *context)
+        """y + a (y' - y), of the layer's shape. A layer that reads just what the one before it in its block gave, reads
+        y in the backbone and y' in the copy."""
         if site not in self.routes.copies:  # the input, which comes first
+            y = layer(x, *context)
             self.logits = self.routes.policy(y, entries(x)).float()  # (B, L, 2)
             self.a = self.decide(self.logits)  # (B, L)
             return y
-        a = self.a[:, self.routes.place[site]].view(-1, *[1] * (y.dim() - 1))  # (B, 1, 1), of a pooling (B, 1)
-        return torch.lerp(y, self.routes.copies[site](x, *context), a.to(y.dtype))
+        block, given = self.routes.place[site], (x, *context)
+        goes_on = block == self.block
+        y = layer(*(self.own if goes_on and one is self.mixed else one for one in given))
+        other = self.routes.copies[site](*(self.tuned if goes_on and one is self.mixed else one for one in given))
+        a = self.a[:, block].view(-1, *[1] * (y.dim() - 1))  # (B, 1, 1), of a pooling (B, 1)
+        self.block, self.own, self.tuned = block, y, other
+        self.mixed = torch.lerp(y, other, a.to(y.dtype))
+        return self.mixed
 
 
 class Routes(Overlay):
@@ -174,6 +184,7 @@ class UAF(Method):
         negatives: labels drawn uniformly for each answer.
         warmup: share of the training before the policy learns from reward.
         readout: the user vector is the state at the "last" event, or the "mean" of all states.
+        straight: with "rl", the task's loss teaches the policy, too, from the first step, as in the official code.
     """
 
     name: ClassVar[str] = "uaf"
@@ -193,8 +204,10 @@ class UAF(Method):
         negatives: Annotated[int, Ge(1)] = 99,
         warmup: Annotated[float, Ge(0), Le(1)] = 0.1,
         readout: Literal["last", "mean"] = "last",
+        straight: bool = True,
     ) -> None:
         super().__init__()
+        self.straight = straight
         self.choice: Choice = choice
         self.squash, self.temperature, self.final_temperature = squash, temperature, final_temperature
         self.gamma, self.top, self.negatives, self.warmup = gamma, top, negatives, warmup
@@ -240,11 +253,11 @@ class UAF(Method):
         return loss - (gain * log_p).mean()
 
     def drawn(self, routes: Routes, logits: Tensor, rng: torch.Generator, progress: float) -> Tensor:
-        """a (B, L) in {0, 1} with chance; for "hard" with the gradient of its soft counterpart."""
+        """a (B, L) in {0, 1} with chance; with the gradient of its soft counterpart where asked for."""
         z = routes.preference(logits)  # (B, L)
         noise = torch.rand(z.shape, generator=rng, device=z.device).logit(eps=1e-6)  # (B, L)
         a = straight_through_step(torch.sigmoid((z + noise) / self.tau(progress)), 0.5)  # (B, L)
-        return a if self.choice == "hard" else a.detach()
+        return a if self.choice == "hard" or self.straight else a.detach()
 
     def tau(self, progress: float) -> float:
         """Temperature at a share of the training: from `temperature` to `final_temperature`, by equal factors."""
