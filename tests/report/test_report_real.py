@@ -35,7 +35,7 @@ def text_of(page: str) -> str:
 def test_every_number_of_the_matrix_is_on_the_page(done):
     assert done.report is not None
     page = api.report(done.folder).read_text(encoding="utf-8")
-    table = re.search(r'(?s)<table class="heat">.*?</table>', page)
+    table = re.search(r'(?s)<table class="heat"[^>]*>.*?</table>', page)
     assert table
     for row in done.matrix:
         for value in row:
