@@ -6,7 +6,6 @@ embedding, users by name) finds the store beside the model, or takes `store`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["embed", "evaluate", "recommend", "recommend_all"]
 
 MOST = 10_000  # answers at once
-HALF = re.compile("[\ud800-\udfff]")  # half a character: no file in UTF-8 holds it
 
 
 def _number(value: Any) -> Any:
@@ -283,6 +281,7 @@ def recommend_all(
     import polars as pl
 
     from perdure.events.later import new_values
+    from perdure.events.text import has_surrogate
     from perdure.inference.export import answer, check_place
     from perdure.inference.recommend import checked, forbidden, met_before
     from perdure.training.display import phase_of
@@ -293,7 +292,7 @@ def recommend_all(
     barred, strange = forbidden(card, allow, deny)
     if not isinstance(users, list | None):
         raise UsageError(f"users = {shorten(repr(users))}", expected="a list of ids as text", where="users")
-    if odd := [user for user in users or [] if not isinstance(user, str) or HALF.search(user)]:
+    if odd := [user for user in users or [] if not isinstance(user, str) or has_surrogate(user)]:
         raise UsageError(f"users: {shorten(repr(odd[0]))}", expected="ids as text that UTF-8 holds", where="users")
     events = log_of(model, store, later=True)  # read when all that was asked is known to be sound
     shared, left_out = read_of(model, events)

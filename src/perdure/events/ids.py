@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from perdure.errors import DataError, UsageError, shorten
+from perdure.events.text import has_surrogate
 
 FIRST_ITEM = 2  # rows 0 and 1 of an item table are padding and mask
 FEW = 16  # so many ids are looked up one by one: a question to Polars costs more than twenty comparisons each
@@ -129,7 +130,7 @@ def _as_text(ids: Sequence[str] | pl.Series) -> pl.Series:
     try:
         return pl.Series("id", values, pl.String)
     except UnicodeEncodeError:
-        clean = [None if v is None or any("\ud800" <= c <= "\udfff" for c in v) else v for v in values]
+        clean = [None if v is None or has_surrogate(v) else v for v in values]
         return pl.Series("id", clean, pl.String)  # a lone surrogate is in no log: unknown
 
 

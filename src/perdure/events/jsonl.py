@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from perdure.errors import DataError, shorten
-from perdure.events.text import Bad, Piece, lines_of, missing_column
+from perdure.events.text import Bad, Piece, has_surrogate, lines_of, missing_column
 
 ROWS = 1 << 17
 LONGEST_NUMBER = 256
@@ -86,7 +86,7 @@ def _row(raw: bytes, wanted: list[str], seen: dict[str, None]) -> tuple[list[str
         row = [_text(name, record.get(name)) for name in wanted]
     except _Refused as fault:
         return None, "json", str(fault)
-    if any(cell is not None and not cell.isascii() and _lone_surrogate(cell) for cell in row):
+    if any(cell is not None and has_surrogate(cell) for cell in row):
         return None, "encoding", "a lone surrogate"
     return row, "", ""
 
@@ -98,10 +98,6 @@ def _text(name: str, value: object) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     raise _Refused(f"several values in {shorten(name, 60)!r}: leave it out, or write lists as Parquet")
-
-
-def _lone_surrogate(text: str) -> bool:
-    return any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _piece(rows: list[list[str | None]], lines: list[int], bad: list[Bad], wanted: list[str]) -> Piece:

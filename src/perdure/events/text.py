@@ -290,9 +290,9 @@ def _careful(block: bytes, line: int, names: list[str], keep: list[int], dialect
         elif len(fields) != width:
             bad.append(Bad(start, "", "width", f"{len(fields)} fields, {width} expected"))
         else:
-            at = next((k for k in keep if _has_surrogate(fields[k])), None)
-            if at is None and any(map(_has_surrogate, fields)):
-                at = next(k for k in range(width) if _has_surrogate(fields[k]))
+            at = next((k for k in keep if has_surrogate(fields[k])), None)
+            if at is None and any(map(has_surrogate, fields)):
+                at = next(k for k in range(width) if has_surrogate(fields[k]))
             if at is not None:
                 offset = next(i for i, c in enumerate(fields[at]) if "\ud800" <= c <= "\udfff")
                 bad.append(Bad(start, names[at], "encoding", f"byte {ord(fields[at][offset]) & 0xFF:#04x} at character "
@@ -305,7 +305,8 @@ def _careful(block: bytes, line: int, names: list[str], keep: list[int], dialect
     return Piece(pl.DataFrame(series), np.asarray(lines, np.int64), bad)
 
 
-def _has_surrogate(text: str) -> bool:
+def has_surrogate(text: str) -> bool:
+    """Whether half a character stands in it, which no file in UTF-8 holds."""
     return not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)
 
 

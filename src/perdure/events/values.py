@@ -7,6 +7,8 @@ be: 1.0 is "1".
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import polars as pl
 
@@ -31,9 +33,16 @@ def rows_of(values: Ids, texts: pl.Series) -> np.ndarray:
     (2.50 as 2.5), unless the vocabulary holds both ways."""
     rows = values.rows(texts)
     missed = rows < 0  # (n,)
-    if missed.any() and (short := _short(values.series)).n_unique() == len(short):
-        rows[missed] = Ids(short, values.first).rows(_short(texts.filter(pl.Series(missed))))
+    if missed.any() and (short := _shortened(values)) is not None:
+        rows[missed] = short.rows(_short(texts.filter(pl.Series(missed))))
     return rows
+
+
+@lru_cache(maxsize=128)  # asked for every value that somebody tells and nobody had
+def _shortened(values: Ids) -> Ids | None:
+    """The vocabulary with its numbers as short as they can be; None where it holds two ways of writing one."""
+    short = _short(values.series)
+    return Ids(short, values.first) if short.n_unique() == len(short) else None
 
 
 def _short(texts: pl.Series) -> pl.Series:
